@@ -1,0 +1,267 @@
+"""Commands: what gateways, other shards and operators ask of a shard. On the wire: msgpack arrays whose first item is the tag.
+
+Every command that changes something carries `key_hash` (64 bits of the caller's idempotency key, scoped to its API key; 0 =
+none) and `fingerprint` (64 bits of its body): a repeat gets the first answer, another body under the same key is refused.
+"""
+
+from __future__ import annotations
+
+from msgspec import Raw, Struct
+
+from engine.domain.orders import Destination, OrderRequest
+
+
+class PlaceOrder(Struct, array_like=True, tag=1, frozen=True, gc=False):
+    """Plan and hold (`ttl_s` > 0: a reservation), or plan and commit in one (`ttl_s` = 0: an allocation)."""
+
+    order: OrderRequest
+    ttl_s: int = 0
+    key_hash: int = 0
+    fingerprint: int = 0
+    after: str | None = None
+    """Commit token that the shard's views must contain first."""
+
+
+class CommitHold(Struct, array_like=True, tag=2, frozen=True, gc=False):
+    """Commit a hold, wholly or the given units by line; what is left out is released."""
+
+    slot: str
+    order_no: int
+    lines: tuple[tuple[str, int], ...] | None = None
+    key_hash: int = 0
+    fingerprint: int = 0
+    ship_to: Destination | None = None
+
+
+class ExtendHold(Struct, array_like=True, tag=3, frozen=True, gc=False):
+    slot: str
+    order_no: int
+    ttl_s: int
+    key_hash: int = 0
+    fingerprint: int = 0
+
+
+class ReleaseHold(Struct, array_like=True, tag=4, frozen=True, gc=False):
+    slot: str
+    order_no: int
+    key_hash: int = 0
+    fingerprint: int = 0
+
+
+class CancelOrder(Struct, array_like=True, tag=5, frozen=True, gc=False):
+    """Cancel lines (line id, units) or, with None, all that has not left."""
+
+    slot: str
+    order_no: int
+    lines: tuple[tuple[str, int], ...] | None = None
+    reason: str = ""
+    key_hash: int = 0
+    fingerprint: int = 0
+
+
+class ActOnLeg(Struct, array_like=True, tag=6, frozen=True, gc=False):
+    """One step of a leg's life: `action` is release, accept, pick, ship, deliver or reject.
+
+    `lines` (line id, units) narrows ship and reject; `stock_effect` (none, zero_until_count, write_off) goes with reject.
+    """
+
+    slot: str
+    order_no: int
+    leg_no: int
+    action: str
+    lines: tuple[tuple[str, int], ...] | None = None
+    reason: str = ""
+    stock_effect: str = "none"
+    parcels: int | None = None
+    tracking: tuple[str, ...] = ()
+    actual_cost_minor: int | None = None
+    key_hash: int = 0
+    fingerprint: int = 0
+
+
+class GetOrder(Struct, array_like=True, tag=7, frozen=True, gc=False):
+    slot: str
+    order_no: int
+
+
+class ListLegs(Struct, array_like=True, tag=8, frozen=True, gc=False):
+    """A node's work list on this home shard, by (slot, order number, leg number) after the cursor."""
+
+    node_id: str
+    state: str | None = None
+    limit: int = 100
+    cursor: str = ""
+
+
+class StockMove(Struct, array_like=True, frozen=True, gc=False):
+    """One typed movement; `quantity` is signed by kind (a positive `damaged` takes units away)."""
+
+    sku: str
+    kind: str
+    quantity: int
+    reason: str = ""
+
+
+class AdjustStock(Struct, array_like=True, tag=9, frozen=True, gc=False):
+    """Typed movements at one node, all or none."""
+
+    node_id: str
+    moves: tuple[StockMove, ...]
+    key_hash: int = 0
+    fingerprint: int = 0
+
+
+class CountStock(Struct, array_like=True, tag=10, frozen=True, gc=False):
+    """An absolute count from a feed: units on the shelf by SKU as of an instant; the shard nets its later movements.
+
+    scope: `full` (a SKU not listed has none), `nonzero` (as full, rows of 0 were left out by the sender), `delta`
+    (only the rows given). An older `source_seq` of the same source is refused.
+    """
+
+    node_id: str
+    source: str
+    as_of_ms: int
+    source_seq: int
+    scope: str
+    rows: tuple[tuple[str, int], ...]
+    key_hash: int = 0
+    fingerprint: int = 0
+
+
+class SetPosition(Struct, array_like=True, tag=11, frozen=True, gc=False):
+    """Settings of positions at a node: (sku, safety units, supply mode, trust in basis points, daily cap)."""
+
+    node_id: str
+    rows: tuple[tuple[str, int, str, int, int], ...]
+    key_hash: int = 0
+    fingerprint: int = 0
+
+
+class GetAvailability(Struct, array_like=True, tag=12, frozen=True, gc=False):
+    """ATP of SKUs at this shard's own nodes (or one of them), for a channel and method."""
+
+    skus: tuple[str, ...]
+    node_id: str | None = None
+    channel: str | None = None
+    method: int = 0
+
+
+class GetDecision(Struct, array_like=True, tag=13, frozen=True, gc=False):
+    slot: str
+    order_no: int
+    decision: int
+
+
+class GetStatus(Struct, array_like=True, tag=14, frozen=True, gc=False):
+    """Epoch, sequence, queue, counters: everything `/metrics` and `status` show of a shard."""
+
+
+class DumpPart(Struct, array_like=True, tag=15, frozen=True, gc=False):
+    """The shard's own totals for the auditor: positions (`node:…` after the cursor) or orders (`slot:…`), in pages."""
+
+    kind: str
+    cursor: str = ""
+    limit: int = 1_000
+
+
+class PutConfig(Struct, array_like=True, tag=20, frozen=True, gc=False):
+    """Put documents of one kind (control shard). `if_version` = version of the single document replaced, else 412."""
+
+    kind: str
+    documents: tuple[Raw, ...]
+    if_version: int | None = None
+    key_hash: int = 0
+    fingerprint: int = 0
+
+
+class GetConfig(Struct, array_like=True, tag=21, frozen=True, gc=False):
+    kind: str
+    name: str
+
+
+class ListConfig(Struct, array_like=True, tag=22, frozen=True, gc=False):
+    """Documents of a kind after a name, in name order."""
+
+    kind: str
+    after: str = ""
+    limit: int = 100
+
+
+class FollowConfig(Struct, array_like=True, tag=23, frozen=True, gc=False):
+    """Every change after a version, then each new one as it happens (answered many times on one correlation id)."""
+
+    after_version: int
+
+
+class TryLegs(Struct, array_like=True, tag=30, frozen=True, gc=False):
+    """First phase at a node's shard: check stock and capacity and hold. `legs` = (leg no, node, ship day, capacity, lines).
+
+    lines = (item index, units). A transaction id is (home epoch << 24 | counter); it is never used twice.
+    """
+
+    home: int
+    txn: int
+    slot: str
+    order_no: int
+    legs: tuple[tuple[int, int, int, int, tuple[tuple[int, int], ...]], ...]
+
+
+class DriveLeg(Struct, array_like=True, tag=31, frozen=True, gc=False):
+    """Second phase, idempotent: make the leg `to` (allocated, cancelled, rejected, shipped) with exactly these units left.
+
+    lines = (item index, units that stay or that ship); units not named are freed.
+    """
+
+    home: int
+    txn: int
+    slot: str
+    order_no: int
+    leg_no: int
+    to: int
+    lines: tuple[tuple[int, int], ...]
+    stock_effect: str = "none"
+
+
+class ResolveTxn(Struct, array_like=True, tag=32, frozen=True, gc=False):
+    """A participant asks the home shard what became of a transaction: committed, pending or aborted."""
+
+    txn: int
+    slot: str
+    order_no: int
+
+
+class FollowView(Struct, array_like=True, tag=33, frozen=True, gc=False):
+    """Subscribe to the owner's positions and capacity: all of them once, then absolute values of touched ones with seq."""
+
+    shard: int
+
+
+Command = (
+    PlaceOrder
+    | CommitHold
+    | ExtendHold
+    | ReleaseHold
+    | CancelOrder
+    | ActOnLeg
+    | GetOrder
+    | ListLegs
+    | AdjustStock
+    | CountStock
+    | SetPosition
+    | GetAvailability
+    | GetDecision
+    | GetStatus
+    | DumpPart
+    | PutConfig
+    | GetConfig
+    | ListConfig
+    | FollowConfig
+    | TryLegs
+    | DriveLeg
+    | ResolveTxn
+    | FollowView
+)
+
+FINISHING = (CommitHold, ReleaseHold, CancelOrder, ActOnLeg, DriveLeg, ResolveTxn)
+"""Commands that free or settle stock: they go before new work."""
+READS = (GetOrder, ListLegs, GetAvailability, GetDecision, GetStatus, DumpPart, GetConfig, ListConfig)

@@ -1,0 +1,198 @@
+"""What a storefront asks for, and the record the engine keeps of it.
+
+Requests are decoded from the wire, validated by the gateway and never changed. Records are what a home shard keeps: packed
+msgpack bytes in memory, these structs when touched. Adding a field = appending one with a default; nothing is ever removed
+or retyped (golden journals hold it to that).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from msgspec import Struct
+
+
+class Method(IntEnum):
+    SHIP = 0
+    PICKUP = 1
+    SHIP_TO_STORE = 2
+    DIGITAL = 3
+
+
+class OnShort(IntEnum):
+    REFUSE = 0
+    PARTIAL = 1
+    PARK = 2
+
+
+class OrderState(IntEnum):
+    """held -> committed | released | expired; a committed order's label is derived from its legs and demand."""
+
+    HELD = 0
+    COMMITTED = 1
+    RELEASED = 2
+    EXPIRED = 3
+    CANCELLED = 4
+
+
+class LegState(IntEnum):
+    """allocated -> released -> accepted -> picking -> shipped -> delivered | cancelled | rejected; held before commit."""
+
+    HELD = 0
+    ALLOCATED = 1
+    RELEASED = 2
+    ACCEPTED = 3
+    PICKING = 4
+    SHIPPED = 5
+    DELIVERED = 6
+    CANCELLED = 7
+    REJECTED = 8
+
+
+class Rung(IntEnum):
+    """How a decision was reached."""
+
+    SEPARABLE = 0
+    EXACT = 1
+    TIME_BOXED = 2
+    GREEDY = 3
+
+
+class LineRequest(Struct, array_like=True, frozen=True, gc=False):
+    line_id: str
+    sku: str
+    quantity: int
+    unit_price_minor: int = 0
+    method: int = Method.SHIP
+    pickup_node_id: str | None = None
+    group: str | None = None
+    splittable: bool = True
+    tags: tuple[str, ...] = ()
+
+
+class Destination(Struct, array_like=True, frozen=True, gc=False):
+    country: str
+    postal_code: str
+    region: str = ""
+    residential: bool = True
+    lat: float | None = None
+    lon: float | None = None
+
+
+class OrderRequest(Struct, array_like=True, frozen=True, gc=False):
+    """One order as the storefront states it; the home shard adds nothing to it, it answers it."""
+
+    order_id: str
+    channel: str
+    service: str
+    ship_to: Destination | None
+    lines: tuple[LineRequest, ...]
+    currency: str = "USD"
+    placed_at_ms: int = 0
+    customer_id: str | None = None
+    on_short: int | None = None
+    """OnShort; None = the channel's."""
+    priority: int = 0
+    """Higher is served first when units are short."""
+    tags: tuple[str, ...] = ()
+    promised_by_ms: int | None = None
+    ship_after_ms: int | None = None
+    max_legs: int | None = None
+    hold_reasons: tuple[str, ...] = ()
+    quote_id: str | None = None
+    paid: bool = False
+    """A paid order is never refused: what cannot be served is parked."""
+
+
+class LineRecord(Struct, array_like=True, gc=False):
+    """A line after look-up: `item` is the item index. A kit line becomes one record per component, `kit_line` naming it."""
+
+    line_id: str
+    item: int
+    quantity: int
+    unit_price_minor: int = 0
+    method: int = Method.SHIP
+    group: int = 0
+    pickup_node: int = -1
+    cancelled: int = 0
+    splittable: bool = True
+    kit_line: str | None = None
+
+
+class LegRecord(Struct, array_like=True, gc=False):
+    """What one node ships. `lines` = (position in the record's lines, units still in the leg)."""
+
+    leg_no: int
+    node: int
+    local: bool
+    """True where this shard owns the node, so that its stock part is touched by the same entry."""
+    state: int
+    lines: list[tuple[int, int]]
+    service: int = -1
+    """Index of the carrier service in its version of the configuration; -1 = none (pickup, digital)."""
+    parcels: int = 0
+    ship_day: int = 0
+    """Local day at the node, days since 1970."""
+    ship_by_ms: int = 0
+    deliver_by_ms: int = 0
+    cash_minor: tuple[int, ...] = ()
+    """Parcels, lines and units handling, node surcharge: expected cash by part."""
+    capacity_units: int = 0
+    """What the leg takes of the node's capacity on `ship_day`."""
+    tracking: tuple[str, ...] = ()
+    actual_cost_minor: int | None = None
+    shipped_at_ms: int = 0
+
+
+class DemandRecord(Struct, array_like=True, gc=False):
+    """Units of a line that are not covered: durable, planned again later (issue B), or closed."""
+
+    line: int
+    quantity: int
+    reason: str
+    since_ms: int
+    parked: bool
+
+
+class OrderRecord(Struct, array_like=True, gc=False):
+    """The home shard's record of one order: the only decision about it."""
+
+    order_id: str
+    channel: int
+    service: str
+    state: int
+    placed_at_ms: int
+    opened_at_ms: int
+    ship_to: Destination | None
+    lines: list[LineRecord]
+    legs: list[LegRecord]
+    currency: str = "USD"
+    customer_id: str | None = None
+    expires_at_ms: int = 0
+    """0 = not a hold."""
+    priority: int = 0
+    demand: list[DemandRecord] = []
+    money_minor: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Cash, service, policy, opportunity of the plan in force."""
+    promise_ms: tuple[int, int] = (0, 0)
+    """Ship by, deliver by."""
+    rung: int = Rung.SEPARABLE
+    decision: int = 0
+    """Number of the decision in force; the first is 0."""
+    version: int = 0
+    """Goes up with every change: the ETag."""
+    config: int = 0
+    """Configuration version the plan was made with."""
+    max_legs: int = 3
+    on_short: int = OnShort.REFUSE
+    tags: tuple[str, ...] = ()
+    hold_reasons: tuple[str, ...] = ()
+    rejected_nodes: tuple[int, ...] = ()
+    """Nodes that rejected a leg of this order: never asked again."""
+    key_hash: int = 0
+    txn: int = 0
+    """Cross-shard transaction that opened it; 0 = all legs local."""
+    promised_by_ms: int | None = None
+    ship_after_ms: int | None = None
+    hold_max_until_ms: int = 0
+    """No extension goes beyond this."""

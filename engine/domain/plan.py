@@ -1,0 +1,58 @@
+"""What a planner hands to `decide`: the legs chosen for an order, with money and promise, and the packed why.
+
+The planner is the only port of the domain: the solvers stand behind it in production, a tiny greedy one in the simulator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from engine.domain.orders import LineRecord, OrderRequest, Rung
+
+
+class PlannedLeg(NamedTuple):
+    """One node's part. `lines` = (index into the request's expanded lines, units)."""
+
+    node: int
+    lines: list[tuple[int, int]]
+    service: int = -1
+    parcels: int = 0
+    ship_day: int = 0
+    ship_by_ms: int = 0
+    deliver_by_ms: int = 0
+    cash_minor: tuple[int, ...] = (0, 0, 0, 0)
+    """Parcels, handling by line, handling by unit, node surcharge."""
+    capacity_units: int = 0
+
+
+class Plan(NamedTuple):
+    """A way to serve an order as far as stock allows. Nothing is held by it: `decide` checks and holds."""
+
+    legs: list[PlannedLeg]
+    unfilled: list[tuple[int, int, str]]
+    """(line index, units, reason): out_of_stock, no_node, max_legs, capacity."""
+    money_minor: tuple[int, int, int, int] = (0, 0, 0, 0)
+    promise_ms: tuple[int, int] = (0, 0)
+    rung: int = Rung.SEPARABLE
+    record: bytes = b""
+    """Packed decision record (engine.domain.decisions)."""
+
+
+class PlanRequest(NamedTuple):
+    """One order to plan. `excluded` = node indexes never to use (rejecters); `free` = own units that count as free.
+
+    `lines` are expanded (kits to components) and looked up; quantities are what is still to be placed.
+    """
+
+    order: OrderRequest
+    lines: Sequence[LineRecord]
+    channel: int
+    excluded: tuple[int, ...] = ()
+    max_legs: int = 3
+
+
+class Planner(Protocol):
+    """Plans a batch in order (highest priority first, then arrival): each sees the stock that its forerunners left."""
+
+    def plan(self, requests: Sequence[PlanRequest], *, now_ms: int) -> list[Plan]: ...

@@ -1,0 +1,199 @@
+"""Replies: what a shard answers. On the wire: msgpack arrays whose first item is the tag. Gateways turn them into HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Raw, Struct
+
+
+class ProblemItem(Struct, array_like=True, frozen=True):
+    """One fault: a JSON pointer into the request, a sentence, and numbers by name."""
+
+    pointer: str
+    detail: str
+    facts: dict[str, Any] = {}
+
+
+class Problem(Struct, array_like=True, tag=1, frozen=True):
+    """A typed refusal. `code` is one of engine.domain.problems.CODES, which also fixes the HTTP status."""
+
+    code: str
+    detail: str
+    errors: tuple[ProblemItem, ...] = ()
+    retry_after_ms: int | None = None
+
+
+class LegLineView(Struct, array_like=True, frozen=True, gc=False):
+    line_id: str
+    sku: str
+    quantity: int
+
+
+class LegView(Struct, array_like=True, frozen=True, gc=False):
+    leg_no: int
+    node_id: str
+    state: str
+    lines: tuple[LegLineView, ...]
+    carrier: str = ""
+    service: str = ""
+    parcels: int = 0
+    ship_by_ms: int = 0
+    deliver_by_ms: int = 0
+    cost_minor: int = 0
+    cost_parts: tuple[int, ...] = ()
+    """Parcels, handling by line, handling by unit, node surcharge."""
+    tracking: tuple[str, ...] = ()
+    actual_cost_minor: int | None = None
+
+
+class UnfilledView(Struct, array_like=True, frozen=True, gc=False):
+    line_id: str
+    quantity: int
+    reason: str
+    demand_no: int | None = None
+
+
+class OrderView(Struct, array_like=True, tag=2, frozen=True, gc=False):
+    """An order as the API shows it: reservation while held, allocation once committed."""
+
+    slot: str
+    order_no: int
+    order_id: str
+    state: str
+    """held, allocated, partially_allocated, parked, released, expired, cancelled, shipped, delivered..."""
+    legs: tuple[LegView, ...]
+    unfilled: tuple[UnfilledView, ...] = ()
+    cost_minor: int = 0
+    service_minor: int = 0
+    policy_minor: int = 0
+    opportunity_minor: int = 0
+    currency: str = "USD"
+    ship_by_ms: int = 0
+    deliver_by_ms: int = 0
+    decision: int = 0
+    rung: str = "separable"
+    token: str = ""
+    expires_at_ms: int = 0
+    version: int = 0
+    replayed: bool = False
+    """True where this answers a repeat of an idempotency key."""
+    channel: str = ""
+    customer_id: str | None = None
+
+
+class LegList(Struct, array_like=True, tag=3, frozen=True, gc=False):
+    """A page of (slot, order number, order id, leg); an empty cursor is the end."""
+
+    legs: tuple[tuple[str, int, str, LegView], ...]
+    cursor: str
+
+
+class StockView(Struct, array_like=True, frozen=True, gc=False):
+    node_id: str
+    sku: str
+    on_hand: int
+    held: int
+    allocated: int
+    safety: int
+    available_to_promise: int
+    short_by: int = 0
+    supply: str = "counted"
+    feed_age_s: int | None = None
+
+
+class StockReply(Struct, array_like=True, tag=4, frozen=True, gc=False):
+    """Positions with the shard, epoch and sequence they are true at, and the age of the state in milliseconds."""
+
+    positions: tuple[StockView, ...]
+    shard: int
+    epoch: int
+    seq: int
+    token: str = ""
+    replayed: bool = False
+    legs_short: tuple[str, ...] = ()
+    """Unreleased legs, lowest priority and newest first, of positions that are now short."""
+
+
+class DecisionReply(Struct, array_like=True, tag=5, frozen=True, gc=False):
+    record: bytes
+    """Packed decision record (engine.domain.decisions.DecisionRecord)."""
+
+
+class StatusReply(Struct, array_like=True, tag=6, frozen=True):
+    facts: dict[str, Any]
+
+
+class DumpReply(Struct, array_like=True, tag=7, frozen=True):
+    rows: tuple[tuple[Any, ...], ...]
+    cursor: str
+    seq: int
+
+
+class ConfigDoc(Struct, array_like=True, frozen=True):
+    kind: str
+    name: str
+    index: int
+    version: int
+    """Configuration version that last changed it: its ETag."""
+    document: Raw
+
+
+class ConfigReply(Struct, array_like=True, tag=8, frozen=True):
+    documents: tuple[ConfigDoc, ...]
+    version: int
+    cursor: str = ""
+    more: bool = False
+
+
+class Done(Struct, array_like=True, tag=9, frozen=True, gc=False):
+    """Journaled; nothing else to say. `detail` = number of rows taken, or the state reached."""
+
+    detail: int = 0
+    token: str = ""
+
+
+class TryReply(Struct, array_like=True, tag=10, frozen=True, gc=False):
+    """All held (`ok`), or the positions that fell short: (item, node, ATP now), and full capacity days (node, day, left)."""
+
+    ok: bool
+    short: tuple[tuple[int, int, int], ...] = ()
+    full: tuple[tuple[int, int, int], ...] = ()
+    token: str = ""
+
+
+class TxnState(Struct, array_like=True, tag=11, frozen=True, gc=False):
+    state: str
+    """committed, pending or aborted."""
+
+
+class ViewUpdate(Struct, array_like=True, tag=12, frozen=True, gc=False):
+    """Absolute values of an owner's positions and capacity days, true at (epoch, seq). `full` starts a new picture.
+
+    positions: packed int32 rows (item, node, on_hand, held + allocated, safety) as little-endian bytes.
+    capacity: packed int32 rows (node, day, used). `last` = the picture is complete with this part.
+    """
+
+    shard: int
+    epoch: int
+    seq: int
+    full: bool
+    last: bool
+    positions: bytes
+    capacity: bytes
+
+
+Reply = (
+    Problem
+    | OrderView
+    | LegList
+    | StockReply
+    | DecisionReply
+    | StatusReply
+    | DumpReply
+    | ConfigReply
+    | Done
+    | TryReply
+    | TxnState
+    | ViewUpdate
+)
