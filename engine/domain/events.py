@@ -1,0 +1,123 @@
+"""Events: what a journal entry holds. Each says all that applying it needs, so that a stock part (one node) and an order part
+(one slot) can be rebuilt apart from each other.
+
+Stock changes are explicit, flat tuples of integers, so that any reader can add them up without knowing why they happened:
+    stock     (node, item, on_hand, held, allocated) repeated: changes of this shard's own positions
+    capacity  (node, local ship day, units) repeated: changes of what the node has given away that day
+An order event carries the whole new record of the order: the newest one wins. Adding a field = appending one with a default.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from msgspec import Struct
+
+
+class Cause(IntEnum):
+    """Why an order's record changed."""
+
+    RESERVED = 0
+    ALLOCATED = 1
+    COMMITTED = 2
+    RELEASED = 3
+    EXPIRED = 4
+    EXTENDED = 5
+    CANCELLED = 6
+    LEG_RELEASED = 7
+    LEG_ACCEPTED = 8
+    LEG_PICKED = 9
+    LEG_SHIPPED = 10
+    LEG_DELIVERED = 11
+    LEG_REJECTED = 12
+    REPLANNED = 13
+    DRIVEN = 14
+    """Other shards acknowledged what was decided about their legs."""
+
+
+class OrderPut(Struct, array_like=True, tag=1, frozen=True, gc=False):
+    """An order's record, new or changed (order part), and what that does to this shard's own stock (stock parts).
+
+    record: msgpack of an OrderRecord. key_hash 0 = no idempotency key to remember.
+    """
+
+    cause: int
+    slot: str
+    order_no: int
+    record: bytes
+    stock: tuple[int, ...] = ()
+    capacity: tuple[int, ...] = ()
+    key_hash: int = 0
+    fingerprint: int = 0
+
+
+class StockMoved(Struct, array_like=True, tag=2, frozen=True, gc=False):
+    """Typed movements at one node: (item, kind, change of on hand) each."""
+
+    node: int
+    moves: tuple[tuple[int, str, int], ...]
+    reason: str = ""
+    key_hash: int = 0
+    fingerprint: int = 0
+    order_ref: str = ""
+    """The leg that caused it, where one did."""
+
+
+class StockCounted(Struct, array_like=True, tag=3, frozen=True, gc=False):
+    """An absolute count, already netted against later movements: (item, change of on hand) for every SKU it speaks of."""
+
+    node: int
+    source: str
+    source_seq: int
+    as_of_ms: int
+    scope: str
+    rows: tuple[tuple[int, int], ...]
+    key_hash: int = 0
+    fingerprint: int = 0
+
+
+class PositionSet(Struct, array_like=True, tag=4, frozen=True, gc=False):
+    """Settings of positions: (item, safety units, supply mode, trust in basis points, daily cap)."""
+
+    node: int
+    rows: tuple[tuple[int, int, str, int, int], ...]
+    key_hash: int = 0
+    fingerprint: int = 0
+
+
+class LegHeld(Struct, array_like=True, tag=5, frozen=True, gc=False):
+    """First phase at a node's shard: units held for a leg of an order whose home is another shard."""
+
+    home: int
+    txn: int
+    slot: str
+    order_no: int
+    leg_no: int
+    node: int
+    ship_day: int
+    capacity_units: int
+    lines: tuple[tuple[int, int], ...]
+    """(item, units)"""
+
+
+class LegDriven(Struct, array_like=True, tag=6, frozen=True, gc=False):
+    """Second phase at a node's shard: the leg's new state and lines (none = it is forgotten), as explicit changes."""
+
+    slot: str
+    order_no: int
+    leg_no: int
+    node: int
+    to: int
+    lines: tuple[tuple[int, int], ...]
+    stock: tuple[int, ...] = ()
+    capacity: tuple[int, ...] = ()
+
+
+class Recovered(Struct, array_like=True, tag=7, frozen=True, gc=False):
+    """The shard was away: holds opened before `at_ms` do not expire before `grace_until_ms`."""
+
+    at_ms: int
+    grace_until_ms: int
+
+
+Event = OrderPut | StockMoved | StockCounted | PositionSet | LegHeld | LegDriven | Recovered
