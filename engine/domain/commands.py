@@ -207,9 +207,10 @@ class TryLegs(Struct, array_like=True, tag=30, frozen=True, gc=False):
 
 
 class DriveLeg(Struct, array_like=True, tag=31, frozen=True, gc=False):
-    """Second phase, idempotent: make the leg `to` (allocated, cancelled, rejected, shipped) with exactly these units left.
+    """Second phase, idempotent: bring the leg to a target. What is neither left nor shipped is freed.
 
-    lines = (item index, units that stay or that ship); units not named are freed.
+    to = allocated, shipped, cancelled or rejected; lines = (item index, units that stay allocated); shipped = (item index,
+    units shipped from this leg in all). The participant books the difference to what it last knew.
     """
 
     home: int
@@ -220,6 +221,7 @@ class DriveLeg(Struct, array_like=True, tag=31, frozen=True, gc=False):
     to: int
     lines: tuple[tuple[int, int], ...]
     stock_effect: str = "none"
+    shipped: tuple[tuple[int, int], ...] = ()
 
 
 class ResolveTxn(Struct, array_like=True, tag=32, frozen=True, gc=False):

@@ -111,6 +111,8 @@ class LegDriven(Struct, array_like=True, tag=6, frozen=True, gc=False):
     lines: tuple[tuple[int, int], ...]
     stock: tuple[int, ...] = ()
     capacity: tuple[int, ...] = ()
+    shipped: tuple[tuple[int, int], ...] = ()
+    capacity_left: int = 0
 
 
 class Recovered(Struct, array_like=True, tag=7, frozen=True, gc=False):

@@ -105,7 +105,7 @@ class OrderRequest(Struct, array_like=True, frozen=True, gc=False):
 
 
 class LineRecord(Struct, array_like=True, gc=False):
-    """A line after look-up: `item` is the item index. A kit line becomes one record per component, `kit_line` naming it."""
+    """A line after look-up: `item` is the item index. A kit line becomes one record per component, all with its line id."""
 
     line_id: str
     item: int
@@ -116,7 +116,8 @@ class LineRecord(Struct, array_like=True, gc=False):
     pickup_node: int = -1
     cancelled: int = 0
     splittable: bool = True
-    kit_line: str | None = None
+    kits: int = 0
+    """How many kits the line asked for, where this is a component of one; 0 = a plain line."""
 
 
 class LegRecord(Struct, array_like=True, gc=False):
@@ -142,6 +143,12 @@ class LegRecord(Struct, array_like=True, gc=False):
     tracking: tuple[str, ...] = ()
     actual_cost_minor: int | None = None
     shipped_at_ms: int = 0
+    driving: bool = False
+    """Decided here, not yet acknowledged by the shard that owns the node."""
+    stock_effect: str = "none"
+    """What a rejection says about the shelf."""
+    source_leg: int = 0
+    """The leg this shipment was split from, where only a part of it left; 0 = a leg of its own."""
 
 
 class DemandRecord(Struct, array_like=True, gc=False):

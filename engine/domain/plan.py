@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from engine.domain.orders import LineRecord, OrderRequest, Rung
+from engine.domain.orders import Destination, LineRecord, OrderRequest, Rung
 
 
 class PlannedLeg(NamedTuple):
@@ -54,5 +54,8 @@ class PlanRequest(NamedTuple):
 
 class Planner(Protocol):
     """Plans a batch in order (highest priority first, then arrival): each sees the stock that its forerunners left."""
+
+    def locates(self, ship_to: Destination) -> bool:
+        """Whether a destination can be placed on the map (by its own coordinates or its postal code)."""
 
     def plan(self, requests: Sequence[PlanRequest], *, now_ms: int) -> list[Plan]: ...

@@ -52,5 +52,6 @@ CODES: dict[str, Code] = {
     "unavailable": Code(503, "The shard or its journal cannot be reached; retry with the same key"),
     "journal_full": Code(503, "The journal has no room for new work"),
     "view_behind": Code(503, "The view does not yet contain the commit token"),
+    "moved": Code(503, "Another shard owns this slot or node; nothing was done"),
     "frozen": Code(503, "The shard refuses writes until its journal is repaired"),
 }

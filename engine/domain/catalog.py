@@ -1,0 +1,110 @@
+"""The configuration as a shard sees it: documents by index, names to indexes, owners of nodes and slots.
+
+Indexes come from the control shard and never change. A carrier service is known by `carrier index * 64 + its place in the
+carrier's document`, so that an old leg still names its service after other carriers came or went.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from engine.domain.config import KINDS, AnyDocument, Carrier, Channel, Item, Node, Placement
+from engine.domain.placement import shard_of_slot
+from engine.domain.replies import ConfigDoc
+
+SERVICES_PER_CARRIER = 64
+_DECODERS = {kind: msgspec.json.Decoder(cls) for kind, cls in KINDS.items()}
+
+
+class Catalog:
+    """Documents by index; `None` marks an index that this shard has not heard of. `version` = newest change applied."""
+
+    def __init__(self, shard: int = 0) -> None:
+        self.shard = shard
+        self.version = 0
+        self.items: list[Item | None] = []
+        self.nodes: list[Node | None] = []
+        self.channels: list[Channel | None] = []
+        self.carriers: list[Carrier | None] = []
+        self.item_of: dict[str, int] = {}
+        self.node_of: dict[str, int] = {}
+        self.channel_of: dict[str, int] = {}
+        self.carrier_of: dict[str, int] = {}
+        self.placement = Placement(shard_count=1)
+        self.owner: list[int] = []
+        """Owner shard by node index."""
+        self.levels: frozenset[str] = frozenset()
+        """Service levels that some carrier serves."""
+        self.network_version = 0
+        """Version of the newest change that planning depends on (nodes, channels, carriers, placement)."""
+        self.items_version = 0
+
+    def apply(self, docs: Iterable[ConfigDoc], version: int) -> None:
+        """Take changed documents (in version order) and the version they bring this catalogue to."""
+        owners_changed = False
+        for doc in docs:
+            decoded: AnyDocument = _DECODERS[doc.kind].decode(doc.document)
+            if isinstance(decoded, Item):
+                _put(self.items, doc.index, decoded)
+                self.item_of[decoded.sku] = doc.index
+                self.items_version = doc.version
+            elif isinstance(decoded, Node):
+                _put(self.nodes, doc.index, decoded)
+                self.node_of[decoded.node_id] = doc.index
+                self.network_version = doc.version
+                owners_changed = True
+            elif isinstance(decoded, Channel):
+                _put(self.channels, doc.index, decoded)
+                self.channel_of[decoded.channel_id] = doc.index
+                self.network_version = doc.version
+            elif isinstance(decoded, Carrier):
+                _put(self.carriers, doc.index, decoded)
+                self.carrier_of[decoded.carrier_id] = doc.index
+                self.network_version = doc.version
+                self.levels = frozenset(
+                    level for carrier in self.carriers if carrier for s in carrier.services for level in s.levels
+                )
+            elif isinstance(decoded, Placement):
+                self.placement = decoded
+                self.network_version = doc.version
+                owners_changed = True
+        self.version = max(self.version, version)
+        if owners_changed:
+            nodes = self.placement.nodes
+            self.owner = [nodes.get(node.node_id, 0) if node else 0 for node in self.nodes]
+
+    def owns_slot(self, slot: str) -> bool:
+        return shard_of_slot(self.placement, slot) == self.shard
+
+    def owner_of_slot(self, slot: str) -> int:
+        return shard_of_slot(self.placement, slot)
+
+    def owns_node(self, node: int) -> bool:
+        return node < len(self.owner) and self.owner[node] == self.shard
+
+    def service_name(self, code: int) -> tuple[str, str]:
+        """(carrier id, service id) of a service code; empty where there is none (pickup, digital)."""
+        if code < 0:
+            return "", ""
+        index, place = divmod(code, SERVICES_PER_CARRIER)
+        carrier = self.carriers[index] if index < len(self.carriers) else None
+        if carrier is None or place >= len(carrier.services):
+            return "", ""
+        return carrier.carrier_id, carrier.services[place].service_id
+
+    def sku(self, item: int) -> str:
+        found = self.items[item] if item < len(self.items) else None
+        return found.sku if found else f"#{item}"
+
+    def node_id(self, node: int) -> str:
+        found = self.nodes[node] if node < len(self.nodes) else None
+        return found.node_id if found else f"#{node}"
+
+
+def _put(into: list[Any], index: int, value: object) -> None:
+    while len(into) <= index:
+        into.append(None)
+    into[index] = value

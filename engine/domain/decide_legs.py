@@ -1,0 +1,373 @@
+"""Changing an open order: commit, release, expire, extend, cancel, and the steps of a leg's life. Pure.
+
+Each function takes the unpacked record, changes it, and returns a Change (the stock and capacity it moves at this shard) or a
+Problem and nothing changed. Legs at other shards carry no stock here: they are marked `driving`, and the protocol drives
+their shards to what the record says until they acknowledge.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from engine.domain.commands import ActOnLeg, CommitHold
+from engine.domain.decide_orders import refuse
+from engine.domain.events import Cause
+from engine.domain.orders import DemandRecord, LegRecord, LegState, OrderRecord, OrderState
+from engine.domain.problems import CODES
+from engine.domain.replies import Problem, ProblemItem
+
+_CANCELLABLE = (LegState.HELD, LegState.ALLOCATED, LegState.RELEASED, LegState.ACCEPTED)
+_ENDED = (LegState.CANCELLED, LegState.REJECTED)
+_LEFT = (LegState.SHIPPED, LegState.DELIVERED)
+STOCK_EFFECTS = ("none", "zero_until_count", "write_off")
+
+
+class Change(NamedTuple):
+    """What a change of a record does here. `freed` = (line index, units) that a rejection left without a node."""
+
+    cause: int
+    stock: list[int]
+    capacity: list[int]
+    freed: list[tuple[int, int]]
+
+
+class Step(NamedTuple):
+    sources: tuple[int, ...]
+    target: int
+    cause: int
+
+
+STEPS = {
+    "release": Step((LegState.ALLOCATED,), LegState.RELEASED, Cause.LEG_RELEASED),
+    "accept": Step((LegState.RELEASED,), LegState.ACCEPTED, Cause.LEG_ACCEPTED),
+    "pick": Step((LegState.RELEASED, LegState.ACCEPTED), LegState.PICKING, Cause.LEG_PICKED),
+    "ship": Step((LegState.RELEASED, LegState.ACCEPTED, LegState.PICKING), LegState.SHIPPED, Cause.LEG_SHIPPED),
+    "deliver": Step((LegState.SHIPPED,), LegState.DELIVERED, Cause.LEG_DELIVERED),
+    "reject": Step(
+        (LegState.ALLOCATED, LegState.RELEASED, LegState.ACCEPTED, LegState.PICKING),
+        LegState.REJECTED,
+        Cause.LEG_REJECTED,
+    ),
+}
+
+
+def wrong_state(record: OrderRecord, wanted: str) -> Problem:
+    """The order's state does not allow it; says which state it is in."""
+    label = OrderState(record.state).name.lower()
+    code = "expired" if record.state == OrderState.EXPIRED else "wrong_state"
+    return Problem(code, CODES[code].title, (ProblemItem("", f"cannot {wanted}: the order is {label}", {"state": label}),))
+
+
+def take_from_leg(record: OrderRecord, leg: LegRecord, line: int, units: int, change: Change) -> int:
+    """Take up to `units` of a line out of a leg; returns how many were taken. Frees stock and capacity of local legs."""
+    for n, (index, have) in enumerate(leg.lines):
+        if index != line:
+            continue
+        taken = min(have, units)
+        before_units, before_lines = sum(u for _, u in leg.lines), len(leg.lines)
+        if taken == have:
+            leg.lines.pop(n)
+        else:
+            leg.lines[n] = (index, have - taken)
+        if leg.local:
+            item = record.lines[line].item
+            if leg.state == LegState.HELD:
+                change.stock.extend((leg.node, item, 0, -taken, 0))
+            else:
+                change.stock.extend((leg.node, item, 0, 0, -taken))
+        else:
+            leg.driving = True
+        _shrink_capacity(leg, before_units, before_lines, change)
+        return taken
+    return 0
+
+
+def _shrink_capacity(leg: LegRecord, before_units: int, before_lines: int, change: Change) -> None:
+    """Give back capacity in the unit it was taken in: all with the last line, else by units or lines where it counts those."""
+    had = leg.capacity_units
+    if not had:
+        return
+    if not leg.lines:
+        left = 0
+    elif had == before_units:
+        left = sum(u for _, u in leg.lines)
+    elif had == before_lines:
+        left = len(leg.lines)
+    else:
+        left = had
+    leg.capacity_units = left
+    if leg.local and left != had:
+        change.capacity.extend((leg.node, leg.ship_day, left - had))
+
+
+def _end_empty(record: OrderRecord, state: int) -> None:
+    for leg in record.legs:
+        if not leg.lines and leg.state not in _ENDED:
+            leg.state = state
+    live = [leg for leg in record.legs if leg.state not in _ENDED]
+    record.money_minor = (sum(sum(leg.cash_minor) for leg in live), *record.money_minor[1:])
+
+
+def by_line(
+    record: OrderRecord, lines: tuple[tuple[str, int], ...], limits: list[int], pointer: str
+) -> list[int] | Problem:
+    """Units by line index from (line id, units) pairs; kits count in kits. More than the limit of a line is a problem."""
+    wanted = [0] * len(record.lines)
+    for n, (line_id, units) in enumerate(lines):
+        found = [i for i, line in enumerate(record.lines) if line.line_id == line_id]
+        if not found:
+            return refuse("invalid_field", f"{pointer}/{n}/line_id", f"the order has no line {line_id!r}")
+        for i in found:
+            line = record.lines[i]
+            wanted[i] += units * (line.quantity // line.kits) if line.kits else units
+            if wanted[i] > limits[i]:
+                return refuse(
+                    "invalid_field",
+                    f"{pointer}/{n}/quantity",
+                    f"{units} asked, {limits[i]} there",
+                    line_id=line_id,
+                    asked=units,
+                    limit=limits[i],
+                )
+    return wanted
+
+
+def units_in_legs(record: OrderRecord, states: tuple[int, ...]) -> list[int]:
+    """Units of each line in legs of the given states."""
+    units = [0] * len(record.lines)
+    for leg in record.legs:
+        if leg.state in states:
+            for i, have in leg.lines:
+                units[i] += have
+    return units
+
+
+def commit(record: OrderRecord, command: CommitHold, *, now_ms: int, expires_at_ms: int) -> Change | Problem:
+    """held -> committed, wholly or in part: what is not committed is released in the same step."""
+    if record.state != OrderState.HELD:
+        return wrong_state(record, "commit")
+    if now_ms >= expires_at_ms:
+        return Problem("expired", CODES["expired"].title, (ProblemItem("", "the hold has expired", {}),))
+    change = Change(Cause.COMMITTED, [], [], [])
+    if command.lines is not None:
+        have = units_in_legs(record, (LegState.HELD,))
+        keep = by_line(record, command.lines, have, "/lines")
+        if isinstance(keep, Problem):
+            return keep
+        if not any(keep):
+            return refuse("invalid_field", "/lines", "nothing to commit: release the hold instead")
+        for i, line in enumerate(record.lines):
+            drop = have[i] - keep[i]
+            line.cancelled += drop
+            for leg in reversed(record.legs):
+                if drop <= 0:
+                    break
+                drop -= take_from_leg(record, leg, i, drop, change)
+    record.state = OrderState.COMMITTED
+    record.expires_at_ms = 0
+    for leg in record.legs:
+        if leg.state != LegState.HELD or not leg.lines:
+            continue
+        leg.state = LegState.ALLOCATED
+        if leg.local:
+            for i, units in leg.lines:
+                change.stock.extend((leg.node, record.lines[i].item, 0, -units, units))
+        else:
+            leg.driving = True
+    _end_empty(record, LegState.CANCELLED)
+    return change
+
+
+def end_hold(record: OrderRecord, *, expired: bool) -> Change | Problem:
+    """held -> released | expired: everything goes back."""
+    if record.state != OrderState.HELD:
+        return wrong_state(record, "expire" if expired else "release")
+    change = Change(Cause.EXPIRED if expired else Cause.RELEASED, [], [], [])
+    _free_all(record, change, (LegState.HELD,))
+    record.state = OrderState.EXPIRED if expired else OrderState.RELEASED
+    record.demand = []
+    _end_empty(record, LegState.CANCELLED)
+    return change
+
+
+def _free_all(record: OrderRecord, change: Change, states: tuple[int, ...]) -> None:
+    for leg in record.legs:
+        if leg.state in states:
+            for i, units in list(leg.lines):
+                take_from_leg(record, leg, i, units, change)
+
+
+def extend(record: OrderRecord, *, ttl_s: int, now_ms: int, expires_at_ms: int) -> Change | Problem:
+    """A later expiry, never an earlier one, at most to the hold's longest life."""
+    if record.state != OrderState.HELD:
+        return wrong_state(record, "extend")
+    if now_ms >= expires_at_ms:
+        return Problem("expired", CODES["expired"].title, (ProblemItem("", "the hold has expired", {}),))
+    record.expires_at_ms = max(record.expires_at_ms, min(now_ms + ttl_s * 1_000, record.hold_max_until_ms))
+    return Change(Cause.EXTENDED, [], [], [])
+
+
+def cancel(record: OrderRecord, lines: tuple[tuple[str, int], ...] | None) -> Change | Problem:
+    """Cancel units of a committed order: those without a node first, then legs that picking has not reached, last leg first."""
+    if record.state == OrderState.HELD:
+        return end_hold(record, expired=False)
+    if record.state != OrderState.COMMITTED:
+        return wrong_state(record, "cancel")
+    open_units = units_in_legs(record, _CANCELLABLE)
+    for demand in record.demand:
+        open_units[demand.line] += demand.quantity
+    if lines is None:
+        drop = list(open_units)
+    else:
+        wanted = by_line(record, lines, open_units, "/lines")
+        if isinstance(wanted, Problem):
+            return wanted
+        drop = wanted
+    if not any(drop):
+        return wrong_state(record, "cancel what has left or is being picked;")
+    change = Change(Cause.CANCELLED, [], [], [])
+    for i, units in enumerate(drop):
+        record.lines[i].cancelled += units
+        for demand in record.demand:
+            if demand.line == i:
+                taken = min(units, demand.quantity)
+                demand.quantity -= taken
+                units -= taken
+        for leg in reversed(record.legs):
+            if units <= 0:
+                break
+            if leg.state in _CANCELLABLE:
+                units -= take_from_leg(record, leg, i, units, change)
+    record.demand = [d for d in record.demand if d.quantity]
+    _end_empty(record, LegState.CANCELLED)
+    if not record.demand and all(leg.state in _ENDED for leg in record.legs):
+        record.state = OrderState.CANCELLED
+    return change
+
+
+def find_leg(record: OrderRecord, leg_no: int) -> LegRecord | None:
+    return next((leg for leg in record.legs if leg.leg_no == leg_no), None)
+
+
+def act(record: OrderRecord, command: ActOnLeg, *, now_ms: int) -> Change | Problem | None:
+    """One step of a leg. None = the leg is there already: a repeat, nothing to do."""
+    step = STEPS.get(command.action)
+    leg = find_leg(record, command.leg_no)
+    if step is None or leg is None:
+        return refuse("not_found", "", "no such leg or action")
+    if leg.state == step.target and command.lines is None:
+        return None
+    if leg.state not in step.sources:
+        label = LegState(leg.state).name.lower()
+        detail = f"cannot {command.action} a leg that is {label}"
+        return Problem("wrong_state", CODES["wrong_state"].title, (ProblemItem("", detail, {"state": label}),))
+    if command.action == "release" and record.hold_reasons:
+        reasons = ", ".join(record.hold_reasons)
+        return Problem(
+            "wrong_state", CODES["wrong_state"].title, (ProblemItem("", f"the order is on hold: {reasons}", {}),)
+        )
+    change = Change(step.cause, [], [], [])
+    if command.action == "ship":
+        return _ship(record, leg, command, change, now_ms)
+    if command.action == "reject":
+        return _reject(record, leg, command, change)
+    leg.state = step.target
+    return change
+
+
+def _chosen(record: OrderRecord, leg: LegRecord, command: ActOnLeg) -> list[int] | Problem:
+    limits = [0] * len(record.lines)
+    for i, units in leg.lines:
+        limits[i] += units
+    return limits if command.lines is None else by_line(record, command.lines, limits, "/lines")
+
+
+def _ship(
+    record: OrderRecord, leg: LegRecord, command: ActOnLeg, change: Change, now_ms: int
+) -> Change | Problem:
+    """Units leave the shelf. Part of a leg leaves as a shipment of its own; the rest stays in the leg."""
+    chosen = _chosen(record, leg, command)
+    if isinstance(chosen, Problem):
+        return chosen
+    if not any(chosen):
+        return refuse("invalid_field", "/lines", "nothing to ship")
+    leaving = [(i, units) for i, units in enumerate(chosen) if units]
+    staying = [(i, have - chosen[i]) for i, have in leg.lines if have > chosen[i]]
+    shipped = leg
+    if staying:
+        shipped = LegRecord(
+            max(other.leg_no for other in record.legs) + 1,
+            leg.node,
+            leg.local,
+            LegState.SHIPPED,
+            leaving,
+            leg.service,
+            ship_day=leg.ship_day,
+            ship_by_ms=leg.ship_by_ms,
+            deliver_by_ms=leg.deliver_by_ms,
+            source_leg=leg.leg_no,
+        )
+        leg.lines = staying
+        record.legs.append(shipped)
+    shipped.state = LegState.SHIPPED
+    shipped.shipped_at_ms = now_ms
+    shipped.tracking = command.tracking
+    shipped.actual_cost_minor = command.actual_cost_minor
+    if command.parcels is not None:
+        shipped.parcels = command.parcels
+    if leg.local:
+        for i, units in leaving:
+            change.stock.extend((leg.node, record.lines[i].item, -units, 0, -units))
+    else:
+        leg.driving = True
+    return change
+
+
+def _reject(record: OrderRecord, leg: LegRecord, command: ActOnLeg, change: Change) -> Change | Problem:
+    """Units that the node will not ship lose their node; it is not asked again for this order."""
+    if command.stock_effect not in STOCK_EFFECTS:
+        return refuse("invalid_field", "/stock_effect", f"one of {', '.join(STOCK_EFFECTS)}")
+    chosen = _chosen(record, leg, command)
+    if isinstance(chosen, Problem):
+        return chosen
+    if not any(chosen):
+        return refuse("invalid_field", "/lines", "nothing to reject")
+    for i, units in enumerate(chosen):
+        if units:
+            take_from_leg(record, leg, i, units, change)
+            change.freed.append((i, units))
+            if leg.local and command.stock_effect == "write_off":
+                change.stock.extend((leg.node, record.lines[i].item, -units, 0, 0))
+    leg.stock_effect = command.stock_effect
+    if leg.node not in record.rejected_nodes:
+        record.rejected_nodes = (*record.rejected_nodes, leg.node)
+    _end_empty(record, LegState.REJECTED)
+    return change
+
+
+def park_freed(record: OrderRecord, freed: list[tuple[int, int]], *, reason: str, now_ms: int) -> None:
+    """Units that lost their node become parked demand of the order until a plan finds them another one."""
+    for i, units in freed:
+        record.demand.append(DemandRecord(i, units, reason, now_ms, True))
+
+
+def drive_target(record: OrderRecord, leg: LegRecord) -> tuple[int, list[tuple[int, int]], list[tuple[int, int]]]:
+    """What the leg's own shard must be brought to: (state, lines that stay, units shipped in all) by item index."""
+    shipped: dict[int, int] = {}
+    for other in record.legs:
+        if other.state in _LEFT and leg.leg_no in (other.leg_no, other.source_leg):
+            for i, units in other.lines:
+                item = record.lines[i].item
+                shipped[item] = shipped.get(item, 0) + units
+    staying: dict[int, int] = {}
+    if leg.state not in _LEFT and leg.state not in _ENDED:
+        for i, units in leg.lines:
+            item = record.lines[i].item
+            staying[item] = staying.get(item, 0) + units
+    if leg.state in _LEFT:
+        to = LegState.SHIPPED
+    elif leg.state in _ENDED:
+        to = LegState(leg.state)
+    else:
+        to = LegState.HELD if leg.state == LegState.HELD else LegState.ALLOCATED
+    return to, sorted(staying.items()), sorted(shipped.items())

@@ -1,0 +1,81 @@
+"""Records as the API shows them: names for indexes, labels derived from legs and demand."""
+
+from __future__ import annotations
+
+from engine.domain.catalog import Catalog
+from engine.domain.orders import LegRecord, LegState, OrderRecord, OrderState, Rung
+from engine.domain.replies import LegLineView, LegView, OrderView, UnfilledView
+
+LEG_LABELS = tuple(state.name.lower() for state in LegState)
+RUNG_LABELS = tuple(rung.name.lower() for rung in Rung)
+_GONE = (LegState.CANCELLED, LegState.REJECTED)
+
+
+def order_label(record: OrderRecord) -> str:
+    """held, released, expired, cancelled; a committed order by its legs and demand."""
+    if record.state != OrderState.COMMITTED:
+        return OrderState(record.state).name.lower()
+    live = [leg.state for leg in record.legs if leg.state not in _GONE]
+    if record.demand:
+        return "partially_allocated" if live else ("parked" if record.demand[0].parked else "unfilled")
+    if not live:
+        return "cancelled" if any(line.cancelled for line in record.lines) else "allocated"
+    lowest = min(live)
+    return LEG_LABELS[lowest] if lowest >= LegState.SHIPPED else "allocated"
+
+
+def leg_view(catalog: Catalog, record: OrderRecord, leg: LegRecord) -> LegView:
+    lines = record.lines
+    carrier, service = catalog.service_name(leg.service)
+    return LegView(
+        leg.leg_no,
+        catalog.node_id(leg.node),
+        LEG_LABELS[leg.state],
+        tuple([LegLineView(lines[i].line_id, catalog.sku(lines[i].item), units) for i, units in leg.lines]),
+        carrier,
+        service,
+        leg.parcels,
+        leg.ship_by_ms,
+        leg.deliver_by_ms,
+        sum(leg.cash_minor),
+        leg.cash_minor,
+        leg.tracking,
+        leg.actual_cost_minor,
+    )
+
+
+def order_view(
+    catalog: Catalog, slot: str, order_no: int, record: OrderRecord, *, token: str, replayed: bool = False
+) -> OrderView:
+    channel = catalog.channels[record.channel]
+    cash, service, policy, opportunity = record.money_minor
+    return OrderView(
+        slot,
+        order_no,
+        record.order_id,
+        order_label(record),
+        tuple([leg_view(catalog, record, leg) for leg in record.legs]),
+        tuple(
+            [
+                UnfilledView(record.lines[d.line].line_id, d.quantity, d.reason, i if d.parked else None)
+                for i, d in enumerate(record.demand)
+            ]
+        )
+        if record.demand
+        else (),
+        cash,
+        service,
+        policy,
+        opportunity,
+        record.currency,
+        record.promise_ms[0],
+        record.promise_ms[1],
+        record.decision,
+        RUNG_LABELS[record.rung],
+        token,
+        record.expires_at_ms,
+        record.version,
+        replayed,
+        channel.channel_id if channel else "",
+        record.customer_id,
+    )
