@@ -95,6 +95,23 @@ class Positions:
         self.v_head[item] = row
         return row
 
+    def add_many(self, items: np.ndarray, node: int) -> np.ndarray:
+        """Rows of new positions of one node, all columns 0. None of them may exist yet (loading a snapshot part)."""
+        count = len(items)
+        if count == 0:
+            return np.empty(0, np.int64)
+        top = int(items.max())
+        if top >= self.item_capacity:
+            self._grow_items(top + 1)
+        while self.size + count > len(self.node):
+            self._grow_positions(self.size + count)
+        rows = np.arange(self.size, self.size + count)
+        self.node[rows] = node
+        self.next[rows] = self.head[items]
+        self.head[items] = rows
+        self.size += count
+        return rows
+
     def rows(self, item: int) -> Iterator[int]:
         """Rows of an item, by node within the sorted part, then the overflow."""
         if item >= self.item_capacity:
@@ -120,11 +137,13 @@ class Positions:
         """Item index of every row, int32[size]."""
         out = np.empty(self.size, np.int32)
         out[: self.base] = np.repeat(np.arange(self.item_capacity, dtype=np.int32), np.diff(self.offset))
-        for item in np.flatnonzero(self.head >= 0).tolist():
-            row = self.v_head[item]
-            while row >= 0:
-                out[row] = item
-                row = self.v_next[row]
+        items = np.flatnonzero(self.head >= 0).astype(np.int32)
+        rows = self.head[items]
+        while len(rows):  # one step along all chains at once
+            out[rows] = items
+            rows = self.next[rows]
+            alive = rows >= 0
+            rows, items = rows[alive], items[alive]
         return out
 
     def merge(self) -> None:
@@ -152,8 +171,8 @@ class Positions:
         self.offset, self.head, self.item_capacity = offset, head, capacity
         self._bind()
 
-    def _grow_positions(self) -> None:
-        capacity = len(self.node) + max(1_024, len(self.node) // 4)
+    def _grow_positions(self, needed: int = 0) -> None:
+        capacity = max(needed, len(self.node) + max(1_024, len(self.node) // 4))
         for name in ("node", "next", *COLUMNS):
             old = getattr(self, name)
             new = np.full(capacity, -1 if name == "next" else 0, np.int32)

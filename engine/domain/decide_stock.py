@@ -1,0 +1,152 @@
+"""Deciding stock facts: typed movements, absolute counts, position settings. Facts are never refused for being inconvenient:
+they may leave a position short. They are refused when they name unknown things or arrive out of order. Pure.
+"""
+
+from __future__ import annotations
+
+from engine.domain.commands import AdjustStock, CountStock, SetPosition
+from engine.domain.decide_orders import refuse
+from engine.domain.events import PositionSet, StockCounted, StockMoved
+from engine.domain.ids import EPOCH_2020_MS
+from engine.domain.problems import CODES
+from engine.domain.replies import Problem, ProblemItem
+from engine.domain.state import MOVEMENTS_KEPT_MS, ShardState, movement_after
+
+MOVEMENT_SIGN = {
+    "received": 1,
+    "found": 1,
+    "returned": 1,
+    "transferred_in": 1,
+    "damaged": -1,
+    "lost": -1,
+    "sold_in_store": -1,
+    "transferred_out": -1,
+    "adjusted": 0,
+}
+"""Sign of each kind of movement; 0 = the quantity carries its own sign."""
+SCOPES = ("full", "nonzero", "delta")
+SUPPLY_MODES = ("counted", "trusted")
+UNITS_MAX = 1_000_000_000
+CLOCK_AHEAD_MS = 60_000
+
+
+def find_node(state: ShardState, node_id: str) -> int | Problem:
+    """Index of one of this shard's own nodes; `moved` where another shard owns it."""
+    node = state.catalog.node_of.get(node_id)
+    if node is None:
+        return refuse("unknown_node", "/node_id", f"no node {node_id!r}")
+    if not state.catalog.owns_node(node):
+        return refuse("moved", "/node_id", f"{node_id} belongs to another shard", version=state.catalog.version)
+    return node
+
+
+def adjust(state: ShardState, command: AdjustStock) -> StockMoved | Problem:
+    """Typed movements at one node, all or none."""
+    node = find_node(state, command.node_id)
+    if isinstance(node, Problem):
+        return node
+    moves: list[tuple[int, str, int]] = []
+    net: dict[int, int] = {}
+    for n, move in enumerate(command.moves):
+        item = state.catalog.item_of.get(move.sku)
+        if item is None:
+            return refuse("unknown_sku", f"/moves/{n}/sku", f"no item {move.sku!r}", sku=move.sku)
+        sign = MOVEMENT_SIGN.get(move.kind)
+        if sign is None:
+            return refuse("invalid_field", f"/moves/{n}/kind", f"one of {', '.join(MOVEMENT_SIGN)}")
+        if (sign and move.quantity < 1) or move.quantity == 0 or abs(move.quantity) > UNITS_MAX:
+            return refuse("invalid_field", f"/moves/{n}/quantity", f"{move.quantity} is not a quantity of {move.kind}")
+        change = move.quantity * (sign or 1)
+        net[item] = net.get(item, 0) + change
+        row = state.positions.find(item, node)
+        on_hand = state.positions.v_on_hand[row] if row >= 0 else 0
+        if not -UNITS_MAX <= on_hand + net[item] <= UNITS_MAX:
+            return refuse("invalid_field", f"/moves/{n}/quantity", f"on hand would leave +-{UNITS_MAX}", on_hand=on_hand)
+        moves.append((item, move.kind, change))
+    reason = next((move.reason for move in command.moves if move.reason), "")
+    return StockMoved(node, tuple(moves), reason, command.key_hash, command.fingerprint)
+
+
+def count(state: ShardState, command: CountStock, *, now_ms: int) -> StockCounted | Problem:
+    """An absolute count: what the shelf held at `as_of`, plus every movement of ours since then.
+
+    So a snapshot that was taken before a shipment and arrives after it does not put the shipped units back.
+    """
+    node = find_node(state, command.node_id)
+    if isinstance(node, Problem):
+        return node
+    if command.scope not in SCOPES:
+        return refuse("invalid_field", "/scope", f"one of {', '.join(SCOPES)}")
+    if command.as_of_ms > now_ms + CLOCK_AHEAD_MS:
+        return refuse("invalid_field", "/as_of", "lies in the future", now_ms=now_ms)
+    if command.as_of_ms < now_ms - MOVEMENTS_KEPT_MS:
+        return refuse("stale_count", "/as_of", "older than the movements kept to net it", kept_ms=MOVEMENTS_KEPT_MS)
+    part = state.nodes.get(node)
+    newest_seq, newest_ms = part.feeds.get(command.source, (-1, 0)) if part else (-1, 0)
+    if command.source_seq <= newest_seq:
+        return Problem(
+            "stale_count",
+            CODES["stale_count"].title,
+            (
+                ProblemItem(
+                    "/source_seq",
+                    f"{command.source} was already applied up to {newest_seq}",
+                    {"source_seq": command.source_seq, "newest_source_seq": newest_seq, "newest_as_of_ms": newest_ms},
+                ),
+            ),
+        )
+    since = movement_after(state, node, command.as_of_ms)
+    positions = state.positions
+    as_of_s = (command.as_of_ms - EPOCH_2020_MS) // 1_000
+    counted: dict[int, int] = {}
+    for n, (sku, units) in enumerate(command.rows):
+        item = state.catalog.item_of.get(sku)
+        if item is None:
+            return refuse("unknown_sku", f"/rows/{n}/sku", f"no item {sku!r}", sku=sku)
+        if not 0 <= units <= UNITS_MAX:
+            return refuse("invalid_field", f"/rows/{n}/quantity", f"{units} is not a count")
+        if item in counted:
+            return refuse("invalid_field", f"/rows/{n}/sku", f"{sku} is listed twice", sku=sku)
+        counted[item] = units
+    if command.scope != "delta":
+        items = positions.items()
+        own = (positions.node[: positions.size] == node) & (positions.on_hand[: positions.size] != 0)
+        for item in sorted(items[own].tolist()):
+            counted.setdefault(item, 0)
+    rows: list[tuple[int, int]] = []
+    for item, units in counted.items():
+        row = positions.find(item, node)
+        if row >= 0 and positions.v_counted_s[row] > as_of_s:
+            continue  # another source counted this position later than this one did
+        on_hand = positions.v_on_hand[row] if row >= 0 else 0
+        rows.append((item, units + since.get(item, 0) - on_hand))
+    return StockCounted(
+        node,
+        command.source,
+        command.source_seq,
+        command.as_of_ms,
+        command.scope,
+        tuple(rows),
+        command.key_hash,
+        command.fingerprint,
+    )
+
+
+def set_position(state: ShardState, command: SetPosition) -> PositionSet | Problem:
+    """Safety units and supply mode of positions at one node."""
+    node = find_node(state, command.node_id)
+    if isinstance(node, Problem):
+        return node
+    rows = []
+    for n, (sku, safety, mode, trust_bp, daily_cap) in enumerate(command.rows):
+        item = state.catalog.item_of.get(sku)
+        if item is None:
+            return refuse("unknown_sku", f"/rows/{n}/sku", f"no item {sku!r}", sku=sku)
+        if not 0 <= safety <= UNITS_MAX:
+            return refuse("invalid_field", f"/rows/{n}/safety", f"{safety} is not a quantity")
+        if mode not in SUPPLY_MODES:
+            return refuse("invalid_field", f"/rows/{n}/supply", f"one of {', '.join(SUPPLY_MODES)}")
+        if not 0 <= trust_bp <= 10_000:
+            return refuse("invalid_field", f"/rows/{n}/trust_bp", "0 to 10000 basis points")
+        rows.append((item, safety, mode, trust_bp, daily_cap))
+    return PositionSet(node, tuple(rows), command.key_hash, command.fingerprint)

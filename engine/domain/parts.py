@@ -1,0 +1,153 @@
+"""Packing state into snapshot parts and back. A part is self-contained (S6): a node's stock, a slot's orders, or the rest.
+
+Format: msgpack of the structs below, schema first. Unknown schema = refused, never guessed.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from engine.domain.positions import COLUMNS
+from engine.domain.state import ForeignLeg, ShardState, refence, unpack_dedupe
+
+SCHEMA = 1
+_KEPT = tuple(name for name in COLUMNS if name != "claimed" and name != "fenced")
+
+
+class NodeSnapshot(msgspec.Struct, array_like=True):
+    """`items` and each column: little-endian int32 bytes, one value a position, in item order."""
+
+    schema: int
+    items: bytes
+    columns: dict[str, bytes]
+    capacity: list[tuple[int, int]]
+    dedupe: list[tuple[int, int, int]]
+    """(key hash, fingerprint, journal time), oldest first."""
+    feeds: dict[str, tuple[int, int]]
+    movements: list[tuple[int, int, int]]
+    settings: list[tuple[int, str, int, int]]
+    foreign: list[ForeignLeg]
+
+
+class SlotSnapshot(msgspec.Struct, array_like=True):
+    schema: int
+    orders: list[tuple[int, bytes]]
+    dedupe: list[tuple[int, int, int, int]]
+    """(key hash, fingerprint, order number, journal time), oldest first."""
+
+
+class MiscSnapshot(msgspec.Struct, array_like=True):
+    schema: int
+    recovered_at_ms: int
+    grace_until_ms: int
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_NODE = msgspec.msgpack.Decoder(NodeSnapshot)
+_SLOT = msgspec.msgpack.Decoder(SlotSnapshot)
+_MISC = msgspec.msgpack.Decoder(MiscSnapshot)
+
+
+class UnknownSchema(ValueError):
+    """A snapshot part of a schema this version does not read."""
+
+
+class RowIndex:
+    """Rows of each node, grouped once and kept until positions move: packing a node then costs only its own rows."""
+
+    def __init__(self) -> None:
+        self._size = -1
+        self._base = -1
+        self._items = np.empty(0, np.int32)
+        self._order = np.empty(0, np.int64)
+        self._sorted_nodes = np.empty(0, np.int32)
+
+    def rows(self, state: ShardState, node: int) -> tuple[np.ndarray, np.ndarray]:
+        """(rows, items) of a node in item order."""
+        positions = state.positions
+        if positions.size != self._size or positions.base != self._base:
+            self._size, self._base = positions.size, positions.base
+            self._items = positions.items()
+            nodes = positions.node[: positions.size]
+            self._order = np.lexsort((self._items, nodes))
+            self._sorted_nodes = nodes[self._order]
+        lo, hi = np.searchsorted(self._sorted_nodes, [node, node + 1])
+        rows = self._order[lo:hi]
+        return rows, self._items[rows]
+
+
+def pack_part(state: ShardState, part: str, index: RowIndex) -> bytes:
+    """Bytes of one part as of now."""
+    kind, _, name = part.partition(":")
+    if kind == "misc":
+        return _encode(MiscSnapshot(SCHEMA, state.recovered_at_ms, state.grace_until_ms))
+    if kind == "slot":
+        slot = state.slots[name]
+        return _encode(
+            SlotSnapshot(
+                SCHEMA,
+                list(slot.orders.items()),
+                [(key, *unpack_dedupe(packed)) for key, packed in slot.dedupe.items()],
+            )
+        )
+    node = int(name)
+    rows, items = index.rows(state, node)
+    held = state.node(node)
+    return _encode(
+        NodeSnapshot(
+            SCHEMA,
+            items.astype("<i4").tobytes(),
+            {column: getattr(state.positions, column)[rows].astype("<i4").tobytes() for column in _KEPT},
+            state.capacity.rows(node),
+            [(key, packed >> 128, unpack_dedupe(packed)[2]) for key, packed in held.dedupe.items()],
+            held.feeds,
+            held.movements,
+            [(item, *setting) for item, setting in held.settings.items()],
+            list(held.foreign.values()),
+        )
+    )
+
+
+def load_part(state: ShardState, part: str, seq: int, data: bytes) -> None:
+    """Put a part into an empty state; entries up to `seq` are in it. Raises UnknownSchema, msgspec.MsgspecError."""
+    kind, _, name = part.partition(":")
+    state.part_seq[part] = seq
+    if kind == "misc":
+        misc = _MISC.decode(data)
+        _check(misc.schema)
+        state.recovered_at_ms, state.grace_until_ms = misc.recovered_at_ms, misc.grace_until_ms
+    elif kind == "slot":
+        loaded = _SLOT.decode(data)
+        _check(loaded.schema)
+        slot = state.slot(name)
+        slot.orders = dict(loaded.orders)
+        slot.dedupe = {key: (fp << 128) | (order_no << 64) | ms for key, fp, order_no, ms in loaded.dedupe}
+    else:
+        _load_node(state, int(name), _NODE.decode(data))
+
+
+def _check(schema: int) -> None:
+    if schema != SCHEMA:
+        raise UnknownSchema(f"snapshot schema {schema}, this version reads {SCHEMA}")
+
+
+def _load_node(state: ShardState, node: int, loaded: NodeSnapshot) -> None:
+    _check(loaded.schema)
+    positions = state.positions
+    items = np.frombuffer(loaded.items, "<i4")
+    rows = positions.add_many(items, node)
+    for column in _KEPT:
+        getattr(positions, column)[rows] = np.frombuffer(loaded.columns[column], "<i4")
+    for day, used in loaded.capacity:
+        state.capacity.put(node, day, used)
+    part = state.node(node)
+    part.dedupe = {key: (fp << 128) | ms for key, fp, ms in loaded.dedupe}
+    part.feeds = dict(loaded.feeds)
+    part.movements = list(loaded.movements)
+    part.settings = {item: (mode, trust_bp, cap) for item, mode, trust_bp, cap in loaded.settings}
+    part.foreign = {(leg.order_no, leg.leg_no): leg for leg in loaded.foreign}
+    for item in part.settings:
+        row = positions.find(item, node)
+        if row >= 0:
+            refence(state, node, item, row)
