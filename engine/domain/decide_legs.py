@@ -85,19 +85,21 @@ def take_from_leg(record: OrderRecord, leg: LegRecord, line: int, units: int, ch
 def _shrink_capacity(leg: LegRecord, before_units: int, before_lines: int, change: Change) -> None:
     """Give back capacity in the unit it was taken in: all with the last line, else by units or lines where it counts those."""
     had = leg.capacity_units
-    if not had:
-        return
-    if not leg.lines:
-        left = 0
-    elif had == before_units:
-        left = sum(u for _, u in leg.lines)
-    elif had == before_lines:
-        left = len(leg.lines)
-    else:
-        left = had
+    left = capacity_left(had, (before_units, before_lines), (sum(u for _, u in leg.lines), len(leg.lines)))
     leg.capacity_units = left
     if leg.local and left != had:
         change.capacity.extend((leg.node, leg.ship_day, left - had))
+
+
+def capacity_left(had: int, before: tuple[int, int], after: tuple[int, int]) -> int:
+    """Capacity a leg still takes when it shrinks from (units, lines) to (units, lines): counted as it was taken."""
+    if after[0] == 0:
+        return 0
+    if had == before[0]:
+        return after[0]
+    if had == before[1]:
+        return after[1]
+    return had
 
 
 def _end_empty(record: OrderRecord, state: int) -> None:

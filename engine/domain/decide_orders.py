@@ -200,7 +200,9 @@ _REASONS = {
 }
 
 
-def legs_of(state: ShardState, prepared_index: list[int], plan: Plan, *, leg_state: int, first: int) -> list[LegRecord]:
+def legs_of(
+    state: ShardState, prepared_index: list[int], plan: Plan, *, leg_state: int, first: int, txn: int = 0
+) -> list[LegRecord]:
     """Leg records of a plan; numbers start at `first`, line indexes are those of the order's record."""
     catalog = state.catalog
     owner, shard = catalog.owner, catalog.shard
@@ -222,6 +224,8 @@ def legs_of(state: ShardState, prepared_index: list[int], plan: Plan, *, leg_sta
                 leg.capacity_units,
             )
         )
+        if txn and not legs[-1].local:
+            legs[-1].txn = txn
     return legs
 
 
@@ -260,7 +264,7 @@ def build_record(
         now_ms,
         order.ship_to,
         prepared.lines,
-        legs_of(state, prepared.planned, plan, leg_state=LegState.HELD if held else LegState.ALLOCATED, first=1),
+        legs_of(state, prepared.planned, plan, leg_state=LegState.HELD if held else LegState.ALLOCATED, first=1, txn=txn),
         order.currency,
         order.customer_id,
         now_ms + command.ttl_s * 1_000 if held else 0,

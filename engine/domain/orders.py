@@ -149,6 +149,8 @@ class LegRecord(Struct, array_like=True, gc=False):
     """What a rejection says about the shelf."""
     source_leg: int = 0
     """The leg this shipment was split from, where only a part of it left; 0 = a leg of its own."""
+    txn: int = 0
+    """Cross-shard transaction that took it; 0 = it was local."""
 
 
 class DemandRecord(Struct, array_like=True, gc=False):
@@ -203,3 +205,5 @@ class OrderRecord(Struct, array_like=True, gc=False):
     ship_after_ms: int | None = None
     hold_max_until_ms: int = 0
     """No extension goes beyond this."""
+    decided_at: list[tuple[int, int, int]] = []
+    """Where each decision record is: (epoch, entry sequence, place in the entry), by decision number."""

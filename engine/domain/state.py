@@ -25,6 +25,7 @@ import numpy as np
 from engine.domain.catalog import Catalog
 from engine.domain.errors import InvariantBreach
 from engine.domain.events import (
+    Cause,
     Event,
     LegDriven,
     LegHeld,
@@ -129,6 +130,10 @@ class ShardState:
         self.short_positions: dict[tuple[int, int], None] = {}
         self.dedupe_count = 0
         self.dedupe_max = dedupe_max
+        self.foreign_node: dict[tuple[int, int], int] = {}
+        """Node of each leg held for another home, by (order number, leg number)."""
+        self.driving: list[tuple[str, int]] = []
+        """After a recovery: orders with legs that other shards have not acknowledged."""
         self.work: dict[int, dict[tuple[int, int], str]] = {}
         """Slot by (order number, leg number) of each node's legs that are committed and not yet delivered or ended."""
 
@@ -189,7 +194,7 @@ def apply(state: ShardState, event: Event, *, seq: int, time_ms: int, replay: bo
 
 def _apply_order(state: ShardState, event: OrderPut, seq: int, time_ms: int, replay: bool) -> None:
     if event.stock:
-        apply_stock(state, event.stock, seq, time_ms, replay)
+        apply_stock(state, event.stock, seq, time_ms, replay, promise=event.cause <= Cause.ALLOCATED)
     if event.capacity:
         apply_capacity(state, event.capacity, seq, replay)
     part_name = "slot:" + event.slot
@@ -197,7 +202,7 @@ def _apply_order(state: ShardState, event: OrderPut, seq: int, time_ms: int, rep
         return
     part = state.slot(event.slot)
     part.orders[event.order_no] = event.record
-    if event.cause <= 1:  # reserved, allocated: the first record of this order
+    if event.cause <= Cause.ALLOCATED:  # the first record of this order
         record = _RECORD.decode(event.record) if replay else None
         if record is not None:
             index_order(state, event.slot, event.order_no, record)
@@ -211,8 +216,10 @@ def index_order(state: ShardState, slot: str, order_no: int, record: OrderRecord
     state.slot(slot).order_ids[record.order_id] = order_no
 
 
-def apply_stock(state: ShardState, stock: tuple[int, ...], seq: int, time_ms: int, replay: bool) -> None:
-    """Add flat (node, item, on_hand, held, allocated) changes to the positions."""
+def apply_stock(
+    state: ShardState, stock: tuple[int, ...], seq: int, time_ms: int, replay: bool, *, promise: bool = False
+) -> None:
+    """Add flat (node, item, on_hand, held, allocated) changes to the positions. A promise is checked against S1."""
     positions = state.positions
     find, v_held, v_allocated = positions.find, positions.v_held, positions.v_allocated
     touched, dirty = state.touched, state.dirty
@@ -237,6 +244,8 @@ def apply_stock(state: ShardState, stock: tuple[int, ...], seq: int, time_ms: in
             v_allocated[row] = units = v_allocated[row] + allocated
             if units < 0:
                 raise InvariantBreach(f"S3: allocated of node {node} item {item} is {units} at entry {seq}")
+        if promise and not replay and positions.free(row) < 0:
+            raise InvariantBreach(f"S1: a promise leaves node {node} item {item} short at entry {seq}")
         touched[(node, item)] = None
         dirty[part_name] = None
 
@@ -275,6 +284,7 @@ def _apply_leg_held(state: ShardState, event: LegHeld, seq: int, time_ms: int, r
         event.lines,
         time_ms,
     )
+    state.foreign_node[(event.order_no, event.leg_no)] = event.node
     state.dirty[part_name] = None
 
 
@@ -295,6 +305,7 @@ def _apply_leg_driven(state: ShardState, event: LegDriven, seq: int, time_ms: in
         leg.resolved = True
         if event.to in (LegState.CANCELLED, LegState.REJECTED):
             del foreign[key]
+            state.foreign_node.pop(key, None)
     state.dirty[part_name] = None
 
 
@@ -423,6 +434,8 @@ def rebuild_indexes(state: ShardState) -> Iterable[tuple[int, str, int]]:
     for slot, part in state.slots.items():
         for order_no, packed in part.orders.items():
             record = _RECORD.decode(packed)
+            if any(leg.driving for leg in record.legs):
+                state.driving.append((slot, order_no))
             if part.order_ids.get(record.order_id, 0) <= order_no:
                 part.order_ids[record.order_id] = order_no
             if record.state == OrderState.HELD:

@@ -31,12 +31,23 @@ class Send(NamedTuple):
     command: Command
 
 
+class Fetch(NamedTuple):
+    """Read a decision record from the journal and answer with it (DecisionReply), or with `not_found`."""
+
+    conn: int
+    corr: int
+    epoch: int
+    seq: int
+    index: int
+
+
 class Effects(NamedTuple):
     append: Append | None
     answers: list[Answer]
     sends: list[Send]
     wake_at_ms: int | None
     """Call `poll` again at this time even if nothing arrives; None = only when something arrives."""
+    fetches: list[Fetch] = []
 
 
 class Core(Protocol):

@@ -1,0 +1,359 @@
+"""The deciding shard, sans I/O: commands in, one journal entry at a time out, answers held back until it is durable.
+
+P1  At most one entry is outstanding. While it is, the next one is built on speculative state and its answers wait for it.
+P2  An answer leaves only after the entry that its content rests on is durable: its own, or the newest one not yet durable.
+P3  Commands that finish or free stock are decided before new work; expiries before both, a bounded number a batch.
+P4  Entry time never goes back. Whether a hold lives is judged by entry time alone (S5).
+P5  A command is decided by one step without interruption; what needs another shard becomes a transaction (two_phase.py).
+
+A batch: receive* -> poll (decide, apply, build) -> Append -> appended -> answers. The shell that runs this is
+engine/actors/runner.py; the simulator runs the same object.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from typing import Any
+
+import msgspec
+
+from engine.domain.catalog import Catalog
+from engine.domain.commands import FINISHING, READS, Command, PlaceOrder
+from engine.domain.decide_legs import end_hold
+from engine.domain.events import Cause, Event, OrderPut, Recovered
+from engine.domain.ids import ORDER_COUNTER_MAX, make_order_no
+from engine.domain.orders import OrderRecord, OrderState
+from engine.domain.parts import RowIndex, load_part, pack_part
+from engine.domain.plan import Planner
+from engine.domain.problems import CODES
+from engine.domain.replies import Problem, Reply
+from engine.domain.state import ShardState, apply, encode_record, index_work, rebuild_indexes
+from engine.protocol.effects import Answer, Append, Effects, Fetch, Send
+from engine.protocol.tokens import make_token
+
+BATCH_ITEMS_MAX = 256
+BATCH_BYTES_MAX = 256 * 1024
+EXPIRIES_PER_BATCH = 64
+QUEUE_MAX = 20_000
+GRACE_MS = 30_000
+AFTER_WAIT_MS = 1_000
+_ENDS_HOLD = (Cause.COMMITTED, Cause.RELEASED, Cause.EXPIRED)
+_EVENTS = msgspec.msgpack.Decoder(list[Event])
+_encode_events = msgspec.msgpack.Encoder().encode
+
+
+class Batch:
+    """One entry in the making: events already applied, and the answers that wait for it."""
+
+    __slots__ = ("answers", "decisions", "events", "seq", "size", "time_ms")
+
+    def __init__(self, seq: int, time_ms: int) -> None:
+        self.seq = seq
+        self.time_ms = time_ms
+        self.events: list[Event] = []
+        self.decisions: list[bytes] = []
+        self.answers: list[Answer] = []
+        self.size = 0
+
+    @property
+    def full(self) -> bool:
+        return len(self.events) >= BATCH_ITEMS_MAX or self.size >= BATCH_BYTES_MAX * 3 // 4
+
+
+class ShardCore:
+    """One shard. Feed it with `receive`, `peer_replied`, `appended`; do what `poll` says."""
+
+    def __init__(self, shard: int, catalog: Catalog, planner: Planner, *, dedupe_max: int = 5_000_000) -> None:
+        from engine.protocol.two_phase import TwoPhase
+        from engine.protocol.view_feed import ViewFeed
+
+        self.shard = shard
+        self.catalog = catalog
+        self.planner = planner
+        self.state = ShardState(catalog, dedupe_max=dedupe_max)
+        self.epoch = 0
+        self.durable_seq = 0
+        self.rows = RowIndex()
+        self.two_phase = TwoPhase(self)
+        self.views = ViewFeed(self)
+        self.shell_facts: dict[str, Any] = {}
+        self.counts: dict[str, int] = {}
+        self._finishing: deque[tuple[int, int, Command]] = deque()
+        self._new: deque[tuple[int, int, Command]] = deque()
+        self._reads: deque[tuple[int, int, Command]] = deque()
+        self._waiting: list[tuple[int, int, int, PlaceOrder]] = []
+        """(deadline, conn, corr, command): orders whose token the views do not contain yet."""
+        self._outstanding: Batch | None = None
+        self._building: Batch | None = None
+        self._ready: list[Answer] = []
+        self._sends: list[Send] = []
+        self._fetches: list[Fetch] = []
+        self._expiries: list[tuple[int, str, int]] = []
+        self._order_ms = 0
+        self._order_counter = 0
+        self._peer_corr = 0
+
+    # -- recovery -------------------------------------------------------------------------------------------------
+
+    def load_part(self, part: str, seq: int, data: bytes) -> None:
+        load_part(self.state, part, seq, data)
+
+    def replay(self, seq: int, time_ms: int, payload: bytes) -> None:
+        """Apply one journal entry to the parts that do not contain it yet."""
+        state = self.state
+        for event in _EVENTS.decode(payload):
+            apply(state, event, seq=seq, time_ms=time_ms, replay=True)
+        state.seq = seq
+        state.time_ms = max(state.time_ms, time_ms)
+
+    def recovered(self, *, epoch: int, seq: int, time_ms: int, now_ms: int) -> None:
+        """All entries are in: rebuild what is derived, and give open holds a grace period as the first new entry."""
+        state = self.state
+        self.epoch = epoch
+        state.seq = max(state.seq, seq)
+        state.time_ms = max(state.time_ms, time_ms)
+        self.durable_seq = state.seq
+        self._expiries = [entry for entry in rebuild_indexes(state) if entry[0]]
+        heapq.heapify(self._expiries)
+        state.part_seq.clear()
+        self.two_phase.recovered()
+        if state.open_holds:
+            batch = self.batch(now_ms)
+            self.put(batch, Recovered(batch.time_ms, batch.time_ms + GRACE_MS))
+
+    # -- snapshots ------------------------------------------------------------------------------------------------
+
+    def dirty_parts(self) -> list[str]:
+        """Parts changed since they were last packed, longest waiting first. Ask only while nothing is outstanding."""
+        return list(self.state.dirty)
+
+    def pack_part(self, part: str) -> tuple[int, bytes]:
+        """(sequence the bytes are true after, bytes). The part counts as clean from now on."""
+        assert self._building is None and self._outstanding is None, "parts are packed between batches"
+        self.state.dirty.pop(part, None)
+        return self.state.seq, pack_part(self.state, part, self.rows)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing outstanding or being built: state equals the durable journal."""
+        return self._outstanding is None and self._building is None
+
+    # -- what the shell tells us ----------------------------------------------------------------------------------
+
+    def receive(self, conn: int, corr: int, command: Command, *, now_ms: int) -> None:
+        """Queue a command. Finishing work is always taken; new work is refused when the queue is full."""
+        if isinstance(command, FINISHING):
+            self._finishing.append((conn, corr, command))
+        elif isinstance(command, READS):
+            self._reads.append((conn, corr, command))
+        elif len(self._new) >= QUEUE_MAX:
+            self._ready.append(
+                Answer(conn, corr, Problem("overloaded", CODES["overloaded"].title, (), retry_after_ms=500))
+            )
+        else:
+            self._new.append((conn, corr, command))
+
+    def peer_replied(self, shard: int, corr: int, reply: Reply, *, now_ms: int) -> None:
+        """A peer's answer to a Send, or an update of its view."""
+        if corr == self.views.corr:
+            self.views.update(reply, now_ms)
+        else:
+            self.two_phase.replied(shard, corr, reply)
+
+    def appended(self, seq: int) -> None:
+        """The outstanding entry is durable: its answers may leave."""
+        batch = self._outstanding
+        assert batch is not None and batch.seq == seq, "an entry was acknowledged that is not outstanding"
+        self._outstanding = None
+        self.durable_seq = seq
+        self._ready += batch.answers
+        self.views.durable()
+
+    def disconnected(self, conn: int) -> None:
+        """Answers to this connection will go nowhere; what was asked stays decided."""
+        self.views.disconnected(conn)
+
+    def note_shell(self, facts: dict[str, Any]) -> None:
+        """Measurements of the shell (append latency, journal memory) for status and metrics."""
+        self.shell_facts = facts
+
+    # -- building -------------------------------------------------------------------------------------------------
+
+    def batch(self, now_ms: int) -> Batch:
+        """The entry being built; a new one takes the next sequence and a time that never goes back (P4)."""
+        building = self._building
+        if building is None:
+            state = self.state
+            state.seq += 1
+            state.time_ms = max(state.time_ms, now_ms)
+            building = self._building = Batch(state.seq, state.time_ms)
+        return building
+
+    def put(self, batch: Batch, event: Event) -> None:
+        """Apply an event and make it part of the entry."""
+        apply(self.state, event, seq=batch.seq, time_ms=batch.time_ms)
+        batch.events.append(event)
+        batch.size += 96 + (len(event.record) if type(event) is OrderPut else 0)
+
+    def answer(self, conn: int, corr: int, reply: Reply, batch: Batch | None = None) -> None:
+        """Answer once everything the reply rests on is durable (P2). conn < 0 = nobody asked."""
+        if conn < 0:
+            return
+        behind = batch or self._building or self._outstanding
+        (behind.answers if behind is not None else self._ready).append(Answer(conn, corr, reply))
+
+    def send(self, shard: int, command: Command) -> int:
+        """Send a command to another shard; returns the correlation id its reply will carry."""
+        self._peer_corr += 1
+        self._sends.append(Send(shard, self._peer_corr, command))
+        return self._peer_corr
+
+    def token(self, seq: int | None = None, others: dict[int, tuple[int, int]] | None = None) -> str:
+        """Token of an entry of this shard (default: the newest), with points of other shards it rests on."""
+        points = dict(others or {})
+        points[self.shard] = (self.epoch, self.state.seq if seq is None else seq)
+        return make_token(points)
+
+    def next_order_no(self, time_ms: int) -> int:
+        """A number that no order of this or any shard had before."""
+        if time_ms > self._order_ms:
+            self._order_ms, self._order_counter = time_ms, 0
+        elif self._order_counter + 1 < ORDER_COUNTER_MAX:
+            self._order_counter += 1
+        else:
+            self._order_ms, self._order_counter = self._order_ms + 1, 0
+        return make_order_no(time_ms=self._order_ms, shard=self.shard, counter=self._order_counter)
+
+    def count(self, what: str, by: int = 1) -> None:
+        self.counts[what] = self.counts.get(what, 0) + by
+
+    def put_order(
+        self,
+        batch: Batch,
+        cause: int,
+        slot: str,
+        order_no: int,
+        record: OrderRecord,
+        stock: list[int],
+        capacity: list[int],
+        key_hash: int = 0,
+        fingerprint: int = 0,
+    ) -> None:
+        """Journal a changed order: next version, work lists, and what its remote legs must be driven to."""
+        record.version += 1
+        event = OrderPut(
+            cause, slot, order_no, encode_record(record), tuple(stock), tuple(capacity), key_hash, fingerprint
+        )
+        self.put(batch, event)
+        if cause in _ENDS_HOLD:
+            self.state.open_holds -= 1
+        if record.state != OrderState.HELD:
+            index_work(self.state, slot, order_no, record)
+        if any(leg.driving for leg in record.legs):
+            self.two_phase.drive(batch, slot, order_no, record)
+
+    def watch_expiry(self, expires_at_ms: int, slot: str, order_no: int) -> None:
+        heapq.heappush(self._expiries, (expires_at_ms, slot, order_no))
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def poll(self, *, now_ms: int) -> Effects:
+        """Decide what is queued, as far as one entry goes, and say what to do. Cheap when there is nothing to do."""
+        from engine.protocol.handlers import handle, place_group
+
+        state = self.state
+        self._expire(now_ms)
+        self.two_phase.tick(now_ms)
+        if self._waiting:
+            self._recheck_waiting(now_ms)
+        while self._finishing and not self._is_full():
+            handle(self, *self._finishing.popleft(), now_ms=now_ms)
+        group: list[tuple[int, int, PlaceOrder]] = []
+        while self._new and not self._is_full(len(group)):
+            conn, corr, command = self._new.popleft()
+            if type(command) is PlaceOrder:
+                if command.after is None or self._contains(conn, corr, command, now_ms):
+                    group.append((conn, corr, command))
+                continue
+            if group:
+                place_group(self, group, now_ms=now_ms)
+                group = []
+            handle(self, conn, corr, command, now_ms=now_ms)
+        if group:
+            place_group(self, group, now_ms=now_ms)
+        while self._reads:
+            handle(self, *self._reads.popleft(), now_ms=now_ms)
+
+        append = None
+        if self._outstanding is None and self._building is not None:
+            batch = self._outstanding = self._building
+            self._building = None
+            append = Append(batch.seq, batch.time_ms, _encode_events(batch.events), batch.decisions)
+        self.views.push(now_ms)
+        answers, self._ready = self._ready, []
+        sends, self._sends = self._sends, []
+        fetches, self._fetches = self._fetches, []
+        return Effects(append, answers, sends, self._wake_at(now_ms, state), fetches)
+
+    def fetch(self, conn: int, corr: int, at: tuple[int, int, int]) -> None:
+        self._fetches.append(Fetch(conn, corr, *at))
+
+    def requeue(self, conn: int, corr: int, command: Command) -> None:
+        """Decide it again at the next poll, before what arrived later."""
+        self._new.appendleft((conn, corr, command))
+
+    def _is_full(self, planned: int = 0) -> bool:
+        building = self._building
+        return building is not None and (building.full or len(building.events) + planned >= BATCH_ITEMS_MAX)
+
+    def _wake_at(self, now_ms: int, state: ShardState) -> int | None:
+        if self._outstanding is None and (self._finishing or self._new or self._building):
+            return now_ms
+        times = [t for t in (self.two_phase.wake_at_ms, self.views.wake_at_ms) if t is not None]
+        if self._expiries:
+            times.append(max(self._expiries[0][0], now_ms + 1))
+        if self._waiting:
+            times.append(min(entry[0] for entry in self._waiting))
+        return min(times) if times else None
+
+    def _expire(self, now_ms: int) -> None:
+        """End holds that are due, a bounded number a batch (P3)."""
+        expiries, state = self._expiries, self.state
+        done = 0
+        while expiries and expiries[0][0] <= now_ms and done < EXPIRIES_PER_BATCH and not self._is_full():
+            _, slot, order_no = heapq.heappop(expiries)
+            record = state.order(slot, order_no)
+            if record is None or record.state != OrderState.HELD:
+                continue
+            expires_at_ms = state.effective_expiry_ms(record)
+            if expires_at_ms > now_ms:
+                self.watch_expiry(expires_at_ms, slot, order_no)
+                continue
+            batch = self.batch(now_ms)
+            change = end_hold(record, expired=True)
+            assert not isinstance(change, Problem)
+            self.put_order(batch, change.cause, slot, order_no, record, change.stock, change.capacity)
+            self.count("expired")
+            done += 1
+
+    def _contains(self, conn: int, corr: int, command: PlaceOrder, now_ms: int) -> bool:
+        """Whether the views contain the command's token; if not, it waits up to a second for them."""
+        verdict = self.views.contains(command.after or "")
+        if verdict is None:
+            self.answer(conn, corr, Problem("invalid_token", CODES["invalid_token"].title))
+            return False
+        if not verdict:
+            self._waiting.append((now_ms + AFTER_WAIT_MS, conn, corr, command))
+        return verdict
+
+    def _recheck_waiting(self, now_ms: int) -> None:
+        waiting, self._waiting = self._waiting, []
+        for deadline, conn, corr, command in waiting:
+            if self.views.contains(command.after or ""):
+                self._new.append((conn, corr, msgspec.structs.replace(command, after=None)))
+            elif now_ms >= deadline:
+                problem = Problem("view_behind", CODES["view_behind"].title, (), retry_after_ms=100)
+                self.answer(conn, corr, problem)
+            else:
+                self._waiting.append((deadline, conn, corr, command))
