@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from engine.domain.config import KINDS, AnyDocument, Carrier, Channel, Item, Node, Placement
-from engine.domain.placement import shard_of_slot
+from engine.domain.placement import shard_of_node, shard_of_slot
 from engine.domain.replies import ConfigDoc
 
 SERVICES_PER_CARRIER = 64
@@ -73,8 +73,7 @@ class Catalog:
                 owners_changed = True
         self.version = max(self.version, version)
         if owners_changed:
-            nodes = self.placement.nodes
-            self.owner = [nodes.get(node.node_id, 0) if node else 0 for node in self.nodes]
+            self.owner = [shard_of_node(self.placement, node) if node else 0 for node in self.nodes]
 
     def owns_slot(self, slot: str) -> bool:
         return shard_of_slot(self.placement, slot) == self.shard

@@ -191,6 +191,8 @@ class FollowConfig(Struct, array_like=True, tag=23, frozen=True, gc=False):
     """Every change after a version, then each new one as it happens (answered many times on one correlation id)."""
 
     after_version: int
+    kinds: tuple[str, ...] | None = None
+    """Only these kinds (a gateway does not need every item); None = all."""
 
 
 class TryLegs(Struct, array_like=True, tag=30, frozen=True, gc=False):

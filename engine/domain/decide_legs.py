@@ -55,7 +55,9 @@ def wrong_state(record: OrderRecord, wanted: str) -> Problem:
     """The order's state does not allow it; says which state it is in."""
     label = OrderState(record.state).name.lower()
     code = "expired" if record.state == OrderState.EXPIRED else "wrong_state"
-    return Problem(code, CODES[code].title, (ProblemItem("", f"cannot {wanted}: the order is {label}", {"state": label}),))
+    return Problem(
+        code, CODES[code].title, (ProblemItem("", f"cannot {wanted}: the order is {label}", {"state": label}),)
+    )
 
 
 def take_from_leg(record: OrderRecord, leg: LegRecord, line: int, units: int, change: Change) -> int:
@@ -284,9 +286,7 @@ def _chosen(record: OrderRecord, leg: LegRecord, command: ActOnLeg) -> list[int]
     return limits if command.lines is None else by_line(record, command.lines, limits, "/lines")
 
 
-def _ship(
-    record: OrderRecord, leg: LegRecord, command: ActOnLeg, change: Change, now_ms: int
-) -> Change | Problem:
+def _ship(record: OrderRecord, leg: LegRecord, command: ActOnLeg, change: Change, now_ms: int) -> Change | Problem:
     """Units leave the shelf. Part of a leg leaves as a shipment of its own; the rest stays in the leg."""
     chosen = _chosen(record, leg, command)
     if isinstance(chosen, Problem):

@@ -264,7 +264,9 @@ def build_record(
         now_ms,
         order.ship_to,
         prepared.lines,
-        legs_of(state, prepared.planned, plan, leg_state=LegState.HELD if held else LegState.ALLOCATED, first=1, txn=txn),
+        legs_of(
+            state, prepared.planned, plan, leg_state=LegState.HELD if held else LegState.ALLOCATED, first=1, txn=txn
+        ),
         order.currency,
         order.customer_id,
         now_ms + command.ttl_s * 1_000 if held else 0,

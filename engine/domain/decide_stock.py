@@ -61,7 +61,9 @@ def adjust(state: ShardState, command: AdjustStock) -> StockMoved | Problem:
         row = state.positions.find(item, node)
         on_hand = state.positions.v_on_hand[row] if row >= 0 else 0
         if not -UNITS_MAX <= on_hand + net[item] <= UNITS_MAX:
-            return refuse("invalid_field", f"/moves/{n}/quantity", f"on hand would leave +-{UNITS_MAX}", on_hand=on_hand)
+            return refuse(
+                "invalid_field", f"/moves/{n}/quantity", f"on hand would leave +-{UNITS_MAX}", on_hand=on_hand
+            )
         moves.append((item, move.kind, change))
     reason = next((move.reason for move in command.moves if move.reason), "")
     return StockMoved(node, tuple(moves), reason, command.key_hash, command.fingerprint)

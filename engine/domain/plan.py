@@ -37,6 +37,9 @@ class Plan(NamedTuple):
     rung: int = Rung.SEPARABLE
     record: bytes = b""
     """Packed decision record (engine.domain.decisions)."""
+    component: int = 0
+    """Non-zero: the greedy plan of an order that collides with others of its batch. A solver may improve the component's
+    plans together (`Planner.component_problem`); until it has answered, these units are only claimed."""
 
 
 class PlanRequest(NamedTuple):
@@ -59,3 +62,12 @@ class Planner(Protocol):
         """Whether a destination can be placed on the map (by its own coordinates or its postal code)."""
 
     def plan(self, requests: Sequence[PlanRequest], *, now_ms: int) -> list[Plan]: ...
+
+    def component_problem(self, component: int) -> bytes:
+        """The joint problem of a component, packed for the solver process (opaque to the core)."""
+
+    def improved(self, component: int, answer: bytes | None) -> list[Plan]:
+        """Final plans of the component's requests, in the order `plan` gave them; the component is then forgotten.
+
+        None = no answer by the deadline: the greedy plans, recorded as such. Never dearer in total than the greedy plans.
+        """

@@ -41,6 +41,14 @@ class Fetch(NamedTuple):
     index: int
 
 
+class Solve(NamedTuple):
+    """Send a contended component to the solver process; tell the core by `solved(component, answer)`, None at the deadline."""
+
+    component: int
+    deadline_ms: int
+    problem: bytes
+
+
 class Effects(NamedTuple):
     append: Append | None
     answers: list[Answer]
@@ -48,6 +56,7 @@ class Effects(NamedTuple):
     wake_at_ms: int | None
     """Call `poll` again at this time even if nothing arrives; None = only when something arrives."""
     fetches: list[Fetch] = []
+    solves: list[Solve] = []
 
 
 class Core(Protocol):
@@ -58,6 +67,8 @@ class Core(Protocol):
     def peer_replied(self, shard: int, corr: int, reply: Reply, *, now_ms: int) -> None: ...
 
     def appended(self, seq: int) -> None: ...
+
+    def solved(self, component: int, answer: bytes | None, *, now_ms: int) -> None: ...
 
     def disconnected(self, conn: int) -> None: ...
 

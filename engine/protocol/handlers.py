@@ -152,7 +152,9 @@ def place(
 ) -> None:
     """Make a plan an order: at once where all its nodes are ours, else as a transaction."""
     state = core.state
-    if plan.unfilled and (prepared.on_short == OnShort.REFUSE or (prepared.on_short == OnShort.PARTIAL and not plan.legs)):
+    if plan.unfilled and (
+        prepared.on_short == OnShort.REFUSE or (prepared.on_short == OnShort.PARTIAL and not plan.legs)
+    ):
         core.count("refused")
         core.answer(conn, corr, shortage(state, prepared, plan))
         return
@@ -405,7 +407,12 @@ def _legs_short(core: ShardCore, node: int, items: list[int]) -> tuple[str, ...]
     for (order_no, leg_no), slot in core.state.work.get(node, {}).items():
         record = core.state.order(slot, order_no)
         leg = decide_legs.find_leg(record, leg_no) if record else None
-        if record and leg and leg.state == LegState.ALLOCATED and any(record.lines[i].item in wanted for i, _ in leg.lines):
+        if (
+            record
+            and leg
+            and leg.state == LegState.ALLOCATED
+            and any(record.lines[i].item in wanted for i, _ in leg.lines)
+        ):
             found.append((record.priority, -order_no, public_id("leg", OrderRef(slot, order_no), leg_no)))
     return tuple(name for _, _, name in sorted(found)[:1_000])
 
@@ -470,7 +477,11 @@ def _availability(core: ShardCore, conn: int, corr: int, command: GetAvailabilit
                 continue
             if command.node_id is not None and document.node_id != command.node_id:
                 continue
-            if command.channel is not None and document.channels is not None and command.channel not in document.channels:
+            if (
+                command.channel is not None
+                and document.channels is not None
+                and command.channel not in document.channels
+            ):
                 continue
             if tag not in document.offers or document.state != "on":
                 continue
@@ -614,7 +625,8 @@ def _dump(core: ShardCore, conn: int, corr: int, command: DumpPart, now_ms: int)
     elif command.kind == "foreign":
         for node, part in sorted(state.nodes.items()):
             rows += [
-                (node, leg.slot, leg.order_no, leg.leg_no, leg.state, leg.lines) for _, leg in sorted(part.foreign.items())
+                (node, leg.slot, leg.order_no, leg.leg_no, leg.state, leg.lines)
+                for _, leg in sorted(part.foreign.items())
             ]
     else:
         core.answer(conn, corr, refuse("invalid_field", "/kind", "one of node, slot, foreign"))

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-
 from engine.domain.commands import DriveLeg, PlaceOrder, ResolveTxn, TryLegs
 from engine.domain.decide_legs import capacity_left, drive_target
 from engine.domain.decide_orders import Prepared, legs_of, refuse, shortage, stock_of
@@ -93,9 +92,7 @@ class TwoPhase:
 
     # -- home: try ------------------------------------------------------------------------------------------------
 
-    def begin(
-        self, conn: int, corr: int, command: PlaceOrder, prepared: Prepared, plan: Plan, *, now_ms: int
-    ) -> None:
+    def begin(self, conn: int, corr: int, command: PlaceOrder, prepared: Prepared, plan: Plan, *, now_ms: int) -> None:
         """Start the transaction of a new order."""
         core = self._core
         order_no = core.next_order_no(max(core.state.time_ms, now_ms))
@@ -394,7 +391,8 @@ class TwoPhase:
             record.service,
             record.ship_to,
             tuple(
-                LineRequest(line.line_id, catalog.sku(line.item), line.quantity, line.unit_price_minor) for line in lines
+                LineRequest(line.line_id, catalog.sku(line.item), line.quantity, line.unit_price_minor)
+                for line in lines
             ),
             record.currency,
             record.placed_at_ms,
@@ -418,14 +416,16 @@ class TwoPhase:
             for i, units in leg.lines:
                 line = prepared.planned[i]
                 wanted[line] = wanted.get(line, 0) + units
-        if record is None or record.state != OrderState.COMMITTED or any(still.get(i, 0) < u for i, u in wanted.items()):
+        if (
+            record is None
+            or record.state != OrderState.COMMITTED
+            or any(still.get(i, 0) < u for i, u in wanted.items())
+        ):
             self._abort(pending)  # it was cancelled meanwhile
             return
         batch = core.batch(now_ms)
         first = max((leg.leg_no for leg in record.legs), default=0) + 1
-        legs = legs_of(
-            core.state, prepared.planned, plan, leg_state=LegState.ALLOCATED, first=first, txn=pending.txn
-        )
+        legs = legs_of(core.state, prepared.planned, plan, leg_state=LegState.ALLOCATED, first=first, txn=pending.txn)
         for leg in legs:
             leg.driving = not leg.local
         record.legs += legs
@@ -435,15 +435,16 @@ class TwoPhase:
         cash, service, policy, opportunity = plan.money_minor
         old = record.money_minor
         record.money_minor = (old[0] + cash, old[1] + service, old[2] + policy, old[3] + opportunity)
-        record.promise_ms = (max(record.promise_ms[0], plan.promise_ms[0]), max(record.promise_ms[1], plan.promise_ms[1]))
+        record.promise_ms = (
+            max(record.promise_ms[0], plan.promise_ms[0]),
+            max(record.promise_ms[1], plan.promise_ms[1]),
+        )
         if plan.record:
             record.decided_at.append((core.epoch, batch.seq, len(batch.decisions)))
             record.decision = len(record.decided_at) - 1
             batch.decisions.append(plan.record)
         stock, capacity = stock_of(record, legs, held=False)
-        core.put_order(
-            batch, Cause.REPLANNED, prepared.slot, pending.order_no, record, list(stock), list(capacity)
-        )
+        core.put_order(batch, Cause.REPLANNED, prepared.slot, pending.order_no, record, list(stock), list(capacity))
         core.count("replanned")
 
     # -- home: drive ----------------------------------------------------------------------------------------------
@@ -466,9 +467,7 @@ class TwoPhase:
                 leg.stock_effect,
                 tuple(shipped),
             )
-            self._drives[(slot, order_no, leg.leg_no)] = _Drive(
-                batch.seq, core.catalog.owner[leg.node], command, 0
-            )
+            self._drives[(slot, order_no, leg.leg_no)] = _Drive(batch.seq, core.catalog.owner[leg.node], command, 0)
         self.wake_at_ms = 0
 
     def recovered(self) -> None:
@@ -578,9 +577,7 @@ class TwoPhase:
         for leg_no, node, day, capacity, lines in fresh:
             core.put(
                 batch,
-                LegHeld(
-                    command.home, command.txn, command.slot, command.order_no, leg_no, node, day, capacity, lines
-                ),
+                LegHeld(command.home, command.txn, command.slot, command.order_no, leg_no, node, day, capacity, lines),
             )
             self._ask_at[(node, command.order_no, leg_no)] = now_ms + RESOLVE_AFTER_MS
         core.answer(conn, corr, TryReply(True, token=core.token(batch.seq)), batch)
@@ -681,7 +678,5 @@ class TwoPhase:
             return
         self._ask_at.pop(key, None)
         if verdict == "aborted":
-            self._put_drive(
-                core.batch(core.state.time_ms), node, order_no, leg_no, LegState.CANCELLED, (), (), "none"
-            )
+            self._put_drive(core.batch(core.state.time_ms), node, order_no, leg_no, LegState.CANCELLED, (), (), "none")
             core.count("legs_freed")

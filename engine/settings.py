@@ -1,0 +1,68 @@
+"""Settings of all processes, read once from the environment by the entry points and passed down. Prefix QM_."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Every queue, retry and batch has its limit here or beside the code that it bounds."""
+
+    model_config = SettingsConfigDict(env_prefix="QM_", frozen=True, extra="forbid")
+
+    data_dir: Path = Path("data")
+    """Where the embedded server keeps its files, and the runtime folder's lock."""
+    runtime_dir: Path | None = None
+    """Short 0700 folder for sockets; None = one under the system's temporary folder, by user and data folder."""
+    redis_url: SecretStr | None = None
+    """A server of your own (redis://, rediss://, unix://); None = the embedded one."""
+    durability: Literal["always", "unverified"] = "always"
+    """`unverified` starts although the server's `appendfsync always` cannot be proven; shown in /readyz."""
+    shards: int = Field(2, ge=1, le=64)
+    gateways: int = Field(1, ge=1, le=64)
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65_535)
+    """The first gateway's port; the next ones follow. 0 = any free one."""
+    ray_address: str | None = None
+    """A running cluster to join; None = a local one."""
+    shard_host: str = "127.0.0.1"
+    """Where shards listen for TCP (between machines)."""
+    tcp: bool = False
+    """Serve shards over TCP besides Unix sockets."""
+    cluster_token: SecretStr | None = None
+    """Shared secret of TCP connections between machines."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    max_lines: int = Field(1_000, ge=1, le=10_000)
+    body_bytes_max: int = Field(8 * 1024 * 1024, ge=1_024)
+    import_bytes_max: int = Field(512 * 1024 * 1024, ge=1_024)
+    in_flight_max: int = Field(4_096, ge=1)
+    """Requests a gateway works on at once; more are answered 503 at once."""
+    request_timeout_ms: int = Field(10_000, ge=100)
+    """After this a request is answered 503: its outcome is unknown, the same key tells it."""
+    rate_per_key_per_s: int = Field(0, ge=0)
+    """Requests a second for each API key; 0 = no limit."""
+
+    dedupe_max: int = Field(5_000_000, ge=1_000)
+    hold_ttl_max_s: int = Field(86_400, ge=1)
+    solver_deadline_ms: int = Field(40, ge=1)
+    solver_in_flight_max: int = Field(4, ge=0)
+    """Components at the solver at once, per shard; more keep their greedy plan. 0 = no solver process."""
+    reach_km: int = Field(0, ge=0)
+    """How far from a destination nodes are considered; 0 = all."""
+    candidates: int = Field(24, ge=1, le=64)
+    """Nearest capable nodes that the kernel looks at for one order."""
+    snapshot_interval_s: float = Field(5.0, gt=0)
+    journal_retained_entries: int = Field(20_000, ge=1_000)
+    """Entries kept before the older snapshot, so that `explain` can look back."""
+    lease_s: float = Field(2.0, gt=0.1)
+
+    @model_validator(mode="after")
+    def _tcp_needs_a_token(self) -> Self:
+        if self.tcp and self.shard_host not in ("127.0.0.1", "::1", "localhost") and self.cluster_token is None:
+            raise ValueError("QM_CLUSTER_TOKEN must be set where shards listen beyond this machine")
+        return self
