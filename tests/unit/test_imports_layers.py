@@ -1,0 +1,42 @@
+"""What a fresh interpreter loads: the pure parts load no Ray, Redis, HTTP or solver; a gateway never loads Ray."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+_PROBE = """
+import importlib, pkgutil, sys
+root = importlib.import_module(sys.argv[1])
+if hasattr(root, "__path__"):
+    for found in pkgutil.walk_packages(root.__path__, root.__name__ + "."):
+        if not found.name.endswith("__main__"):
+            importlib.import_module(found.name)
+print("\\n".join(sorted(sys.modules)))
+"""
+
+
+def modules_loaded_by(module: str) -> set[str]:
+    """Names of all modules that a fresh interpreter has after importing `module` and everything below it."""
+    run = subprocess.run([sys.executable, "-c", _PROBE, module], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    return set(run.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("module", "never"),
+    [
+        ("engine.domain", {"ray", "redis", "fastapi", "ortools", "numba", "solvers", "gateway", "asyncio"}),
+        ("engine.protocol", {"ray", "redis", "fastapi", "ortools", "numba", "solvers", "gateway", "asyncio"}),
+        ("engine.client", {"ray", "fastapi", "ortools", "numba", "solvers", "gateway"}),
+        ("engine.journal", {"ray", "fastapi", "ortools", "numba", "solvers", "gateway"}),
+        ("solvers", {"ray", "redis", "fastapi", "engine", "gateway", "loadtests"}),
+        ("gateway", {"ray", "ortools", "numba", "solvers", "engine.actors", "engine.cli", "loadtests"}),
+    ],
+)
+def test_a_fresh_interpreter_loads_no_more_than_the_layer_may(module: str, never: set[str]) -> None:
+    loaded = modules_loaded_by(module)
+    assert module in loaded
+    assert not never & loaded
