@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from engine.domain.config import KINDS, AnyDocument, Carrier, Channel, Item, Node, Placement
+from engine.domain.config import KINDS, ApiKey, Carrier, Channel, Item, Node, Placement
 from engine.domain.placement import shard_of_node, shard_of_slot
 from engine.domain.replies import ConfigDoc
 
@@ -33,6 +33,7 @@ class Catalog:
         self.node_of: dict[str, int] = {}
         self.channel_of: dict[str, int] = {}
         self.carrier_of: dict[str, int] = {}
+        self.keys: dict[str, ApiKey] = {}
         self.placement = Placement(shard_count=1)
         self.owner: list[int] = []
         """Owner shard by node index."""
@@ -46,7 +47,7 @@ class Catalog:
         """Take changed documents (in version order) and the version they bring this catalogue to."""
         owners_changed = False
         for doc in docs:
-            decoded: AnyDocument = _DECODERS[doc.kind].decode(doc.document)
+            decoded = _DECODERS[doc.kind].decode(doc.document)
             if isinstance(decoded, Item):
                 _put(self.items, doc.index, decoded)
                 self.item_of[decoded.sku] = doc.index
@@ -67,6 +68,8 @@ class Catalog:
                 self.levels = frozenset(
                     level for carrier in self.carriers if carrier for s in carrier.services for level in s.levels
                 )
+            elif isinstance(decoded, ApiKey):
+                self.keys[decoded.key_id] = decoded
             elif isinstance(decoded, Placement):
                 self.placement = decoded
                 self.network_version = doc.version

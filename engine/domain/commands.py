@@ -6,7 +6,7 @@ none) and `fingerprint` (64 bits of its body): a repeat gets the first answer, a
 
 from __future__ import annotations
 
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from engine.domain.orders import Destination, OrderRequest
 
@@ -165,10 +165,13 @@ class DumpPart(Struct, array_like=True, tag=15, frozen=True, gc=False):
 
 
 class PutConfig(Struct, array_like=True, tag=20, frozen=True, gc=False):
-    """Put documents of one kind (control shard). `if_version` = version of the single document replaced, else 412."""
+    """Put documents of one kind (control shard), all or none: each is the JSON text of a struct of engine.domain.config.
+
+    `if_version` = version of the single document replaced (0 = there must be none yet), else 412.
+    """
 
     kind: str
-    documents: tuple[Raw, ...]
+    documents: tuple[bytes, ...]
     if_version: int | None = None
     key_hash: int = 0
     fingerprint: int = 0

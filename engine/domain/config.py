@@ -2,7 +2,8 @@
 
 They are journaled by the control shard and pushed, by version, to every shard and gateway. Each document gets a small
 integer index at its first appearance that is never used again for another one; journals and columns store the index.
-Field names carry units; money is integer minor units of the deployment's currency.
+Field names carry units; money is integer minor units of the deployment's currency. Patterns end in `$(?!\\n)`: in Python `$`
+alone also matches before a last newline.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[!-~][ -~]*$")]
+# `$` also matches before a last line feed; `(?!\n)` says that there is none, in Python as in JSON Schema.
+Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[!-~][ -~]*$(?!\n)")]
 Text = Annotated[str, Meta(max_length=200)]
-Tag = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9_]+$")]
-Country = Annotated[str, Meta(pattern=r"^[A-Z]{2}$")]
-PostalCode = Annotated[str, Meta(min_length=1, max_length=12, pattern=r"^[0-9A-Za-z][0-9A-Za-z -]*$")]
+Tag = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9_]+$(?!\n)")]
+Country = Annotated[str, Meta(pattern=r"^[A-Z]{2}$(?!\n)")]
+PostalCode = Annotated[str, Meta(min_length=1, max_length=12, pattern=r"^[0-9A-Za-z][0-9A-Za-z -]*$(?!\n)")]
 Count = Annotated[int, Meta(ge=0, le=2_000_000_000)]
 Positive = Annotated[int, Meta(ge=1, le=2_000_000_000)]
 MoneyMinor = Annotated[int, Meta(ge=0, le=1_000_000_000_000)]
 BasisPoints = Annotated[int, Meta(ge=0, le=100_000)]
-Clock = Annotated[str, Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
-Day = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
+Clock = Annotated[str, Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$(?!\n)")]
+Day = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$(?!\n)")]
 
 
 class Document(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -106,7 +108,7 @@ class Channel(Document, kw_only=True):
 
     channel_id: Id
     name: Text = ""
-    currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}$")] = "USD"
+    currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}$(?!\n)")] = "USD"
     demand_centre: Place
     promise_days: dict[Id, Annotated[int, Meta(ge=0, le=60)]] = {}
     """Business days promised by service level; a later delivery costs `late_day_minor` a day."""
@@ -121,7 +123,7 @@ class RateCard(Document, kw_only=True):
     """Prices of one carrier service from a day on: `price_minor[zone][break]`, weight breaks are upper bounds."""
 
     effective_from: Day = "1970-01-01"
-    currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}$")] = "USD"
+    currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}$(?!\n)")] = "USD"
     break_g: Annotated[list[Positive], Meta(min_length=1, max_length=100)]
     price_minor: Annotated[list[Annotated[list[MoneyMinor], Meta(min_length=1, max_length=100)]], Meta(min_length=1)]
     minimum_minor: MoneyMinor = 0
@@ -166,9 +168,9 @@ class Carrier(Document, kw_only=True):
 class ApiKey(Document, kw_only=True):
     """A key by its hash; the secret is shown once, by the command that made it."""
 
-    key_id: Annotated[str, Meta(pattern=r"^[0-9a-z]{4,32}$")]
+    key_id: Annotated[str, Meta(pattern=r"^[0-9a-z]{4,32}$(?!\n)")]
     name: Text = ""
-    secret_sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    secret_sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
     scopes: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=64)]
     channels: Annotated[list[Id], Meta(max_length=200)] | None = None
     expires_at_ms: int | None = None

@@ -122,4 +122,13 @@ class Recovered(Struct, array_like=True, tag=7, frozen=True, gc=False):
     grace_until_ms: int
 
 
+class ConfigPut(Struct, array_like=True, tag=20, frozen=True, gc=False):
+    """Changed documents of one kind (control shard): (index, name, version, JSON text), versions ascending by one."""
+
+    kind: str
+    documents: tuple[tuple[int, str, int, bytes], ...]
+    key_hash: int = 0
+    fingerprint: int = 0
+
+
 Event = OrderPut | StockMoved | StockCounted | PositionSet | LegHeld | LegDriven | Recovered

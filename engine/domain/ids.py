@@ -16,7 +16,7 @@ EPOCH_2020_MS = 1_577_836_800_000
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _VALUE = {c: i for i, c in enumerate(_ALPHABET)}
 _NUMBER_CHARS = 13  # 65 bits in base 32
-_SLOT = re.compile(r"^[A-Z]{2}[0-9A-Z]{0,3}$")
+_SLOT = re.compile(r"[A-Z]{2}[0-9A-Z]{0,3}")
 ORDER_COUNTER_MAX = 1 << 14
 
 
@@ -74,7 +74,7 @@ def public_id(prefix: str, ref: OrderRef, suffix: int | None = None) -> str:
 def parse_public_id(text: str, prefix: str, *, has_suffix: bool = False) -> tuple[OrderRef, int] | None:
     """The reference and suffix (0 where there is none) that a public id names; None where the text is not such an id."""
     parts = text.split("_")
-    if len(parts) != (4 if has_suffix else 3) or parts[0] != prefix or not _SLOT.match(parts[1]):
+    if len(parts) != (4 if has_suffix else 3) or parts[0] != prefix or not _SLOT.fullmatch(parts[1]):
         return None
     number = decode_number(parts[2])
     if number is None:

@@ -18,6 +18,10 @@ COLUMNS = ("on_hand", "held", "allocated", "safety", "claimed", "fenced", "count
 _MERGE_MIN = 4_096
 
 
+def _view(array: np.ndarray) -> memoryview:
+    return memoryview(array)  # type: ignore[arg-type]  # NumPy's stubs declare no buffer before Python 3.12
+
+
 class Positions:
     """The columns. Arrays are int32 (units; seconds since 2020 for `counted_s`), `offset` int64.
 
@@ -52,17 +56,17 @@ class Positions:
 
     def _bind(self) -> None:
         """Views for scalar access: several times faster than indexing the arrays one element at a time."""
-        self.v_offset = memoryview(self.offset)
-        self.v_head = memoryview(self.head)
-        self.v_node = memoryview(self.node)
-        self.v_next = memoryview(self.next)
-        self.v_on_hand = memoryview(self.on_hand)
-        self.v_held = memoryview(self.held)
-        self.v_allocated = memoryview(self.allocated)
-        self.v_safety = memoryview(self.safety)
-        self.v_claimed = memoryview(self.claimed)
-        self.v_fenced = memoryview(self.fenced)
-        self.v_counted_s = memoryview(self.counted_s)
+        self.v_offset = _view(self.offset)
+        self.v_head = _view(self.head)
+        self.v_node = _view(self.node)
+        self.v_next = _view(self.next)
+        self.v_on_hand = _view(self.on_hand)
+        self.v_held = _view(self.held)
+        self.v_allocated = _view(self.allocated)
+        self.v_safety = _view(self.safety)
+        self.v_claimed = _view(self.claimed)
+        self.v_fenced = _view(self.fenced)
+        self.v_counted_s = _view(self.counted_s)
 
     def find(self, item: int, node: int) -> int:
         """Row of a position, -1 where there is none."""

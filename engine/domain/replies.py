@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 
 class ProblemItem(Struct, array_like=True, frozen=True):
@@ -135,11 +135,17 @@ class ConfigDoc(Struct, array_like=True, frozen=True):
     name: str
     index: int
     version: int
-    """Configuration version that last changed it: its ETag."""
-    document: Raw
+    """Configuration version that last changed it: its ETag. Every change of a document has a version of its own."""
+    document: bytes
+    """JSON text; decode it with the kind's struct of engine.domain.config."""
 
 
 class ConfigReply(Struct, array_like=True, tag=8, frozen=True):
+    """Documents, in version order for a follower and in name order for a list. A put answers every document it named.
+
+    version: for a follower, the version it has now reached; else the newest one. more = another page follows at once.
+    """
+
     documents: tuple[ConfigDoc, ...]
     version: int
     cursor: str = ""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
 
 from engine.domain.commands import Command
-from engine.domain.replies import Reply
+from engine.domain.replies import ConfigDoc, Reply
 
 
 class Append(NamedTuple):
@@ -38,7 +39,8 @@ class Fetch(NamedTuple):
     corr: int
     epoch: int
     seq: int
-    index: int
+    place: int
+    """Place of the record among those of its entry."""
 
 
 class Solve(NamedTuple):
@@ -60,8 +62,36 @@ class Effects(NamedTuple):
 
 
 class Core(Protocol):
-    """The one shape of every core (shard and control): feed it, poll it, do what it says. No clock, no I/O, no await."""
+    """The one shape of every core (shard and control): feed it, poll it, do what it says. No clock, no I/O, no await.
 
+    Life: load_part* replay* recovered, then any order of receive, peer_replied, solved, configure, disconnected, poll;
+    `appended` once for each Append. Parts are packed only while `idle`.
+    """
+
+    shard: int
+    epoch: int
+
+    # recovery
+    def load_part(self, part: str, seq: int, data: bytes) -> None:
+        """Newest good snapshot of a part, true after `seq`. Raises UnknownSchema, msgspec.MsgspecError."""
+
+    def replay(self, seq: int, time_ms: int, payload: bytes) -> None:
+        """The next journal entry, from the oldest loaded part on."""
+
+    def recovered(self, *, epoch: int, seq: int, time_ms: int, now_ms: int) -> None: ...
+
+    # snapshots
+    @property
+    def idle(self) -> bool:
+        """Nothing outstanding or being built: state equals the durable journal."""
+
+    def dirty_parts(self) -> list[str]:
+        """Parts changed since they were last packed, longest waiting first."""
+
+    def pack_part(self, part: str) -> tuple[int, bytes]:
+        """(sequence the bytes are true after, bytes). The part counts as clean from now on."""
+
+    # work
     def receive(self, conn: int, corr: int, command: Command, *, now_ms: int) -> None: ...
 
     def peer_replied(self, shard: int, corr: int, reply: Reply, *, now_ms: int) -> None: ...
@@ -70,6 +100,12 @@ class Core(Protocol):
 
     def solved(self, component: int, answer: bytes | None, *, now_ms: int) -> None: ...
 
+    def configure(self, docs: Iterable[ConfigDoc], version: int) -> None:
+        """Take a push of the configuration; between polls, never while one runs."""
+
     def disconnected(self, conn: int) -> None: ...
+
+    def note_shell(self, facts: dict[str, Any]) -> None:
+        """Measurements of the shell for status and metrics."""
 
     def poll(self, *, now_ms: int) -> Effects: ...

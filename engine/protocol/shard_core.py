@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -27,7 +28,7 @@ from engine.domain.orders import OrderRecord, OrderState
 from engine.domain.parts import RowIndex, load_part, pack_part
 from engine.domain.plan import Planner
 from engine.domain.problems import CODES
-from engine.domain.replies import Problem, Reply
+from engine.domain.replies import ConfigDoc, Problem, Reply
 from engine.domain.state import ShardState, apply, encode_record, index_work, rebuild_indexes
 from engine.protocol.effects import Answer, Append, Effects, Fetch, Send
 from engine.protocol.tokens import make_token
@@ -160,6 +161,13 @@ class ShardCore:
             self.views.update(reply, now_ms)
         else:
             self.two_phase.replied(shard, corr, reply)
+
+    def configure(self, docs: Iterable[ConfigDoc], version: int) -> None:
+        """Take a push of the configuration. It is not journaled here: every order names the version it was planned with."""
+        self.catalog.apply(docs, version)
+
+    def solved(self, component: int, answer: bytes | None, *, now_ms: int) -> None:
+        """The solver's answer about a component, None at the deadline."""
 
     def appended(self, seq: int) -> None:
         """The outstanding entry is durable: its answers may leave."""

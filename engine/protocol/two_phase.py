@@ -426,8 +426,8 @@ class TwoPhase:
         batch = core.batch(now_ms)
         first = max((leg.leg_no for leg in record.legs), default=0) + 1
         legs = legs_of(core.state, prepared.planned, plan, leg_state=LegState.ALLOCATED, first=first, txn=pending.txn)
-        for leg in legs:
-            leg.driving = not leg.local
+        for new in legs:
+            new.driving = not new.local
         record.legs += legs
         for demand in record.demand:
             demand.quantity -= wanted.get(demand.line, 0)
