@@ -1,0 +1,27 @@
+"""Logging of every process: JSON lines on standard error."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+
+from engine.settings import Settings
+
+
+def set_up_logging(settings: Settings) -> None:
+    """Configure structlog once for this process."""
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )

@@ -1,0 +1,44 @@
+"""Ray options of every actor, and the one place where `ray.remote` is applied."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+
+from engine.actors.gateway_host import GatewayHost
+from engine.actors.shard import ShardActor
+from engine.actors.solver import SolverActor
+from engine.actors.supervisor import Supervisor
+
+NAMESPACE = "quartermaster"
+SHARD_SLOT = "shard_slot"
+SHARD_SLOTS_PER_MACHINE = 1_000
+SHARD_MEMORY_BYTES = 512 * 1024 * 1024
+_COMMON: dict[str, Any] = {
+    "namespace": NAMESPACE,
+    "lifetime": "detached",
+    "num_cpus": 0,
+    "max_restarts": -1,
+    "max_task_retries": 0,
+    "max_concurrency": 1_000,
+}
+
+
+def supervisor_actor() -> Any:
+    return ray.remote(Supervisor).options(name="supervisor", **_COMMON)
+
+
+def shard_actor(shard: int) -> Any:
+    """One slot each; memory is asked for so that Ray does not pile shards on a machine that cannot hold them."""
+    return ray.remote(ShardActor).options(
+        name=f"shard-{shard}", resources={SHARD_SLOT: 1}, memory=SHARD_MEMORY_BYTES, **_COMMON
+    )
+
+
+def solver_actor() -> Any:
+    return ray.remote(SolverActor).options(name="solver", **_COMMON)
+
+
+def gateway_actor(port: int) -> Any:
+    return ray.remote(GatewayHost).options(name=f"gateway-{port}", **_COMMON)

@@ -1,0 +1,158 @@
+"""The shard as an actor: a plain class with the life of one core in one process. Ray's part is in options.py.
+
+The constructor is cheap. `run` recovers, serves and never returns: the supervisor keeps one call of it open, so that it learns
+at once when the process died, and Ray starts it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from engine.actors.journals import open_journal
+from engine.actors.logs import set_up_logging
+from engine.actors.runner import Runner
+from engine.actors.server import ShardServer
+from engine.actors.solver_client import SolverClient
+from engine.client.cluster import Cluster
+from engine.client.link import host_id
+from engine.domain.catalog import Catalog
+from engine.domain.commands import Command, GetStatus
+from engine.domain.placement import CONTROL_SHARD
+from engine.domain.replies import Problem, Reply, StatusReply
+from engine.journal.discovery import Directory
+from engine.journal.port import Unavailable
+from engine.protocol.control_core import ControlCore
+from engine.protocol.effects import Core
+from engine.protocol.shard_core import ShardCore
+from engine.settings import Settings
+
+CONFIG_WAIT_S = 30.0
+ACQUIRE_RETRY_S = 0.2
+_decode_command = msgspec.msgpack.Decoder(Command)
+_encode = msgspec.msgpack.Encoder().encode
+log = structlog.get_logger(__name__)
+
+
+class ShardActor:
+    """One shard: number 255 is the control shard. `settings` as JSON, because Ray hands over bytes and text only."""
+
+    def __init__(self, shard: int, settings_json: str, runtime_dir: str) -> None:
+        self._shard = shard
+        self._settings = Settings.model_validate_json(settings_json)
+        self._runtime_dir = Path(runtime_dir)
+        self._runner: Runner | None = None
+        self._serving = asyncio.Event()
+        self._started = False
+        self._nonce = uuid.uuid4().hex
+
+    async def ping(self) -> int:
+        """Process id of the actor."""
+        return os.getpid()
+
+    async def call(self, packed: bytes) -> bytes:
+        """One command as msgpack bytes; the same answer as over the socket. For tests and admin, not for traffic."""
+        command = _decode_command.decode(packed)
+        if self._runner is None:
+            reply: Reply = Problem("unavailable", "the shard is recovering", (), retry_after_ms=500)
+        else:
+            reply = await self._runner.ask(command)
+        return _encode(reply)
+
+    async def wait_serving(self) -> None:
+        """Returns once commands are answered."""
+        await self._serving.wait()
+
+    async def status(self) -> dict[str, Any]:
+        """What `GetStatus` answers, and whether the shard is frozen."""
+        if self._runner is None:
+            return {"shard": self._shard, "state": "recovering"}
+        reply = await self._runner.ask(GetStatus())
+        facts = reply.facts if isinstance(reply, StatusReply) else {"problem": str(reply)}
+        return {**facts, "state": "frozen" if self._runner.frozen else "serving", "why": self._runner.frozen}
+
+    async def run(self) -> None:
+        """Recover, serve, for as long as the process lives."""
+        if not self._started:  # a restarted supervisor calls again
+            self._started = True
+            set_up_logging(self._settings)
+            await self._start()
+            self._serving.set()
+        await asyncio.Event().wait()
+
+    async def _start(self) -> None:
+        settings, shard = self._settings, self._shard
+        token = settings.cluster_token.get_secret_value() if settings.cluster_token else ""
+        assert settings.redis_url is not None
+        directory = Directory(settings.redis_url.get_secret_value())
+        cluster: Cluster | None = None
+        core: Core
+        if shard == CONTROL_SHARD:
+            core = ControlCore()
+        else:
+            core, cluster = await self._configured_core(directory, token)
+        runner_box: list[Runner] = []
+        server = ShardServer(
+            shard,
+            token=token,
+            on_commands=lambda conn, items: runner_box[0].on_commands(conn, items),
+            on_left=lambda conn: runner_box[0].on_left(conn),
+        )
+        journal = await open_journal(settings, shard)
+        solver = SolverClient(self._runtime_dir / "solver.sock", settings) if cluster is not None else None
+        runner = Runner(
+            core, journal, server, settings, cluster=cluster, solve=solver.solve if solver is not None else None
+        )
+        runner_box.append(runner)
+        path = self._runtime_dir / f"s{shard}.sock"
+        await server.listen_unix(path)
+        addresses = [f"unix:{host_id()}:{path}"]
+        if settings.tcp:
+            addresses.append(f"tcp:{settings.shard_host}:{await server.listen_tcp(settings.shard_host)}")
+        while True:
+            try:
+                acquired = await journal.acquire(self._nonce, addresses)
+                break
+            except Unavailable as error:
+                log.warning("journal unreachable", shard=shard, error=str(error))
+                await asyncio.sleep(ACQUIRE_RETRY_S)
+        await runner.start(acquired)
+        if cluster is not None:
+            runner.follow_peers()
+        self._runner = runner
+
+    async def _configured_core(self, directory: Directory, token: str) -> tuple[ShardCore, Cluster]:
+        """A stock core with the whole configuration, its kernel warm, and the links to its peers."""
+        from engine.actors.planner import SolverPlanner
+
+        settings = self._settings
+        catalog = Catalog(self._shard)
+        cluster = Cluster(directory.find, token=token, peer=self._shard, catalog=catalog, timeout_s=5.0)
+        await cluster.start()
+        while not await cluster.wait_configured(CONFIG_WAIT_S):
+            log.warning("waiting for the control shard", shard=self._shard)
+        core = ShardCore(
+            self._shard,
+            catalog,
+            lambda state: SolverPlanner(state, settings),
+            dedupe_max=settings.dedupe_max,
+            solver_deadline_ms=settings.solver_deadline_ms,
+            solver_in_flight_max=settings.solver_in_flight_max,
+        )
+        cluster.on_config = self._on_config(core, cluster)
+        return core, cluster
+
+    def _on_config(self, core: ShardCore, cluster: Cluster) -> Any:
+        def apply(docs: Any, version: int) -> None:
+            core.configure(docs, version)
+            if self._runner is not None:
+                self._runner.follow_peers()
+                self._runner.wake()
+
+        return apply

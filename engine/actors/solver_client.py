@@ -1,0 +1,119 @@
+"""A shard's line to the solver process of its machine: one request a component, answered or overdue."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from engine.protocol.effects import Solve
+from engine.protocol.wire import FrameError, FrameReader, frame
+from engine.settings import Settings
+
+RECONNECT_S = 0.5
+log = structlog.get_logger(__name__)
+
+
+class SolveRequest(msgspec.Struct, array_like=True, frozen=True):
+    corr: int
+    budget_ms: int
+    problem: bytes
+
+
+class SolveAnswer(msgspec.Struct, array_like=True, frozen=True):
+    """`answer` empty = the solver failed on this problem; the greedy plan stands."""
+
+    corr: int
+    answer: bytes
+
+
+_decode = msgspec.msgpack.Decoder(SolveAnswer).decode
+
+
+class SolverClient:
+    """Never blocks and never fails: without a solver every component is answered None at once."""
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self._path = path
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._corr = 0
+        self._waiting: dict[int, asyncio.Future[bytes | None]] = {}
+        self._task = self._loop.create_task(self._keep_connected(), name="solver-link")
+
+    def solve(self, solve: Solve) -> asyncio.Future[bytes | None]:
+        """The packed answer, or None at the deadline."""
+        future: asyncio.Future[bytes | None] = self._loop.create_future()
+        if self._transport is None:
+            future.set_result(None)
+            return future
+        self._corr += 1
+        corr = self._corr
+        budget_ms = max(1, solve.deadline_ms - time.time_ns() // 1_000_000)
+        self._waiting[corr] = future
+        self._transport.write(frame(SolveRequest(corr, budget_ms, solve.problem)))
+        self._loop.call_later(budget_ms / 1_000, self._answered, corr, None)
+        return future
+
+    def _answered(self, corr: int, answer: bytes | None) -> None:
+        future = self._waiting.pop(corr, None)
+        if future is not None and not future.done():
+            future.set_result(answer)
+
+    def frame_received(self, body: bytes) -> None:
+        reply = _decode(body)
+        self._answered(reply.corr, reply.answer or None)
+
+    def connected(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def lost(self) -> None:
+        self._transport = None
+        for corr in list(self._waiting):
+            self._answered(corr, None)
+
+    async def _keep_connected(self) -> None:
+        while True:
+            ended: asyncio.Future[None] = self._loop.create_future()
+            try:
+                protocol = _SolverProtocol(self, ended)
+                await self._loop.create_unix_connection(protocol.itself, str(self._path))
+            except OSError:
+                ended.cancel()
+            else:
+                await ended
+            await asyncio.sleep(RECONNECT_S)
+
+
+class _SolverProtocol(asyncio.Protocol):
+    def __init__(self, client: SolverClient, ended: asyncio.Future[None]) -> None:
+        self._client = client
+        self._ended = ended
+        self._reader = FrameReader()
+        self._transport: asyncio.Transport | None = None
+
+    def itself(self) -> _SolverProtocol:
+        return self
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._client.connected(transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for body in self._reader.feed(data):
+                self._client.frame_received(body)
+        except (FrameError, msgspec.MsgspecError) as error:
+            log.warning("bad frame from the solver", error=str(error))
+            assert self._transport is not None
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._client.lost()
+        if not self._ended.done():
+            self._ended.set_result(None)

@@ -1,0 +1,126 @@
+"""Makes every other actor, once, and keeps one `run` call open to each: it ends when the process does, Ray starts the process
+again, and the supervisor calls again. Placement and restart are Ray's; this only says what there is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import structlog
+
+from engine.actors.logs import set_up_logging
+from engine.domain.placement import CONTROL_SHARD
+from engine.settings import Settings
+
+AGAIN_MIN_S = 0.05
+AGAIN_MAX_S = 2.0
+log = structlog.get_logger(__name__)
+
+
+class Supervisor:
+    """A plain class; Ray's part is in options.py."""
+
+    def __init__(self, settings_json: str, runtime_dir: str, ports: list[int]) -> None:
+        self._settings = Settings.model_validate_json(settings_json)
+        self._settings_json = settings_json
+        self._runtime_dir = runtime_dir
+        self._ports = ports
+        self._actors: dict[str, Any] = {}
+        self._runs: dict[str, asyncio.Task[None]] = {}
+        self._started = False
+        self._stopping = False
+
+    async def ping(self) -> int:
+        """Process id of the actor."""
+        return os.getpid()
+
+    async def run(self) -> None:
+        """Make the control shard, and stay. The rest follows by `start_rest`, once the placement map is there."""
+        set_up_logging(self._settings)
+        from engine.actors.options import shard_actor
+
+        self._keep("control", shard_actor(CONTROL_SHARD), CONTROL_SHARD, self._settings_json, self._runtime_dir)
+        if self._started:
+            await self.start_rest()
+        await asyncio.Event().wait()
+
+    async def start_rest(self) -> None:
+        """Make stock shards, the solver and the gateways; returns at once, repeating it changes nothing."""
+        from engine.actors.options import gateway_actor, shard_actor, solver_actor
+
+        self._started = True
+        for shard in range(self._settings.shards):
+            self._keep(f"shard-{shard}", shard_actor(shard), shard, self._settings_json, self._runtime_dir)
+        if self._settings.solver_in_flight_max:
+            self._keep("solver", solver_actor(), self._settings_json, self._runtime_dir)
+        for port in self._ports:
+            self._keep(f"gateway-{port}", gateway_actor(port), self._settings_json, port)
+
+    async def wait_shards(self) -> None:
+        """Returns once every stock shard serves."""
+        await asyncio.gather(
+            *(actor.wait_serving.remote() for name, actor in self._actors.items() if name.startswith("shard-"))
+        )
+
+    async def pids(self) -> dict[str, int]:
+        """Process id by actor name; 0 where it does not answer."""
+        out = {"supervisor": os.getpid()}
+        for name, actor in self._actors.items():
+            try:
+                out[name] = await asyncio.wait_for(actor.ping.remote(), 2.0)
+            except Exception as error:
+                # Ray raises several kinds while an actor restarts; all mean "no answer now", which is what 0 says.
+                log.debug("no answer", actor=name, error=repr(error))
+                out[name] = 0
+        return out
+
+    async def stop(self) -> None:
+        """Stop the gateways in order (they drain); shards hold nothing that is not in the journal."""
+        self._stopping = True
+        for name, actor in self._actors.items():
+            if name.startswith("gateway-"):
+                try:
+                    await asyncio.wait_for(actor.stop.remote(), 12.0)
+                except Exception as error:
+                    # A gateway that cannot be asked any more ends with its host.
+                    log.warning("gateway not stopped in order", actor=name, error=repr(error))
+
+    def _keep(self, name: str, options: Any, *arguments: Any) -> None:
+        if name in self._runs:
+            return
+        self._runs[name] = asyncio.get_running_loop().create_task(self._keep_running(name, options, *arguments))
+
+    async def _keep_running(self, name: str, options: Any, *arguments: Any) -> None:
+        """One open `run` call after another."""
+        import ray
+
+        delay_s = AGAIN_MIN_S
+        while not self._stopping:
+            started = asyncio.get_running_loop().time()
+            try:
+                if name not in self._actors:
+                    self._actors[name] = self._find_or_make(name, options, *arguments)
+                await self._actors[name].run.remote()
+            except ray.exceptions.ActorDiedError as error:
+                log.error("actor is gone for good, making another", actor=name, error=str(error).splitlines()[0])
+                self._actors.pop(name, None)
+            except ray.exceptions.RayError as error:
+                log.warning("actor ended, Ray restarts it", actor=name, error=str(error).splitlines()[0])
+            if asyncio.get_running_loop().time() - started > AGAIN_MAX_S:
+                delay_s = AGAIN_MIN_S
+            await asyncio.sleep(delay_s)
+            delay_s = min(AGAIN_MAX_S, delay_s * 2)
+
+    def _find_or_make(self, name: str, options: Any, *arguments: Any) -> Any:
+        """After a restart of the supervisor its actors are still there under their names."""
+        import ray
+
+        from engine.actors.options import NAMESPACE
+
+        actor_name = f"shard-{CONTROL_SHARD}" if name == "control" else name
+        try:
+            return ray.get_actor(actor_name, namespace=NAMESPACE)
+        except ValueError:
+            return options.remote(*arguments)

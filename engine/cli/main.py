@@ -1,0 +1,36 @@
+"""The `quartermaster` command."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(
+    name="quartermaster",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=(
+        "Real-time order allocation: never oversells, provably near-cheapest, explains every decision.\n\n"
+        "Start with `quartermaster demo`, or `quartermaster up` for an engine of your own."
+    ),
+)
+
+
+def build() -> typer.Typer:
+    """All commands. Imported here, not above, so that `--help` stays quick."""
+    from engine.cli.demo import demo
+    from engine.cli.explain import explain
+    from engine.cli.imports import app as imports
+    from engine.cli.status import status
+    from engine.cli.up import up
+    from engine.cli.verify import verify
+
+    for command in (up, demo, explain, verify, status):
+        app.command()(command)
+    app.add_typer(imports, name="import")
+    return app
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    build()()

@@ -1,0 +1,68 @@
+"""`quartermaster up`: the whole engine in one process tree."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from engine.settings import Settings
+
+_console = Console(stderr=True)
+
+
+def settings_from(**options: Any) -> Settings:
+    """Settings from the environment (QM_*), overridden by what the command line says. Exits 2 with the field's name."""
+    try:
+        return Settings(**{name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        for fault in error.errors():
+            field = ".".join(str(part) for part in fault["loc"])
+            _console.print(f"[red]{field}[/]: {fault['msg']}")
+        raise typer.Exit(2) from error
+
+
+def up(
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the journal and keys. Created if missing.")] = None,
+    shards: Annotated[int | None, typer.Option(help="Stock shards. Fixed by the first start of a data folder.")] = None,
+    gateways: Annotated[int | None, typer.Option(help="HTTP gateways, one port each.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the first gateway; 0 = any free one.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address that gateways listen on.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+) -> None:
+    """Start the engine: embedded server, Ray, shards and gateways, in one process tree.
+
+    State lives in the data folder and survives a restart, a kill included. Set QM_REDIS_URL to use a Redis or Valkey server of
+    your own. Stop with Ctrl-C or SIGTERM: gateways finish what they have begun.
+
+    Example: quartermaster up --data-dir ./data --shards 2 --port 8080
+    """
+    settings = settings_from(
+        data_dir=data_dir, shards=shards, gateways=gateways, port=port, host=host, log_level=log_level
+    )
+    raise typer.Exit(asyncio.run(_up(settings)))
+
+
+async def _up(settings: Settings) -> int:
+    from engine.bootstrap import StartError, running_stack
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with running_stack(settings, say=lambda text: _console.print(f"[dim]{text}[/]")) as stack:
+            for url in stack.base_urls:
+                _console.print(f"[bold green]ready[/] {url}")
+            _console.print(f"key   {stack.api_key}")
+            _console.print(f"data  {settings.data_dir.resolve()}")
+            await stop.wait()
+    except StartError as error:
+        _console.print(f"[red]cannot start:[/] {error}")
+        return 1
+    return 0

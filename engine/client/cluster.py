@@ -1,0 +1,124 @@
+"""All shards as one asker sees them: links by shard, the configuration kept up to date, routing by slot and node."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from engine.client.link import Finder, ShardLink, unavailable
+from engine.domain.catalog import Catalog
+from engine.domain.commands import Command, FollowConfig
+from engine.domain.placement import CONTROL_SHARD
+from engine.domain.replies import ConfigDoc, ConfigReply, Problem, Reply
+
+CONFIG_CORR = 1
+MOVED_RETRIES = 5
+MOVED_WAIT_S = 0.1
+log = structlog.get_logger(__name__)
+
+
+class Cluster:
+    """Start it, then ask. `catalog` follows the control shard; `kinds` limits it (a gateway needs no items)."""
+
+    def __init__(
+        self,
+        find: Finder,
+        *,
+        kinds: tuple[str, ...] | None = None,
+        token: str = "",
+        peer: int = -1,
+        timeout_s: float = 10.0,
+        catalog: Catalog | None = None,
+    ) -> None:
+        self.catalog = catalog if catalog is not None else Catalog(peer)
+        self.on_config: Callable[[Iterable[ConfigDoc], int], None] = self.catalog.apply
+        """What is done with each change; a shard puts its core's method here."""
+        self._find = find
+        self._kinds = kinds
+        self._token = token
+        self._peer = peer
+        self._timeout_s = timeout_s
+        self._links: dict[int, ShardLink] = {}
+        self._configured = asyncio.Event()
+
+    async def start(self) -> None:
+        """Begin to connect; returns at once. `wait_configured` tells when the configuration is complete."""
+        control = self.link(CONTROL_SHARD)
+        control.subscribe(CONFIG_CORR, lambda: FollowConfig(self.catalog.version, self._kinds), self._config_came)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(link.close() for link in self._links.values()))
+
+    async def wait_configured(self, timeout_s: float) -> bool:
+        """Whether the whole configuration arrived in time."""
+        try:
+            await asyncio.wait_for(self._configured.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def _config_came(self, reply: Reply) -> None:
+        if isinstance(reply, ConfigReply):
+            self.on_config(reply.documents, reply.version)
+            if not reply.more:
+                self._configured.set()
+        elif isinstance(reply, Problem):
+            log.warning("the control shard refused to be followed", code=reply.code, detail=reply.detail)
+
+    # -- routing --------------------------------------------------------------------------------------------------
+
+    @property
+    def shards(self) -> range:
+        return range(self.catalog.placement.shard_count)
+
+    def shard_of_slot(self, slot: str) -> int:
+        return self.catalog.owner_of_slot(slot)
+
+    def shard_of_node(self, node_id: str) -> int | None:
+        node = self.catalog.node_of.get(node_id)
+        return None if node is None else self.catalog.owner[node]
+
+    def link(self, shard: int) -> ShardLink:
+        link = self._links.get(shard)
+        if link is None:
+            link = self._links[shard] = ShardLink(
+                shard, self._find, token=self._token, peer=self._peer, timeout_s=self._timeout_s
+            )
+        return link
+
+    def links(self) -> dict[int, ShardLink]:
+        return self._links
+
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    def submit(self, shard: int, command: Command) -> asyncio.Future[Reply]:
+        """The hot path: no await, no retry over `moved`. The future ends at the latest at the cluster's time-out."""
+        return self.link(shard).submit(command)
+
+    async def ask(self, shard: int, command: Command, *, timeout_s: float | None = None) -> Reply:
+        """One answer; Problem("unavailable") where none came in time (the outcome is unknown)."""
+        future = self.link(shard).submit(command)
+        if timeout_s is None:
+            return await future
+        try:
+            return await asyncio.wait_for(future, timeout_s)
+        except TimeoutError:
+            return unavailable()
+
+    async def ask_owner(self, owner: Callable[[], int], command: Command, *, timeout_s: float | None = None) -> Reply:
+        """Ask whoever owns it; a shard that answers `moved` did nothing, so the newer map is awaited and asked again."""
+        reply = await self.ask(owner(), command, timeout_s=timeout_s)
+        for _ in range(MOVED_RETRIES):
+            if not isinstance(reply, Problem) or reply.code != "moved":
+                break
+            await asyncio.sleep(MOVED_WAIT_S)
+            reply = await self.ask(owner(), command, timeout_s=timeout_s)
+        return reply
+
+    async def ask_all(self, command: Command, *, timeout_s: float | None = None) -> dict[int, Reply]:
+        """The answer of every stock shard."""
+        shards = list(self.shards)
+        replies = await asyncio.gather(*(self.ask(shard, command, timeout_s=timeout_s) for shard in shards))
+        return dict(zip(shards, replies, strict=True))
