@@ -98,7 +98,7 @@ def start_ray(settings: Settings, temp_dir: Path) -> None:
         log_to_driver=settings.log_level == "debug",
         configure_logging=False,
         _temp_dir=str(temp_dir),
-        _node_ip_address="127.0.0.1",
+        _node_ip_address="127.0.0.2",  # 127.0.0.1 is rewritten to an outside address of the machine
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Callable
 from collections.abc import Iterable
 from typing import Any
 
@@ -65,14 +66,25 @@ class Batch:
 class ShardCore:
     """One shard. Feed it with `receive`, `peer_replied`, `appended`; do what `poll` says."""
 
-    def __init__(self, shard: int, catalog: Catalog, planner: Planner, *, dedupe_max: int = 5_000_000) -> None:
+    def __init__(
+        self,
+        shard: int,
+        catalog: Catalog,
+        make_planner: Callable[[ShardState], Planner],
+        *,
+        dedupe_max: int = 5_000_000,
+        solver_deadline_ms: int = 40,
+        solver_in_flight_max: int = 0,
+    ) -> None:
         from engine.protocol.two_phase import TwoPhase
         from engine.protocol.view_feed import ViewFeed
 
         self.shard = shard
         self.catalog = catalog
-        self.planner = planner
         self.state = ShardState(catalog, dedupe_max=dedupe_max)
+        self.planner = make_planner(self.state)
+        self.solver_deadline_ms = solver_deadline_ms
+        self.solver_in_flight_max = solver_in_flight_max
         self.epoch = 0
         self.durable_seq = 0
         self.rows = RowIndex()

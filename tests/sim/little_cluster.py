@@ -36,8 +36,7 @@ class LittleCluster:
     def __post_init__(self) -> None:
         for shard in range(self.shards):
             catalog = a_catalog(shard, nodes=self.nodes, items=self.items, shards=self.shards)
-            core = ShardCore(shard, catalog, None)  # type: ignore[arg-type]
-            core.planner = GreedyPlanner(core.state)
+            core = ShardCore(shard, catalog, GreedyPlanner)
             core.recovered(epoch=1, seq=0, time_ms=self.now_ms, now_ms=self.now_ms)
             self.cores.append(core)
             self.entries.append([])
