@@ -1,0 +1,193 @@
+"""The joint solver: the orders of a batch that collide over stock, each with its ways to be served, at the least total cost.
+
+    problem -> flat arrays -> reduce -> components -> prices -> fewer columns -> reduce again ... -> exact search -> CP-SAT
+               (joint_flat)                           (joint_search)                                               (joint_cpsat)
+
+Most components are two to four orders and end in the first search. CP-SAT sees only what that leaves unproven.
+
+J1  The answer never costs more than columns 0, the greedy incumbent (asserted).
+J2  `status` 0 is claimed only when no choice among the given columns is cheaper; then `bound` == `cost`.
+J3  `bound` <= the cost of every choice among the given columns.
+J4  The same problem and limits give the same answer, unless `deadline_ms` cut it short (status 1).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Annotated, NamedTuple
+
+import msgspec
+import numpy as np
+
+from solvers.joint_cpsat import solve_columns
+from solvers.joint_flat import Flags, Flat, Ints, extract, flatten, reduce
+from solvers.joint_search import cheapest, drop_dear, price_rows, scale_for, search
+
+EXACT, TIME_BOXED = 0, 1
+MONEY_MAX = 2**50
+UNITS_MAX = 2**40
+
+Money = Annotated[int, msgspec.Meta(ge=-MONEY_MAX, le=MONEY_MAX)]
+Units = Annotated[int, msgspec.Meta(ge=0, le=UNITS_MAX)]
+Index = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+
+_TINY_PRODUCT = 64
+"""Choices of a component up to which pricing costs more than looking at all of them."""
+_PRICE_ROUNDS = 120
+_NODES_MAX = 60_000
+_DEPTH_MAX = 4
+
+
+class JointColumn(msgspec.Struct, array_like=True):
+    """One complete way to serve an order: its money, and (row, units) of each position or capacity that it takes from."""
+
+    cost: Money
+    takes: list[tuple[Index, Units]]
+
+
+class JointProblem(msgspec.Struct, array_like=True):
+    """`columns[o][k]`; column 0 of every order = the greedy incumbent, jointly feasible. `stock[r]` = free units of row r.
+
+    `rows_ref[r]` = what the row is, for the reader (item and node); the solver does not look.
+    """
+
+    columns: list[list[JointColumn]]
+    stock: list[Units]
+    rows_ref: list[tuple[int, int]] = []
+
+
+class JointAnswer(msgspec.Struct, array_like=True):
+    """`chosen[o]` = column of order o. `status`: 0 exact, 1 time-boxed. `micros` = wall time, the only unrepeatable part."""
+
+    chosen: list[int]
+    cost: int
+    bound: int
+    status: int
+    micros: int
+
+
+_problems = msgspec.msgpack.Decoder(JointProblem)
+_answers = msgspec.msgpack.Decoder(JointAnswer)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def pack_problem(problem: JointProblem) -> bytes:
+    return _encoder.encode(problem)
+
+
+def unpack_problem(packed: bytes) -> JointProblem:
+    """Raises msgspec.DecodeError or its child ValidationError: not a problem, or a number outside its limits."""
+    return _problems.decode(packed)
+
+
+def pack_answer(answer: JointAnswer) -> bytes:
+    return _encoder.encode(answer)
+
+
+def unpack_answer(packed: bytes) -> JointAnswer:
+    """Raises msgspec.DecodeError or its child ValidationError."""
+    return _answers.decode(packed)
+
+
+class _Clock(NamedTuple):
+    ends_s: float
+    deterministic_limit: float
+
+    def left_s(self) -> float:
+        return self.ends_s - time.perf_counter()
+
+
+class _Part(NamedTuple):
+    """Answer of a part: flat column per order, bound, whether it is proven."""
+
+    chosen: Ints
+    bound: int
+    exact: bool
+
+
+def solve(problem: JointProblem, *, deterministic_limit: float, deadline_ms: int) -> JointAnswer:
+    """Choose one column per order at the least total cost within the stock.
+
+    problem: O orders; rows are counted in units. An empty problem has an empty answer.
+    deterministic_limit: CP-SAT's work per component that the compiled search leaves open (its own "seconds").
+    deadline_ms: wall time from now; what is not proven by then keeps its best known columns (status 1).
+    Raises ValueError: an order without columns, an unknown row, incumbents that do not fit the stock together.
+    """
+    started_s = time.perf_counter()
+    if not problem.columns:
+        return JointAnswer([], 0, 0, EXACT, 0)
+    flat = flatten(
+        [[column.cost for column in order] for order in problem.columns],
+        [[column.takes for column in order] for order in problem.columns],
+        problem.stock,
+    )
+    greedy_cost = flat.cost_of(flat.incumbent)
+    alive = np.ones(len(flat.cost), dtype=np.bool_)
+    part = _solve(flat, alive, _Clock(started_s + deadline_ms / 1000, deterministic_limit), depth=0)
+    cost = flat.cost_of(part.chosen)
+    assert cost <= greedy_cost, f"joint answer {cost} is dearer than its incumbent {greedy_cost}"  # J1
+    assert part.bound <= cost and (not part.exact or part.bound == cost), f"bound {part.bound}, cost {cost}"  # J2, J3
+    micros = int((time.perf_counter() - started_s) * 1e6)
+    chosen = (part.chosen - flat.ptr[:-1]).tolist()
+    return JointAnswer(chosen, cost, part.bound, EXACT if part.exact else TIME_BOXED, micros)
+
+
+def _solve(flat: Flat, alive: Flags, clock: _Clock, *, depth: int) -> _Part:
+    """Reduce, split into components, solve each. `alive` is edited."""
+    stock, chosen = flat.stock.copy(), flat.incumbent.copy()
+    critical, part_of = reduce(flat.ptr, flat.cost, flat.take_ptr, flat.row, flat.units, stock, chosen, alive)
+    bound = int(flat.cost[chosen[part_of < 0]].sum())
+    exact = True
+    for wanted in range(int(part_of.max()) + 1):
+        sub = _extract(flat._replace(stock=stock, incumbent=chosen), alive, critical, part_of, wanted)
+        answer = _component(sub, clock, depth=depth)
+        chosen[part_of == wanted] = sub.source[answer.chosen]
+        bound += answer.bound
+        exact = exact and answer.exact
+    return _Part(chosen, bound, exact)
+
+
+def _component(flat: Flat, clock: _Clock, *, depth: int) -> _Part:
+    """One connected component: exact search at once if tiny, else prices first, and CP-SAT for what stays open."""
+    base = int(cheapest(flat.ptr, flat.cost).sum())
+    incumbent = flat.incumbent.copy()
+    scale = scale_for(flat)
+    if scale == 0 or clock.left_s() <= 0:
+        return _last_resort(flat, np.ones(len(flat.cost), dtype=np.bool_), base, clock)
+    body = flat[:6]
+    price = flat.price.copy()
+    lagrangian = 0
+    alive = np.ones(len(flat.cost), dtype=np.bool_)
+    if math.prod(np.diff(flat.ptr).tolist()) > _TINY_PRODUCT:
+        lagrangian = price_rows(*body, incumbent, price, scale, _PRICE_ROUNDS)
+        bound = base - (-lagrangian // scale)
+        if bound >= int(flat.cost[incumbent].sum()):
+            return _Part(incumbent, flat.cost_of(incumbent), True)
+        alive = drop_dear(*body[:5], incumbent, price, scale, lagrangian)
+        flat = flat._replace(incumbent=incumbent, price=price)
+        if depth < _DEPTH_MAX and 5 * int(alive.sum()) < 4 * len(alive):
+            deeper = _solve(flat, alive, clock, depth=depth + 1)
+            return _Part(deeper.chosen, max(bound, deeper.bound), deeper.exact)
+    else:
+        price[:] = 0
+    nodes = search(*body, incumbent, price, scale, lagrangian, _NODES_MAX)
+    if nodes < _NODES_MAX:
+        return _Part(incumbent, flat.cost_of(incumbent), True)
+    bound = min(base - (-lagrangian // scale), flat.cost_of(incumbent))
+    return _last_resort(flat._replace(incumbent=incumbent), alive, bound, clock)
+
+
+def _last_resort(flat: Flat, alive: Flags, bound: int, clock: _Clock) -> _Part:
+    """CP-SAT over the columns that can still matter, while there is time; otherwise the incumbent as it is."""
+    if clock.left_s() <= 0:
+        return _Part(flat.incumbent, bound, False)
+    everything = np.ones(len(flat.stock), dtype=np.bool_)
+    sub = _extract(flat, alive, everything, np.zeros(flat.orders, dtype=np.int64), 0)
+    answer = solve_columns(sub, deterministic_limit=clock.deterministic_limit, wall_limit_s=clock.left_s())
+    cost = flat.cost_of(sub.source[answer.chosen])
+    return _Part(sub.source[answer.chosen], min(max(bound, answer.bound), cost), answer.exact)
+
+
+def _extract(flat: Flat, alive: Flags, critical: Flags, part_of: Ints, wanted: int) -> Flat:
+    return Flat(*extract(*flat[:8], alive, critical, part_of, wanted))
