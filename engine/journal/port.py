@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple, Protocol
 
 SCHEMA_VERSION = 1
+PAYLOAD_BYTES_MAX = 16 * 1024 * 1024
+"""A batch aims at 256 KiB; one command may exceed that, no entry may exceed this (ValueError)."""
 
 
 class Entry(NamedTuple):
@@ -71,6 +73,10 @@ class Unavailable(JournalError):
     retryable = True
 
 
+class Misconfigured(JournalError):
+    """The server is not fit to hold a journal: durability unproven, an old version, permissions missing. Names what."""
+
+
 class Fenced(JournalError):
     """Another copy acquired a newer epoch. This process must exit without answering anything."""
 
@@ -80,17 +86,15 @@ class Conflict(JournalError):
 
 
 class Behind(JournalError):
-    """The server lost its tail (it is older than the named one, same epoch): the shard freezes and says so."""
+    """The server lost acknowledged entries: it is older than the named tail. The shard freezes and says so."""
 
 
 class Corrupt(JournalError):
     """The chain, a hash or a sequence does not verify. The shard refuses writes; nothing is skipped."""
 
 
-class Full(JournalError):
-    """The server has no memory left for new entries (refused before anything was written)."""
-
-    retryable = True
+class Full(Unavailable):
+    """The server has no memory left for this; nothing of it was written. The identical call may succeed later."""
 
 
 class Journal(Protocol):
@@ -99,7 +103,14 @@ class Journal(Protocol):
     async def acquire(self, owner_nonce: str, addresses: Sequence[str]) -> Acquired:
         """Take the shard over: a new epoch (the same one for the same nonce), stored with the addresses atomically."""
 
-    async def append(self, after: Tail, *, time_ms: int, payload: bytes, decisions: Sequence[bytes]) -> Appended: ...
+    async def append(
+        self, after: Tail, *, time_ms: int, payload: bytes, decisions: Sequence[bytes], finishing: bool = False
+    ) -> Appended:
+        """Write one entry after `after` with its decision records; it is durable when this returns. Safe to repeat.
+
+        finishing: the entry ends or frees something, so it is taken until memory is really full, not only up to 90 %.
+        Raises Unavailable (Full among it), Fenced, Conflict, Behind.
+        """
 
     def read(self, *, after_seq: int) -> AsyncIterator[Entry]:
         """Entries after a sequence, verified against the chain. Raises Corrupt."""
@@ -116,13 +127,20 @@ class Journal(Protocol):
     async def read_part(self, ref: PartRef) -> bytes:
         """Raises Corrupt where the bytes do not hash to the reference."""
 
-    async def trim(self, *, up_to_seq: int) -> int:
-        """Remove entries up to a sequence (never the last one); returns how many."""
+    async def trim(self, *, up_to_seq: int, archived_seq: int | None = None) -> int:
+        """Remove entries and their decisions up to a sequence; returns how many entries. Raises Fenced.
 
-    async def read_decision(self, key: str) -> bytes | None:
-        """A decision record by "slot/order_no/decision" (see docs/reference/journal.md)."""
+        Never goes past the older of the two snapshots of any part (a part with one snapshot allows none), the archive's
+        cursor where one is given, or the entry before the newest.
+        """
+
+    async def read_decision(self, epoch: int, seq: int, index: int) -> bytes | None:
+        """The decision record `index` of entry (epoch, seq); None where it was trimmed or never was."""
 
     async def memory(self) -> tuple[int, int]:
         """(used bytes, limit bytes or 0) of the server."""
+
+    async def check_durability(self) -> tuple[str, ...]:
+        """What keeps the server from being proven durable, in words; empty = proven. Raises Unavailable."""
 
     async def close(self) -> None: ...

@@ -1,0 +1,21 @@
+"""Names of a shard's keys. They share a hash tag, so that they live in one cluster slot. engine/journal/functions.lua lists them."""
+
+from __future__ import annotations
+
+
+class Keys:
+    """Keys of one shard."""
+
+    def __init__(self, shard: int) -> None:
+        base = f"qm:{{s{shard}}}:"
+        self.meta = f"{base}m".encode()
+        self.entries = f"{base}j".encode()
+        self.decisions = f"{base}d".encode()
+        self.parts = f"{base}p".encode()
+        self._base = base
+
+    def staging(self, epoch: int) -> bytes:
+        return f"{self._base}w:{epoch}".encode()
+
+    def snapshot(self, part: str, seq: int) -> bytes:
+        return f"{self._base}s:{part}:{seq}".encode()
