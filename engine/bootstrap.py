@@ -200,7 +200,7 @@ async def _settle_placement(cluster: Cluster, settings: Settings) -> None:
                 f"for; start with --shards {have} (moving shards is not offered yet)"
             )
         return
-    document = msgspec.Raw(msgspec.json.encode(Placement(shard_count=settings.shards)))
+    document = msgspec.json.encode(Placement(shard_count=settings.shards))
     await _put(cluster, PutConfig("placement", (document,)))
 
 
@@ -217,7 +217,7 @@ async def _settle_admin_key(cluster: Cluster, settings: Settings) -> str:
     key = ApiKey(
         key_id=key_id, name="admin", secret_sha256=sha256(secret.encode()).hexdigest(), scopes=list(ADMIN_SCOPES)
     )
-    await _put(cluster, PutConfig("key", (msgspec.Raw(msgspec.json.encode(key)),)))
+    await _put(cluster, PutConfig("key", (msgspec.json.encode(key),)))
     text = f"qm_{key_id}_{secret}"
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w") as file:

@@ -104,7 +104,7 @@ class ShardActor:
             on_commands=lambda conn, items: runner_box[0].on_commands(conn, items),
             on_left=lambda conn: runner_box[0].on_left(conn),
         )
-        journal = await open_journal(settings, shard)
+        journal = open_journal(settings, shard)
         solver = SolverClient(self._runtime_dir / "solver.sock", settings) if cluster is not None else None
         runner = Runner(
             core, journal, server, settings, cluster=cluster, solve=solver.solve if solver is not None else None

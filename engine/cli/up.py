@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 
 from engine.settings import Settings
+
+if TYPE_CHECKING:
+    from engine.bootstrap import Stack
 
 _console = Console(stderr=True)
 
@@ -34,6 +38,9 @@ def up(
     port: Annotated[int | None, typer.Option(help="Port of the first gateway; 0 = any free one.")] = None,
     host: Annotated[str | None, typer.Option(help="Address that gateways listen on.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    ready_file: Annotated[
+        Path | None, typer.Option(help="Written once all is ready: JSON with urls, key, redis_url and process ids.")
+    ] = None,
 ) -> None:
     """Start the engine: embedded server, Ray, shards and gateways, in one process tree.
 
@@ -45,10 +52,10 @@ def up(
     settings = settings_from(
         data_dir=data_dir, shards=shards, gateways=gateways, port=port, host=host, log_level=log_level
     )
-    raise typer.Exit(asyncio.run(_up(settings)))
+    raise typer.Exit(asyncio.run(_up(settings, ready_file)))
 
 
-async def _up(settings: Settings) -> int:
+async def _up(settings: Settings, ready_file: Path | None) -> int:
     from engine.bootstrap import StartError, running_stack
 
     stop = asyncio.Event()
@@ -61,8 +68,25 @@ async def _up(settings: Settings) -> int:
                 _console.print(f"[bold green]ready[/] {url}")
             _console.print(f"key   {stack.api_key}")
             _console.print(f"data  {settings.data_dir.resolve()}")
+            if ready_file is not None:
+                _write_ready(ready_file, stack)
             await stop.wait()
     except StartError as error:
         _console.print(f"[red]cannot start:[/] {error}")
         return 1
     return 0
+
+
+def _write_ready(path: Path, stack: Stack) -> None:
+    """For programs that start the engine: whole or not there, and readable by this user alone (it holds a key)."""
+    facts = {
+        "urls": stack.base_urls,
+        "key": stack.api_key,
+        "redis_url": stack.redis_url,
+        "runtime_dir": str(stack.runtime_dir),
+        "pids": {**stack.pids, **({"server": stack.server.pid} if stack.server is not None else {})},
+    }
+    part = path.with_suffix(path.suffix + ".part")
+    part.touch(mode=0o600)
+    part.write_text(json.dumps(facts))
+    part.rename(path)

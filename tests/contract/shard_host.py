@@ -1,0 +1,85 @@
+"""A shard as its actor hosts it, in this process: real runner, real sockets, a journal in memory or on a server."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from pathlib import Path
+
+from engine.actors.runner import Runner
+from engine.actors.server import ShardServer
+from engine.client.cluster import Cluster
+from engine.client.link import host_id
+from engine.domain.catalog import Catalog
+from engine.journal.discovery import Found
+from engine.journal.memory import MemoryJournal, MemoryServer
+from engine.journal.port import Journal
+from engine.protocol.control_core import ControlCore
+from engine.protocol.effects import Core
+from engine.protocol.shard_core import ShardCore
+from engine.settings import Settings
+from tests.sim.greedy_planner import GreedyPlanner
+
+
+class Directory:
+    """Who serves what, as the journal's server would say."""
+
+    def __init__(self) -> None:
+        self.found: dict[int, Found] = {}
+
+    async def find(self, shard: int) -> Found | None:
+        return self.found.get(shard)
+
+
+class HostedShard:
+    """One running shard; `stop` drops it without a farewell, as a crash would."""
+
+    def __init__(
+        self, shard: int, folder: Path, server: MemoryServer, directory: Directory, **settings: object
+    ) -> None:
+        self.shard = shard
+        self.settings = Settings(snapshot_interval_s=0.05, **settings)
+        self.directory = directory
+        self.folder = folder
+        self.journal: Journal = MemoryJournal(server, shard)
+        self.core: Core | None = None
+        self.cluster: Cluster | None = None
+        self.runner: Runner | None = None
+        self._sockets: ShardServer | None = None
+
+    async def start(self, core: Core | None = None) -> HostedShard:
+        if core is None and self.shard == 255:
+            core = ControlCore()
+        elif core is None:
+            catalog = Catalog(self.shard)
+            self.cluster = Cluster(self.directory.find, peer=self.shard, catalog=catalog)
+            await self.cluster.start()
+            assert await self.cluster.wait_configured(5.0)
+            core = ShardCore(self.shard, catalog, GreedyPlanner)
+            self.cluster.on_config = core.configure
+        self.core = core
+        box: list[Runner] = []
+        self._sockets = ShardServer(
+            self.shard,
+            token="",
+            on_commands=lambda conn, items: box[0].on_commands(conn, items),
+            on_left=lambda conn: box[0].on_left(conn),
+        )
+        self.runner = Runner(core, self.journal, self._sockets, self.settings, cluster=self.cluster)
+        box.append(self.runner)
+        path = self.folder / f"{self.shard}-{uuid.uuid4().hex[:8]}.sock"
+        await self._sockets.listen_unix(path)
+        address = f"unix:{host_id()}:{path}"
+        acquired = await self.journal.acquire(uuid.uuid4().hex, [address])
+        await self.runner.start(acquired)
+        if self.cluster is not None:
+            self.runner.follow_peers()
+        self.directory.found[self.shard] = Found(self.shard, acquired.epoch, (address,))
+        return self
+
+    async def stop(self) -> None:
+        assert self.runner is not None
+        await self.runner.close()
+        if self.cluster is not None:
+            await self.cluster.close()
+        await asyncio.sleep(0)

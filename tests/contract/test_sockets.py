@@ -1,0 +1,173 @@
+"""Shards over their sockets: configuration, orders, reconnection, recovery. The journal is in memory, all else is real."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from engine.client.cluster import Cluster
+from engine.domain.commands import AdjustStock, GetAvailability, GetOrder, GetStatus, PutConfig, StockMove
+from engine.domain.config import KEY_FIELD, Document
+from engine.domain.placement import CONTROL_SHARD
+from engine.domain.replies import ConfigReply, OrderView, Problem, StatusReply, StockReply
+from engine.journal.memory import MemoryServer
+from tests.builders import a_network, a_place, an_order
+from tests.conftest import eventually
+from tests.contract.shard_host import Directory, HostedShard
+
+
+class Engine:
+    def __init__(self, folder: Path, shards: int) -> None:
+        self.folder = folder
+        self.server = MemoryServer()
+        self.directory = Directory()
+        self.control = HostedShard(CONTROL_SHARD, folder, self.server, self.directory)
+        self.stock = [HostedShard(n, folder, self.server, self.directory) for n in range(shards)]
+        self.cluster = Cluster(self.directory.find, timeout_s=3.0)
+
+    async def start(self) -> Engine:
+        await self.control.start()
+        await self.cluster.start()
+        assert await self.cluster.wait_configured(5.0)
+        for document in a_network(nodes=4, items=3, shards=len(self.stock)):
+            await self.put(document)
+        for shard in self.stock:
+            await shard.start()
+        return self
+
+    async def put(self, document: Document) -> None:
+        from tests.builders import _KIND_OF
+
+        kind = _KIND_OF[type(document)]
+        reply = await self.cluster.ask(
+            CONTROL_SHARD, PutConfig(kind, (msgspec.json.encode(document),)), timeout_s=5.0
+        )
+        assert isinstance(reply, ConfigReply), reply
+        assert KEY_FIELD[kind] is not None
+
+    async def stock_up(self, node_id: str, sku: str, units: int) -> StockReply:
+        shard = self.cluster.shard_of_node(node_id)
+        assert shard is not None
+        reply = await self.cluster.ask(shard, AdjustStock(node_id, (StockMove(sku, "received", units),)))
+        assert isinstance(reply, StockReply), reply
+        return reply
+
+    async def close(self) -> None:
+        await self.cluster.close()
+        for shard in [*self.stock, self.control]:
+            await shard.stop()
+
+
+@pytest.fixture(params=[1, 2, 4])
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engine]:
+    engine = await Engine(tmp_path, request.param).start()
+    yield engine
+    await engine.close()
+
+
+async def test_an_order_is_answered_once_it_is_durable(engine: Engine) -> None:
+    await engine.stock_up("N-0", "SKU-0", 5)
+    reply = await engine.cluster.ask(0, a_place(an_order(lines={"SKU-0": 2}), key=7))
+    assert isinstance(reply, OrderView), reply
+    assert reply.state == "allocated"
+    seen = await engine.cluster.ask(0, GetAvailability(("SKU-0",)))
+    assert isinstance(seen, StockReply)
+    assert [(p.node_id, p.available_to_promise) for p in seen.positions] == [("N-0", 3)]
+    assert engine.server.shard(0).tail.seq >= int(reply.token.split(":")[-1])
+
+
+async def test_orders_over_shards_hold_all_or_nothing(engine: Engine) -> None:
+    """N-1 belongs to the second shard where there is one: the order's two lines lie apart."""
+    await engine.stock_up("N-0", "SKU-0", 1)
+    stocked = await engine.stock_up("N-1", "SKU-1", 1)
+    order = an_order(lines={"SKU-0": 1, "SKU-1": 1})
+    reply = await engine.cluster.ask(0, a_place(order, key=9, after=stocked.token))
+    assert isinstance(reply, OrderView), reply
+    assert sorted(leg.node_id for leg in reply.legs) == ["N-0", "N-1"]
+    again = await engine.cluster.ask(
+        0, a_place(an_order("A-2", {"SKU-0": 0 + 1, "SKU-1": 1}), key=10, after=reply.token)
+    )
+    assert isinstance(again, Problem)
+    assert again.code == "out_of_stock"
+
+
+async def test_what_was_acknowledged_survives_the_shard(engine: Engine) -> None:
+    await engine.stock_up("N-0", "SKU-0", 50)
+    placed = [await engine.cluster.ask(0, a_place(an_order(f"A-{n}"), key=100 + n)) for n in range(20)]
+    assert all(isinstance(p, OrderView) for p in placed)
+    old = engine.stock[0]
+    await old.stop()
+    engine.stock[0] = await HostedShard(0, engine.folder, engine.server, engine.directory).start()
+    for view in placed:
+        found = await engine.cluster.ask(0, GetOrder(view.slot, view.order_no))
+        assert isinstance(found, OrderView)
+        assert found.order_id == view.order_id
+    repeat = await engine.cluster.ask(0, a_place(an_order("A-3"), key=103))
+    assert isinstance(repeat, OrderView)
+    assert repeat.replayed
+    assert repeat.order_no == placed[3].order_no
+
+
+async def test_snapshots_and_tail_make_the_same_state(engine: Engine) -> None:
+    await engine.stock_up("N-0", "SKU-0", 500)
+    for n in range(60):
+        assert isinstance(await engine.cluster.ask(0, a_place(an_order(f"A-{n}"), key=100 + n)), OrderView)
+
+    async def written() -> bool:
+        status = await engine.cluster.ask(0, GetStatus())
+        return isinstance(status, StatusReply) and engine.stock[0].runner.snapshots.facts()["floor_seq"] > 30
+
+    await eventually(written)
+    await engine.stock[0].stop()
+    engine.stock[0] = await HostedShard(0, engine.folder, engine.server, engine.directory).start()
+    seen = await engine.cluster.ask(0, GetAvailability(("SKU-0",), node_id="N-0"))
+    assert isinstance(seen, StockReply)
+    assert (seen.positions[0].on_hand, seen.positions[0].allocated) == (500, 60)
+
+
+async def test_a_lost_answer_is_told_to_the_same_key(engine: Engine) -> None:
+    await engine.stock_up("N-0", "SKU-0", 5)
+    engine.server.fail_next = "after"
+    first = await engine.cluster.ask(0, a_place(an_order("A-1"), key=5))
+    assert isinstance(first, OrderView)
+    again = await engine.cluster.ask(0, a_place(an_order("A-1"), key=5))
+    assert isinstance(again, OrderView)
+    assert again.replayed
+    seen = await engine.cluster.ask(0, GetAvailability(("SKU-0",)))
+    assert isinstance(seen, StockReply)
+    assert seen.positions[0].allocated == 1
+
+
+async def test_without_a_journal_nothing_is_acknowledged(engine: Engine) -> None:
+    """The server goes away: writes end as unavailable, and the shard heals by itself."""
+    await engine.stock_up("N-0", "SKU-0", 5)
+    engine.server.down = True
+    reply = await engine.cluster.ask(0, a_place(an_order("A-1"), key=5))
+    assert isinstance(reply, Problem)
+    assert reply.code == "unavailable"
+    engine.server.down = False
+
+    async def healed() -> bool:
+        reply = await engine.cluster.ask(0, a_place(an_order("A-1"), key=5))
+        return isinstance(reply, OrderView)
+
+    await eventually(healed)
+    seen = await engine.cluster.ask(0, GetAvailability(("SKU-0",)))
+    assert isinstance(seen, StockReply)
+    assert seen.positions[0].allocated == 1
+
+
+async def test_many_askers_race_for_one_unit(engine: Engine) -> None:
+    await engine.stock_up("N-0", "SKU-0", 1)
+    replies = await asyncio.gather(
+        *(engine.cluster.ask(0, a_place(an_order(f"A-{n}"), key=1_000 + n)) for n in range(500))
+    )
+    winners = [r for r in replies if isinstance(r, OrderView)]
+    losers = [r for r in replies if isinstance(r, Problem)]
+    assert len(winners) == 1
+    assert {r.code for r in losers} == {"out_of_stock"}
+    assert losers[0].errors[0].facts["available_to_promise"] == 0

@@ -1,0 +1,126 @@
+"""The engine as its users run it: `quartermaster up` in a process of its own, on free ports and a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+READY_TIMEOUT_S = 120.0
+
+
+class Engine:
+    """A running `quartermaster up`. `stop` ends it in order, `kill_everything` with -9."""
+
+    def __init__(
+        self, data_dir: Path, *, shards: int = 1, gateways: int = 1, environment: dict[str, str] | None = None
+    ) -> None:
+        self.data_dir = data_dir
+        self.shards = shards
+        self.gateways = gateways
+        self._environment = environment or {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self.facts: dict[str, Any] = {}
+        self.log = data_dir / "up.log"
+
+    def start(self) -> Engine:
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        ready = self.data_dir / "ready.json"
+        ready.unlink(missing_ok=True)
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("QM_", "RAY_"))}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-c",
+                    "from engine.cli.main import main; main()",
+                    "up",
+                    f"--data-dir={self.data_dir}",
+                    f"--shards={self.shards}",
+                    f"--gateways={self.gateways}",
+                    "--port=0",
+                    f"--ready-file={ready}",
+                ],
+                stdout=log,
+                stderr=log,
+                env={**clean, **self._environment},
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not ready.exists():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                tail = self.log.read_text(errors="replace")[-4_000:]
+                self.stop()
+                raise AssertionError(f"the engine did not start:\n{tail}")
+            time.sleep(0.05)
+        self.facts = json.loads(ready.read_text())
+        return self
+
+    @property
+    def url(self) -> str:
+        return str(self.facts["urls"][0])
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process id by name, as of the start."""
+        return dict(self.facts["pids"])
+
+    def client(self, gateway: int = 0) -> httpx.Client:
+        return httpx.Client(
+            base_url=self.facts["urls"][gateway],
+            headers={"Authorization": f"Bearer {self.facts['key']}"},
+            timeout=20.0,
+        )
+
+    def stop(self) -> int | None:
+        """SIGTERM, then wait; returns the exit code."""
+        process = self._process
+        if process is None:
+            return None
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                self.kill_everything()
+        self._process = None
+        return process.returncode
+
+    def kill_everything(self) -> None:
+        """kill -9 of every process of this engine, the embedded server included."""
+        assert self._process is not None
+        pids = _descendants(self._process.pid)
+        server = self.facts.get("pids", {}).get("server")
+        for pid in [self._process.pid, *pids, *([server] if server else [])]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self._process.wait(10)
+        self._process = None
+
+
+def _descendants(root: int) -> list[int]:
+    """Children of children, read from /proc."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            children.setdefault(int(fields[1]), []).append(int(entry.name))
+    out: list[int] = []
+    queue = [root]
+    while queue:
+        for child in children.get(queue.pop(), []):
+            out.append(child)
+            queue.append(child)
+    return out
