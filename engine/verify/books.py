@@ -137,6 +137,9 @@ class Books:
     def orders(self) -> Iterator[Order]:
         return (_unpack_order(order_no, packed) for order_no, packed in self._orders.items())
 
+    def order_numbers(self) -> Iterator[int]:
+        return iter(self._orders)
+
     @property
     def order_count(self) -> int:
         return len(self._orders)

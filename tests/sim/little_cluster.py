@@ -37,7 +37,7 @@ class LittleCluster:
         for shard in range(self.shards):
             catalog = a_catalog(shard, nodes=self.nodes, items=self.items, shards=self.shards)
             core = ShardCore(shard, catalog, GreedyPlanner)
-            core.recovered(epoch=1, seq=0, time_ms=self.now_ms, now_ms=self.now_ms)
+            core.recovered(epoch=1, seq=1, time_ms=self.now_ms, now_ms=self.now_ms)  # entry 1 = the takeover
             self.cores.append(core)
             self.entries.append([])
         for shard in range(self.shards):

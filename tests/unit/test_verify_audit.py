@@ -1,0 +1,310 @@
+"""The whole audit against cores and a memory journal: while traffic goes on, after a trim, with every kind of planted drift."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from engine.domain.commands import DumpPart
+from engine.domain.orders import OrderRecord
+from engine.domain.replies import DumpReply
+from engine.journal.memory import MemoryJournal, MemoryServer
+from engine.verify.audit import Report, audit
+from engine.verify.chain import BrokenChain, Chain
+from engine.verify.pages import Ask, Page
+from tests.sim.little_cluster import LittleCluster
+from tests.unit.test_verify_books import Traffic
+
+
+class Auditable:
+    """A little cluster whose appends go to a memory journal, and what an audit needs of it."""
+
+    def __init__(self, *, shards: int, seed: int = 1, nodes: int = 6) -> None:
+        self.cluster = LittleCluster(shards=shards, nodes=nodes)
+        self.traffic = Traffic(self.cluster, seed)
+        self.server = MemoryServer(now_ms=lambda: self.cluster.now_ms)
+        self.journals = [MemoryJournal(self.server, shard) for shard in range(shards)]
+        self.written = [0] * shards
+        self.asked = 0
+        self.during: Callable[[], None] = lambda: None
+        """Runs before each page is asked for."""
+
+    async def begin(self, steps: int) -> None:
+        for shard, journal in enumerate(self.journals):
+            self.server.shard(shard).epoch = 0
+            await journal.acquire(f"nonce-{shard}", [])
+        self.traffic.run(steps)
+        await self.write()
+
+    async def write(self) -> None:
+        """Journal what the cores appended since the last time."""
+        for shard, journal in enumerate(self.journals):
+            for append in self.cluster.entries[shard][self.written[shard] :]:
+                tail = self.server.shard(shard).tail
+                await journal.append(
+                    tail, time_ms=max(append.time_ms, tail.time_ms), payload=append.payload, decisions=append.decisions
+                )
+                assert self.server.shard(shard).tail.seq == append.seq
+            self.written[shard] = len(self.cluster.entries[shard])
+
+    async def snapshot(self, shard: int) -> None:
+        core = self.cluster.cores[shard]
+        for part in core.dirty_parts():
+            seq, data = core.pack_part(part)
+            await self.journals[shard].write_part(part, seq, data)
+
+    def ask(self, shard: int) -> Ask:
+        async def ask(kind: str, cursor: str, limit: int) -> Page:
+            self.asked += 1
+            self.during()
+            reply = self.cluster.ask(shard, DumpPart(kind, cursor, min(limit, 7)))
+            await self.write()
+            assert isinstance(reply, DumpReply)
+            return Page(reply.rows, reply.cursor, reply.seq)
+
+        return ask
+
+    async def audit(self, acknowledged: set[str] | None = None) -> Report:
+        async def no_sleep(_: float) -> None:
+            self.cluster.settle()
+            await self.write()
+
+        return await audit(
+            list(range(self.cluster.shards)),
+            lambda shard: self.journals[shard],
+            self.ask,
+            self.cluster.cores[0].catalog,
+            acknowledged=acknowledged,
+            sleep=no_sleep,
+        )
+
+
+def said(report: Report) -> list[tuple[int, str, str, str, str]]:
+    return [(d.shard, d.kind, d.name, d.booked, d.live) for d in report.drift]
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+async def test_a_quiet_cluster_has_no_drift(shards: int) -> None:
+    it = Auditable(shards=shards)
+    await it.begin(150)
+    report = await it.audit()
+    assert said(report) == []
+    assert report.drift_count == 0
+    assert sum(one.orders for one in report.shards) == sum(
+        len(part.orders) for core in it.cluster.cores for part in core.state.slots.values()
+    )
+    assert all(one.entries == it.server.shard(one.shard).tail.seq for one in report.shards)
+    assert all(one.first_seq == 1 and one.positions > 0 for one in report.shards)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("shards", [1, 2])
+async def test_shards_that_move_on_while_they_are_read_have_no_drift(shards: int, seed: int) -> None:
+    it = Auditable(shards=shards, seed=seed)
+    await it.begin(60)
+
+    def traffic() -> None:
+        """Commands in the same queue as the dump, so that pages are taken in the middle of entries."""
+        if it.traffic.orders < 600:
+            for _ in range(3):
+                it.traffic._step()
+            orders = it.traffic.orders
+            it.traffic._place()
+            assert it.traffic.orders > orders
+
+    it.during = traffic
+    report = await it.audit()
+    assert said(report) == []
+    assert it.asked > 20
+
+
+async def test_a_page_taken_in_the_middle_of_an_entry_is_compared_at_that_moment() -> None:
+    it = Auditable(shards=1)
+    await it.begin(40)
+    core = it.cluster.cores[0]
+    torn = 0
+
+    async def ask(kind: str, cursor: str, limit: int) -> Page:
+        """Hold the outstanding entry back, so that the page falls between two events of the entry being built."""
+        nonlocal torn
+        from tests.builders import a_place, an_order
+
+        def place(n: int) -> None:
+            it.traffic.orders += 1
+            it.cluster.send(
+                0, a_place(an_order(f"B-{it.traffic.orders}", {f"SKU-{n % 6}": 1}), key=it.traffic.orders + 10**6)
+            )
+
+        for n in range(2):
+            place(n)
+            first = core.poll(now_ms=it.cluster.now_ms)
+            if first.append is not None:
+                it.cluster.entries[0].append(first.append)
+                it.cluster._due.append((0, first.append))
+        corr = it.cluster.send(0, DumpPart(kind, cursor, 5))
+        core.poll(now_ms=it.cluster.now_ms)
+        before = core.state.seq
+        place(3)
+        core.poll(now_ms=it.cluster.now_ms)
+        torn += core.state.seq == before
+        it.cluster.settle()
+        await it.write()
+        reply = it.cluster.replies.pop(corr)
+        assert isinstance(reply, DumpReply)
+        return Page(reply.rows, reply.cursor, reply.seq)
+
+    it.ask = lambda shard: ask  # type: ignore[method-assign,assignment]
+    report = await it.audit()
+    assert torn > 10, "no page fell into the middle of an entry"
+    assert said(report) == []
+
+
+async def test_after_a_trim_the_books_begin_with_snapshots() -> None:
+    it = Auditable(shards=2, seed=3)
+    await it.begin(60)
+    for _ in range(3):
+        for shard in range(2):
+            await it.snapshot(shard)
+        it.traffic.run(30)
+        await it.write()
+    parts = [await journal.read_parts() for journal in it.journals]
+    for shard, journal in enumerate(it.journals):
+        for refs in parts[shard].values():
+            if len(refs) < 2:  # a part that was never touched again allows no trim: write it once more
+                core = it.cluster.cores[shard]
+                seq, data = core.pack_part(refs[0].part)
+                await journal.write_part(refs[0].part, seq, data)
+        assert await journal.trim(up_to_seq=10**9) > 10
+    report = await it.audit()
+    assert said(report) == []
+    assert all(one.parts > 0 and one.first_seq > 1 for one in report.shards)
+
+
+async def test_a_position_that_the_shard_has_wrong_is_named_with_both_numbers_and_causes() -> None:
+    it = Auditable(shards=1, seed=5)
+    await it.begin(100)
+    positions = it.cluster.cores[0].state.positions
+    row = next(row for row in range(positions.size) if positions.v_allocated[row])
+    item, node = int(positions.items()[row]), positions.v_node[row]
+    was = positions.v_allocated[row]
+    positions.v_allocated[row] += 2
+    report = await it.audit()
+    assert report.drift_count == 1
+    drift = report.drift[0]
+    assert (drift.kind, drift.name) == ("position", f"SKU-{item} at N-{node}")
+    assert f"allocated {was}," in drift.booked
+    assert f"allocated {was + 2}," in drift.live
+    assert drift.causes
+    assert drift.causes[0].seq == max(cause.seq for cause in drift.causes)
+
+
+async def test_a_position_that_the_shard_lost_is_found() -> None:
+    it = Auditable(shards=1, seed=6)
+    await it.begin(60)
+    positions = it.cluster.cores[0].state.positions
+    positions.merge()
+    row = next(row for row in range(positions.size) if positions.v_on_hand[row])
+    for column in (positions.v_on_hand, positions.v_held, positions.v_allocated, positions.v_safety):
+        column[row] = 0
+    report = await it.audit()
+    assert [(d.kind, d.live) for d in report.drift] == [("position", "nothing")]
+
+
+async def test_an_order_that_the_shard_lost_or_changed_is_found() -> None:
+    it = Auditable(shards=1, seed=7)
+    await it.begin(100)
+    slots = it.cluster.cores[0].state.slots
+    (_, first), (slot, second) = list(slots.items())[:2]
+    lost = next(iter(first.orders))
+    lost_id = msgspec.msgpack.decode(first.orders[lost], type=OrderRecord).order_id
+    del first.orders[lost]
+    changed = next(iter(second.orders))
+    record = msgspec.msgpack.decode(second.orders[changed], type=OrderRecord)
+    record.state = 3 if record.state != 3 else 2
+    second.orders[changed] = msgspec.msgpack.encode(record)
+    report = await it.audit()
+    assert {(d.kind, d.name) for d in report.drift} == {
+        ("order", f"order {lost_id}"),
+        ("order", f"order {record.order_id}"),
+    }
+    assert slot
+
+
+async def test_units_held_for_nobody_are_found() -> None:
+    it = Auditable(shards=2, seed=8)
+    await it.begin(150)
+    from engine.domain.events import LegHeld
+
+    core = it.cluster.cores[1]
+    node = next(n for n, owner in enumerate(core.catalog.owner) if owner == 1)
+    batch = core.batch(it.cluster.now_ms)
+    order_no = core.next_order_no(batch.time_ms) & ~(0xFF << 14)  # a number that shard 0 could have made
+    core.put(batch, LegHeld(0, 12345, "US000", order_no, 1, node, 0, 0, ((2, 3),)))
+    core.state.node(node).foreign[order_no, 1].resolved = True  # so that it does not ask home and heal itself
+    it.cluster.settle()
+    await it.write()
+    report = await it.audit()
+    assert [(d.kind, d.booked, d.live) for d in report.drift] == [("leg", "nothing", "held {2: 3}")]
+
+
+async def test_acknowledged_orders_are_there_exactly_once() -> None:
+    it = Auditable(shards=2, seed=9)
+    await it.begin(80)
+    there = {
+        record.order_id
+        for core in it.cluster.cores
+        for slot, part in core.state.slots.items()
+        for order_no in part.orders
+        if (record := core.state.order(slot, order_no)) is not None
+    }
+    assert said(await it.audit(there)) == []
+    report = await it.audit(there | {"A-LOST"})
+    assert said(report) == [(-1, "acknowledged", "order A-LOST", "exactly once", "lost")]
+    assert report.acknowledged == len(there) + 1
+
+
+async def test_a_changed_byte_in_the_journal_breaks_the_chain() -> None:
+    it = Auditable(shards=1, seed=10)
+    await it.begin(30)
+    shard = it.server.shard(0)
+    entry = shard.entries[9]
+    shard.entries[9] = entry._replace(payload=entry.payload[:-1] + bytes([entry.payload[-1] ^ 1]))
+    report = await it.audit()
+    assert [(d.kind, d.name) for d in report.drift] == [("chain", "journal")]
+    assert "entry 9" in report.drift[0].live
+
+
+async def test_the_chain_is_computed_here_and_not_taken_from_the_journals_own_check() -> None:
+    it = Auditable(shards=1, seed=10)
+    await it.begin(10)
+    entries = list(it.server.shard(0).entries.values())
+    chain = Chain()
+    for entry in entries:
+        chain.check(entry)
+    for n, changed in (
+        (3, entries[3]._replace(time_ms=entries[3].time_ms + 1)),
+        (4, entries[4]._replace(payload=b"\x90")),
+        (5, entries[5]._replace(epoch=entries[5].epoch + 1)),
+        (6, entries[7]),
+    ):
+        chain = Chain()
+        for entry in entries[:n]:
+            chain.check(entry)
+        with pytest.raises(BrokenChain, match="entry"):
+            chain.check(changed)
+
+
+async def test_a_shard_that_shows_more_than_its_journal_has_is_found() -> None:
+    it = Auditable(shards=1, seed=11)
+    await it.begin(30)
+    it.server.lose_tail(0, 2)
+
+    async def no_writing() -> None:
+        """The lost entries stay lost."""
+
+    it.write = no_writing  # type: ignore[method-assign]
+    report = await it.audit()
+    assert [d.kind for d in report.drift] == ["chain"]
+    assert "its journal ends at" in report.drift[0].live
