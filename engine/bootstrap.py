@@ -17,13 +17,16 @@ import httpx
 import msgspec
 from pydantic import SecretStr
 
+from engine.actors.journals import open_journal
+from engine.actors.logs import set_up_logging
 from engine.client.cluster import Cluster
 from engine.domain.commands import GetConfig, PutConfig
 from engine.domain.config import ApiKey, Placement
 from engine.domain.placement import CONTROL_SHARD
 from engine.domain.replies import ConfigReply, Done, Problem
 from engine.journal.discovery import Directory
-from engine.journal.embedded import EmbeddedServer, runtime_dir
+from engine.journal.embedded import EmbeddedError, EmbeddedServer, runtime_dir
+from engine.journal.port import JournalError
 from engine.settings import Settings
 
 START_TIMEOUT_S = 90.0
@@ -72,8 +75,8 @@ async def find_free_ports(settings: Settings) -> list[int]:
     return ports
 
 
-def start_ray(settings: Settings, temp_dir: Path) -> None:
-    """Join the cluster that the settings name, or start a local one for this process tree alone."""
+def set_ray_environment() -> None:
+    """Ray reads these while it is being imported, so this comes first. A token of our own keeps its files out of HOME."""
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
@@ -81,6 +84,10 @@ def start_ray(settings: Settings, temp_dir: Path) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def start_ray(settings: Settings, temp_dir: Path) -> None:
+    """Join the cluster that the settings name, or start a local one for this process tree alone."""
     import ray
 
     from engine.actors.options import NAMESPACE, SHARD_SLOT, SHARD_SLOTS_PER_MACHINE
@@ -95,7 +102,7 @@ def start_ray(settings: Settings, temp_dir: Path) -> None:
         resources={SHARD_SLOT: SHARD_SLOTS_PER_MACHINE},
         object_store_memory=RAY_OBJECT_STORE_BYTES,
         include_dashboard=False,
-        log_to_driver=settings.log_level == "debug",
+        log_to_driver=True,
         configure_logging=False,
         _temp_dir=str(temp_dir),
         _node_ip_address="127.0.0.2",  # 127.0.0.1 is rewritten to an outside address of the machine
@@ -105,19 +112,25 @@ def start_ray(settings: Settings, temp_dir: Path) -> None:
 @asynccontextmanager
 async def running_stack(settings: Settings, *, say: Say = lambda _: None) -> AsyncIterator[Stack]:
     """Start everything, yield it once it is ready, stop it in order. Raises StartError with a sentence that helps."""
+    set_up_logging(settings)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     ports = await find_free_ports(settings)
     server: EmbeddedServer | None = None
-    folder = runtime_dir(settings.data_dir)
+    folder = runtime_dir(settings.data_dir, settings.runtime_dir)
     if settings.redis_url is None:
         server = EmbeddedServer()
-        await server.start(settings.data_dir)
+        try:
+            await asyncio.to_thread(server.start, settings.data_dir)
+        except EmbeddedError as error:
+            raise StartError(str(error)) from error
         say(f"journal server {'adopted' if server.adopted else 'started'} (pid {server.pid})")
         redis_url = server.url
     else:
         redis_url = settings.redis_url.get_secret_value()
     settings = settings.model_copy(update={"redis_url": SecretStr(redis_url), "runtime_dir": folder})
     settings_json = dump_settings(settings)
+    await _check_journal(settings)
+    set_ray_environment()
     import ray
 
     try:
@@ -154,7 +167,20 @@ async def running_stack(settings: Settings, *, say: Say = lambda _: None) -> Asy
     finally:
         await asyncio.to_thread(ray.shutdown)
         if server is not None:
-            await server.stop()
+            await asyncio.to_thread(server.stop)
+
+
+async def _check_journal(settings: Settings) -> None:
+    """Say at once what keeps the server from holding a journal, rather than have every shard say it."""
+    journal = open_journal(settings, CONTROL_SHARD)
+    try:
+        problems = await journal.check_durability()
+    except JournalError as error:
+        raise StartError(str(error)) from error
+    finally:
+        await journal.close()
+    if problems and settings.durability == "always":
+        raise StartError("; ".join(problems) + " (QM_DURABILITY=unverified starts all the same)")
 
 
 def dump_settings(settings: Settings) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from engine.journal.port import Journal
 from engine.journal.redis_journal import RedisJournal
 from engine.settings import Settings
 
 
-def open_journal(settings: Settings, shard: int) -> Journal:
+def open_journal(settings: Settings, shard: int) -> RedisJournal:
     """Not connected yet: the first call connects, and raises Misconfigured where durability cannot be proven."""
     assert settings.redis_url is not None, "bootstrap sets the server's address"
     return RedisJournal(

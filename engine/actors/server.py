@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import structlog
@@ -45,7 +46,7 @@ class Connection(asyncio.Protocol):
         self.out: list[tuple[int, Reply]] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop has classes of its own
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:

@@ -14,6 +14,7 @@ import random
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 import msgspec
 import structlog
@@ -296,7 +297,7 @@ class _LinkProtocol(asyncio.Protocol):
         self.welcomed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop has classes of its own
         self._transport = transport
 
     def itself(self) -> _LinkProtocol:
