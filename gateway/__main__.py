@@ -1,0 +1,119 @@
+"""`python -m gateway --port N`: one gateway process. SIGTERM: unready, finish what is in flight, exit."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import socket
+import sys
+from types import FrameType
+
+import structlog
+import uvicorn
+
+from engine.client.cluster import Cluster
+from engine.journal.discovery import Directory
+from engine.settings import Settings
+from gateway.app import create_app
+from gateway.asgi import Door
+
+CONFIG_KINDS = ("node", "channel", "carrier", "key", "placement")
+"""What a gateway follows of the configuration: not the items, of which there may be millions."""
+CONFIG_WAIT_S = 30.0
+BACKLOG = 2_048
+KEEP_ALIVE_S = 75
+log = structlog.get_logger(__name__)
+
+
+class GatewayServer(uvicorn.Server):
+    """uvicorn, but unready from the first signal on."""
+
+    def __init__(self, config: uvicorn.Config, door: Door) -> None:
+        super().__init__(config)
+        self._door = door
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._door.gateway.draining = True
+        super().handle_exit(sig, frame)
+
+
+def server_config(door: Door, settings: Settings, *, port: int) -> uvicorn.Config:
+    """How uvicorn is run: its fast parts, no access log, bounded drain."""
+    return uvicorn.Config(
+        door,
+        host=settings.host,
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=settings.request_timeout_ms // 1_000 + 2,
+    )
+
+
+async def serve(settings: Settings, port: int, *, listener: socket.socket | None = None) -> None:
+    """Connect to the cluster and serve until told to stop."""
+    if settings.redis_url is None:
+        raise SystemExit("QM_REDIS_URL is not set: a gateway finds the shards through the journal's server")
+    directory = Directory(settings.redis_url.get_secret_value())
+    cluster = Cluster(
+        directory.find,
+        kinds=CONFIG_KINDS,
+        token=settings.cluster_token.get_secret_value() if settings.cluster_token else "",
+        timeout_s=settings.request_timeout_ms / 1_000,
+    )
+    await cluster.start()
+    try:
+        if not await cluster.wait_configured(CONFIG_WAIT_S):
+            log.warning("no configuration yet; serving all the same, unready", waited_s=CONFIG_WAIT_S)
+        door = create_app(cluster, settings)
+        server = GatewayServer(server_config(door, settings, port=port), door)
+        log.info("gateway serving", host=settings.host, port=port)
+        await server.serve(sockets=[listener] if listener is not None else None)
+    finally:
+        await cluster.close()
+        await directory.close()
+
+
+def set_up_logging(settings: Settings) -> None:
+    """JSON lines on standard error, uvicorn's own included."""
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(stream=sys.stderr, level=max(level, logging.WARNING))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m gateway", description="One gateway process of Quartermaster.")
+    parser.add_argument("--port", type=int, default=None, help="port to listen on (default: QM_PORT)")
+    arguments = parser.parse_args()
+    settings = Settings()
+    set_up_logging(settings)
+    with asyncio.Runner(loop_factory=_uvloop) as runner:
+        runner.run(serve(settings, arguments.port if arguments.port is not None else settings.port))
+
+
+def _uvloop() -> asyncio.AbstractEventLoop:
+    import uvloop
+
+    return uvloop.new_event_loop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""What a route is and what handling one request needs: Route, Call, Answer, Ask."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from engine.domain.commands import Command
+from engine.domain.replies import Problem, Reply
+
+if TYPE_CHECKING:
+    from gateway.auth import Principal
+    from gateway.gateway import Gateway
+
+PUBLIC = "public"
+"""Scope of a route that needs no key. It has to be said: a route without a scope does not start."""
+ANY_KEY = "any_key"
+"""Scope of a route that any valid key may use, because it shows that key's own things only."""
+SCOPES = (
+    "allocate:read",
+    "allocate:write",
+    "config:read",
+    "config:write",
+    "decisions:read",
+    "inventory:read",
+    "inventory:write",
+    "legs:read",
+    "legs:write",
+    "metrics:read",
+)
+"""Every scope a key can be given; `*` gives all."""
+
+
+class Answer(NamedTuple):
+    """A success. `value` is anything msgspec can encode; bytes are sent as they are with `media_type`."""
+
+    value: Any
+    status: int = 200
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    version: int | None = None
+    """Version of the document shown: becomes a strong ETag."""
+    media_type: bytes | None = None
+
+
+class Ask(NamedTuple):
+    """One command to the home shard of a slot; `finish` turns the reply into the answer. What nearly every route is."""
+
+    slot: str
+    command: Command
+    finish: Callable[[Call, Reply], Answer | Problem]
+
+
+Result = Answer | Problem
+Handler = Callable[["Call"], Answer | Problem | Ask | Awaitable[Answer | Problem]]
+
+
+class Route(NamedTuple):
+    """One method of one path: the only way to add something to the API. Declared in each resource's routes.py."""
+
+    method: str
+    path: str
+    scope: str
+    handle: Handler
+    summary: str
+    tag: str
+    description: str = ""
+    body: type | None = None
+    body_required: bool = True
+    body_types: tuple[str, ...] = ()
+    """Media types of a body that is not JSON or MessagePack: it is streamed by the handler under the import limit."""
+    query: type | None = None
+    answer: type | None = None
+    answer_type: str = ""
+    """Media type of an answer that is not JSON or MessagePack."""
+    status: int = 200
+    needs_key: bool = False
+    """Needs an Idempotency-Key header."""
+    takes_key: bool = False
+    finishing: bool = False
+    """Frees or settles stock: not shed before new work."""
+    takes_after: bool = False
+    if_match: bool = False
+    etag: bool = False
+    also: dict[int, type] = {}
+    """Answers under other statuses that are no problems."""
+    problems: tuple[str, ...] = ()
+    """Codes that this route adds to those every route can answer."""
+    body_examples: dict[str, Any] = {}
+    answer_example: Any = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+class Call:
+    """One request, from its headers to its answer."""
+
+    __slots__ = (
+        "body",
+        "close",
+        "extra_headers",
+        "gateway",
+        "headers",
+        "key",
+        "key_hash",
+        "packed_in",
+        "packed_out",
+        "params",
+        "query",
+        "receive",
+        "request_id",
+        "route",
+        "started",
+    )
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        route: Route,
+        headers: dict[bytes, bytes],
+        query: bytes,
+        params: tuple[str, ...],
+        started: float,
+    ) -> None:
+        self.gateway = gateway
+        self.route = route
+        self.headers = headers
+        self.query = query
+        self.params = params
+        self.started = started
+        self.body: bytes = b""
+        self.packed_in = False
+        self.packed_out = False
+        self.request_id = ""
+        self.key: Principal | None = None
+        self.key_hash = 0
+        self.receive: Any = None
+        """ASGI receive, for a handler that streams its body."""
+        self.extra_headers: list[tuple[bytes, bytes]] = []
+        self.close = False
+        """Close the connection after the answer: part of the body was left unread."""
+
+    @property
+    def principal(self) -> Principal:
+        """Who asks. Only on routes that are not public."""
+        assert self.key is not None, "a public route asked who asks"
+        return self.key
+
+    def after(self) -> str | None:
+        """The commit token of X-QM-After."""
+        raw = self.headers.get(b"x-qm-after")
+        return raw.decode("latin-1") if raw else None

@@ -1,0 +1,79 @@
+"""What every request of this process shares: the cluster, settings, keys, limits, measurements."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from engine.client.link import ShardLink
+from engine.domain.catalog import Catalog
+from engine.domain.commands import Command
+from engine.domain.replies import Reply
+from engine.settings import Settings
+from gateway.auth import Keys
+from gateway.health.status import ShardStatuses
+from gateway.limits import Buckets, InFlight
+from gateway.metrics import Metrics
+
+
+class ClusterPort(Protocol):
+    """What the gateway needs of engine.client.cluster.Cluster."""
+
+    catalog: Catalog
+
+    @property
+    def shards(self) -> range: ...
+
+    def shard_of_slot(self, slot: str) -> int: ...
+
+    def shard_of_node(self, node_id: str) -> int | None: ...
+
+    def submit(self, shard: int, command: Command) -> asyncio.Future[Reply]: ...
+
+    async def ask(self, shard: int, command: Command, *, timeout_s: float | None = None) -> Reply: ...
+
+    async def ask_owner(
+        self, owner: Callable[[], int], command: Command, *, timeout_s: float | None = None
+    ) -> Reply: ...
+
+    def links(self) -> dict[int, ShardLink]: ...
+
+    async def ask_all(self, command: Command, *, timeout_s: float | None = None) -> dict[int, Reply]: ...
+
+
+class Gateway:
+    """One gateway process."""
+
+    def __init__(self, cluster: ClusterPort, settings: Settings) -> None:
+        self.cluster = cluster
+        self.settings = settings
+        self.keys = Keys(lambda: cluster.catalog.keys)
+        self.in_flight = InFlight(settings.in_flight_max)
+        self.buckets = Buckets(settings.rate_per_key_per_s) if settings.rate_per_key_per_s else None
+        self.metrics = Metrics()
+        self.statuses = ShardStatuses(cluster)
+        self.draining = False
+        """Being stopped: unready, finishing what is in flight."""
+        self._id_prefix = secrets.token_hex(6)
+        self._ids = itertools.count(1)
+
+    def new_request_id(self) -> str:
+        return f"{self._id_prefix}-{next(self._ids):x}"
+
+    @staticmethod
+    def now_ms() -> int:
+        return time.time_ns() // 1_000_000
+
+    async def ask_node(self, node_id: str, command: Command) -> Reply | None:
+        """Ask the owner of a node, following it when it moves; None = no such node."""
+        if self.cluster.shard_of_node(node_id) is None:
+            return None
+        return await self.cluster.ask_owner(lambda: self.cluster.shard_of_node(node_id) or 0, command)
+
+    async def ask_slot(self, slot: str, command: Command) -> Reply:
+        """Ask the home of a slot, following it when it moves."""
+        return await self.cluster.ask_owner(lambda: self.cluster.shard_of_slot(slot), command)

@@ -1,0 +1,64 @@
+"""Facts of the shards as Prometheus families: `quartermaster_shard_<fact>_<unit>{shard="0"}`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from engine.domain.placement import CONTROL_SHARD
+from engine.domain.replies import Problem
+
+PREFIX = "quartermaster_shard_"
+_NOT_MEASURED = frozenset(("shard", "pid", "time_ms"))
+_COUNTERS = frozenset(("appends", "append_bytes", "decision_bytes", "cpu_s"))
+_HELP = {
+    "append_p99_ms": "99th percentile of recent journal appends.",
+    "batch_size_mean": "Mean decisions in one journal entry since the start.",
+    "view_lag_ms": "Age of the oldest view of another shard.",
+    "dedupe_entries": "Idempotency keys remembered.",
+    "open_holds": "Reservations held.",
+    "redis_used_bytes": "Memory used by the journal's server.",
+    "redis_limit_bytes": "Memory limit of the journal's server, 0 = none.",
+    "redis_headroom_ratio": "Share of the journal server's memory that is free; 1 where it has no limit.",
+}
+
+
+def shard_families(facts_by_shard: Mapping[int, dict[str, Any] | Problem]) -> Iterator[Metric]:
+    """One family for each fact, over all shards that answered; and which did."""
+    up = GaugeMetricFamily(PREFIX + "up", "1 where the shard answered.", labels=("shard",))
+    by_fact: dict[str, dict[str, float]] = {}
+    for shard, facts in facts_by_shard.items():
+        label = "control" if shard == CONTROL_SHARD else str(shard)
+        up.add_metric((label,), 0 if isinstance(facts, Problem) else 1)
+        if isinstance(facts, Problem):
+            continue
+        for name, value in facts.items():
+            if name not in _NOT_MEASURED and isinstance(value, int | float):
+                by_fact.setdefault(name, {})[label] = float(value)
+        if "redis_used_bytes" in facts:
+            limit = facts.get("redis_limit_bytes") or 0
+            headroom = 1.0 - facts["redis_used_bytes"] / limit if limit else 1.0
+            by_fact.setdefault("redis_headroom_ratio", {})[label] = headroom
+    yield up
+    for name, values in sorted(by_fact.items()):
+        yield _family(name, values)
+
+
+def _family(name: str, values: dict[str, float]) -> Metric:
+    text = _HELP.get(name, f"Fact {name} of a shard's status.")
+    scale = 1.0
+    metric = name
+    if name.endswith("_ms"):
+        metric, scale = name.removesuffix("_ms") + "_seconds", 0.001
+    elif name.endswith("_s"):
+        metric = name.removesuffix("_s") + "_seconds"
+    kind: type[CounterMetricFamily] | type[GaugeMetricFamily] = GaugeMetricFamily
+    if name.startswith("count_") or name in _COUNTERS:
+        kind = CounterMetricFamily
+        metric = metric.removeprefix("count_")
+    family = kind(PREFIX + metric, text, labels=("shard",))
+    for label, value in values.items():
+        family.add_metric((label,), value * scale)
+    return family

@@ -1,0 +1,451 @@
+"""Orders as the API takes them and shows them; and between those and the domain's own types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from engine.domain.ids import encode_number
+from engine.domain.orders import Destination, LineRequest, Method, OnShort, OrderRequest
+from engine.domain.replies import LegView, OrderView, Problem
+from gateway.errors import refuse
+from gateway.schemas import (
+    VALUE_MAX_MINOR,
+    Body,
+    Id,
+    MoneyMinor,
+    Quantity,
+    Reason,
+    ShipTo,
+    ShortText,
+    Shown,
+    Tags,
+    ship_to_problem,
+)
+from gateway.times import iso, ms_of
+
+METHODS = {
+    "ship": Method.SHIP,
+    "pickup": Method.PICKUP,
+    "ship_to_store": Method.SHIP_TO_STORE,
+    "digital": Method.DIGITAL,
+}
+ON_SHORT = {"refuse": OnShort.REFUSE, "partial": OnShort.PARTIAL, "park": OnShort.PARK}
+INSTANT_MIN_MS = 946_684_800_000
+"""2000-01-01: nothing older is a time of an order."""
+INSTANT_MAX_MS = 4_102_444_800_000
+"""2100-01-01."""
+HOLD_STATES = ("held", "released", "expired")
+ORDERS_PER_BATCH_MAX = 1_000
+TTL_DEFAULT_S = 900
+
+MethodName = Literal["ship", "pickup", "ship_to_store", "digital"]
+Instant = Annotated[datetime, Meta(tz=True)]
+Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}$(?!\n)")]
+
+
+# -- requests -----------------------------------------------------------------------------------------------------
+
+
+class OrderLine(Body, kw_only=True):
+    """One line. `group`: lines of one group leave together from one node."""
+
+    line_id: Id
+    sku: Id
+    quantity: Quantity
+    unit_price_minor: MoneyMinor = 0
+    method: MethodName = "ship"
+    pickup_node_id: Id | None = None
+    group: Id | None = None
+    splittable: bool = True
+    tags: Tags = ()
+
+
+class Order(Body, kw_only=True):
+    """An order as the storefront states it."""
+
+    order_id: Id
+    channel: Id
+    lines: Annotated[list[OrderLine], Meta(min_length=1)]
+    service: Id = "standard"
+    ship_to: ShipTo | None = None
+    placed_at: Instant | None = None
+    customer_id: Id | None = None
+    currency: Currency = "USD"
+    on_short: Literal["refuse", "partial", "park"] | None = None
+    priority: Annotated[int, Meta(ge=0, le=1_000)] = 0
+    tags: Tags = ()
+    promised_by: Instant | None = None
+    ship_after: Instant | None = None
+    max_legs: Annotated[int, Meta(ge=1, le=16)] | None = None
+    hold_reasons: Annotated[tuple[ShortText, ...], Meta(max_length=16)] = ()
+    quote_id: Id | None = None
+    paid: bool = False
+
+
+class Reservation(Order, kw_only=True):
+    """An order to hold units for, for `ttl_s` seconds. Without `ship_to` it is planned for the channel's demand centre."""
+
+    ttl_s: Annotated[int, Meta(ge=1)] = TTL_DEFAULT_S
+
+
+class BatchOrder(Order, kw_only=True):
+    """An order of a batch, with an idempotency key of its own."""
+
+    idempotency_key: Annotated[str, Meta(min_length=1, max_length=255)]
+
+
+class Batch(Body, kw_only=True):
+    orders: Annotated[list[BatchOrder], Meta(min_length=1, max_length=ORDERS_PER_BATCH_MAX)]
+
+
+class LineQuantity(Body, kw_only=True):
+    line_id: Id
+    quantity: Quantity
+
+
+Lines = Annotated[tuple[LineQuantity, ...], Meta(min_length=1, max_length=10_000)]
+
+
+class Commit(Body, kw_only=True):
+    """`lines`: commit only these units and release the rest; without it, everything held."""
+
+    lines: Lines | None = None
+    ship_to: ShipTo | None = None
+
+
+class Extend(Body, kw_only=True):
+    ttl_s: Annotated[int, Meta(ge=1)]
+
+
+class Cancel(Body, kw_only=True):
+    """`lines`: cancel these units; without it, all that has not left."""
+
+    lines: Lines | None = None
+    reason: Reason = ""
+
+
+# -- answers ------------------------------------------------------------------------------------------------------
+
+
+class LegLine(Shown):
+    line_id: str
+    sku: str
+    quantity: int
+
+
+class CostParts(Shown):
+    """Expected cash of a leg by part."""
+
+    parcels_minor: int
+    handling_lines_minor: int
+    handling_units_minor: int
+    node_surcharge_minor: int
+
+
+class Leg(Shown):
+    """What one node ships of one order."""
+
+    leg_id: str
+    node_id: str
+    state: str
+    lines: list[LegLine]
+    carrier: str | None
+    service: str | None
+    parcels: int
+    ship_by: str | None
+    deliver_by: str | None
+    cost_minor: int
+    cost_parts: CostParts
+    tracking: tuple[str, ...] | UnsetType = UNSET
+    actual_cost_minor: int | UnsetType = UNSET
+
+
+class Unfilled(Shown):
+    """Units of a line that no leg covers, and why; `demand_id` where they are parked."""
+
+    line_id: str
+    quantity: int
+    reason: str
+    demand_id: str | None
+
+
+class Promise(Shown):
+    ship_by: str | None
+    deliver_by: str | None
+
+
+class Allocation(Shown):
+    """A committed order: its legs, money, promise, and the decision behind it.
+
+    cost_minor is expected cash; service, policy and opportunity are what else was weighed; `score` is their sum.
+    """
+
+    allocation_id: str
+    order_id: str
+    state: str
+    channel: str
+    customer_id: str | None
+    legs: list[Leg]
+    unfilled: list[Unfilled]
+    cost_minor: int
+    service_minor: int
+    policy_minor: int
+    opportunity_minor: int
+    score: int
+    currency: str
+    promise: Promise
+    decision_id: str
+    rung: str
+    version: int
+    token: str
+
+
+class HeldOrder(Shown):
+    """A reservation: what is held, where, at what cost, until when. Once committed it names the allocation it became."""
+
+    reservation_id: str
+    order_id: str
+    state: str
+    """held, committed, released or expired."""
+    expires_at: str | None
+    allocation_id: str | None
+    channel: str
+    customer_id: str | None
+    legs: list[Leg]
+    unfilled: list[Unfilled]
+    cost_minor: int
+    service_minor: int
+    policy_minor: int
+    opportunity_minor: int
+    score: int
+    currency: str
+    promise: Promise
+    decision_id: str
+    rung: str
+    version: int
+    token: str
+
+
+class BatchItem(Shown):
+    """Result of one order of a batch: `body` where it was allocated, `problem` where not."""
+
+    status: int
+    body: Allocation | UnsetType = UNSET
+    problem: dict[str, object] | UnsetType = UNSET
+    replayed: bool = False
+
+
+class BatchAnswer(Shown):
+    results: list[BatchItem]
+
+
+# -- between ------------------------------------------------------------------------------------------------------
+
+
+def order_request(order: Order, *, max_lines: int, needs_destination: bool) -> OrderRequest | Problem:
+    """The domain's request, or the first thing that no type can say about the order."""
+    lines_in = order.lines
+    if len(lines_in) > max_lines:
+        return too_many_lines(len(lines_in), max_lines)
+    value_minor = 0
+    ships = False
+    lines = []
+    methods = METHODS
+    for line in lines_in:
+        method = methods[line.method]
+        if line.pickup_node_id is None:
+            if method == Method.PICKUP:
+                pointer = f"/lines/{len(lines)}/pickup_node_id"
+                return refuse("invalid_field", pointer, "a pickup line names its node", line_id=line.line_id)
+            if method == Method.SHIP:
+                ships = True
+        value_minor += line.quantity * line.unit_price_minor
+        lines.append(
+            LineRequest(
+                line.line_id,
+                line.sku,
+                line.quantity,
+                line.unit_price_minor,
+                method,
+                line.pickup_node_id,
+                line.group,
+                line.splittable,
+                line.tags,
+            )
+        )
+    if len(lines) > 1:
+        problem = _duplicate_line(lines)
+        if problem is not None:
+            return problem
+    if value_minor > VALUE_MAX_MINOR:
+        return refuse("invalid_field", "/lines", "the order is worth too much", limit_minor=VALUE_MAX_MINOR)
+    ship_to = order.ship_to
+    destination = None
+    if ship_to is not None:
+        problem = ship_to_problem(ship_to)
+        if problem is not None:
+            return problem
+        destination = _destination(ship_to)
+    elif needs_destination and ships:
+        return refuse("invalid_field", "/ship_to", "lines that are shipped need a destination")
+    placed_at_ms = 0
+    if order.placed_at is not None:
+        placed_at_ms = ms_of(order.placed_at)
+    promised_by_ms = ms_of(order.promised_by) if order.promised_by is not None else None
+    ship_after_ms = ms_of(order.ship_after) if order.ship_after is not None else None
+    if placed_at_ms or promised_by_ms is not None or ship_after_ms is not None:
+        problem = _instants(placed_at=placed_at_ms or None, promised_by=promised_by_ms, ship_after=ship_after_ms)
+        if problem is not None:
+            return problem
+    return OrderRequest(
+        order.order_id,
+        order.channel,
+        order.service,
+        destination,
+        tuple(lines),
+        order.currency,
+        placed_at_ms,
+        order.customer_id,
+        ON_SHORT[order.on_short] if order.on_short is not None else None,
+        order.priority,
+        order.tags,
+        promised_by_ms,
+        ship_after_ms,
+        order.max_legs,
+        order.hold_reasons,
+        order.quote_id,
+        order.paid,
+    )
+
+
+def too_many_lines(lines: int, limit: int) -> Problem:
+    return refuse("too_many_lines", "/lines", f"{lines} lines, the limit is {limit}", lines=lines, limit=limit)
+
+
+def _duplicate_line(lines: Sequence[LineRequest]) -> Problem | None:
+    if len({line.line_id for line in lines}) == len(lines):
+        return None
+    seen: dict[str, int] = {}
+    for n, line in enumerate(lines):
+        first = seen.setdefault(line.line_id, n)
+        if first != n:
+            detail = f"line {line.line_id} is listed twice"
+            return refuse("invalid_field", f"/lines/{n}/line_id", detail, line_id=line.line_id, first=f"/lines/{first}")
+    return None
+
+
+def _instants(**fields: int | None) -> Problem | None:
+    for name, ms in fields.items():
+        if ms is not None and not INSTANT_MIN_MS <= ms <= INSTANT_MAX_MS:
+            return refuse("invalid_field", f"/{name}", "an instant between the years 2000 and 2100")
+    return None
+
+
+def _destination(ship_to: ShipTo) -> Destination:
+    return Destination(
+        ship_to.country, ship_to.postal_code, ship_to.region, ship_to.residential, ship_to.lat, ship_to.lon
+    )
+
+
+def destination(ship_to: ShipTo) -> Destination | Problem:
+    return ship_to_problem(ship_to) or _destination(ship_to)
+
+
+def line_pairs(lines: Sequence[LineQuantity] | None) -> tuple[tuple[str, int], ...] | Problem | None:
+    """(line id, units) pairs; a line listed twice is a problem."""
+    if lines is None:
+        return None
+    if len({line.line_id for line in lines}) != len(lines):
+        seen: set[str] = set()
+        for n, line in enumerate(lines):
+            if line.line_id in seen:
+                return refuse("invalid_field", f"/lines/{n}/line_id", f"line {line.line_id} is listed twice")
+            seen.add(line.line_id)
+    return tuple([(line.line_id, line.quantity) for line in lines])
+
+
+def id_tail(slot: str, order_no: int) -> str:
+    """What all ids of one order share."""
+    return f"{slot}_{encode_number(order_no)}"
+
+
+def leg_shown(view: LegView, tail: str) -> Leg:
+    parts = view.cost_parts
+    return Leg(
+        f"leg_{tail}_{view.leg_no}",
+        view.node_id,
+        view.state,
+        [LegLine(line.line_id, line.sku, line.quantity) for line in view.lines],
+        view.carrier or None,
+        view.service or None,
+        view.parcels,
+        iso(view.ship_by_ms),
+        iso(view.deliver_by_ms),
+        view.cost_minor,
+        CostParts(*parts) if len(parts) == 4 else CostParts(view.cost_minor, 0, 0, 0),
+        view.tracking or UNSET,
+        view.actual_cost_minor if view.actual_cost_minor is not None else UNSET,
+    )
+
+
+def allocation_shown(view: OrderView) -> Allocation:
+    tail = id_tail(view.slot, view.order_no)
+    return Allocation(
+        f"alc_{tail}",
+        view.order_id,
+        view.state,
+        view.channel,
+        view.customer_id,
+        [leg_shown(leg, tail) for leg in view.legs],
+        _unfilled(view, tail) if view.unfilled else [],
+        view.cost_minor,
+        view.service_minor,
+        view.policy_minor,
+        view.opportunity_minor,
+        view.cost_minor + view.service_minor + view.policy_minor + view.opportunity_minor,
+        view.currency,
+        Promise(iso(view.ship_by_ms), iso(view.deliver_by_ms)),
+        f"dec_{tail}_{view.decision}",
+        view.rung,
+        view.version,
+        view.token,
+    )
+
+
+def reservation_shown(view: OrderView) -> HeldOrder:
+    tail = id_tail(view.slot, view.order_no)
+    state = view.state
+    committed = state not in HOLD_STATES
+    return HeldOrder(
+        f"res_{tail}",
+        view.order_id,
+        "committed" if committed else state,
+        iso(view.expires_at_ms),
+        f"alc_{tail}" if committed else None,
+        view.channel,
+        view.customer_id,
+        [leg_shown(leg, tail) for leg in view.legs],
+        _unfilled(view, tail) if view.unfilled else [],
+        view.cost_minor,
+        view.service_minor,
+        view.policy_minor,
+        view.opportunity_minor,
+        view.cost_minor + view.service_minor + view.policy_minor + view.opportunity_minor,
+        view.currency,
+        Promise(iso(view.ship_by_ms), iso(view.deliver_by_ms)),
+        f"dec_{tail}_{view.decision}",
+        view.rung,
+        view.version,
+        view.token,
+    )
+
+
+def _unfilled(view: OrderView, tail: str) -> list[Unfilled]:
+    return [
+        Unfilled(u.line_id, u.quantity, u.reason, f"dem_{tail}_{u.demand_no}" if u.demand_no is not None else None)
+        for u in view.unfilled
+    ]

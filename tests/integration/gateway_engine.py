@@ -1,0 +1,152 @@
+"""An engine for gateway tests: real shards behind real sockets in this process, a real gateway over them.
+
+The journal is in memory and the planner is the greedy one of the simulator; all between the client and the decision is real.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import uvicorn
+
+from engine.client.cluster import Cluster
+from engine.domain.commands import AdjustStock, PutConfig, StockMove
+from engine.domain.config import KINDS, ApiKey, Document
+from engine.domain.placement import CONTROL_SHARD
+from engine.domain.replies import ConfigReply, StockReply
+from engine.journal.memory import MemoryServer
+from engine.settings import Settings
+from gateway.__main__ import CONFIG_KINDS, GatewayServer, server_config
+from gateway.app import create_app
+from gateway.asgi import Door
+from gateway.auth import new_key
+from tests.builders import a_network
+from tests.conftest import eventually
+from tests.contract.shard_host import Directory, HostedShard
+
+_KIND_OF = {cls: kind for kind, cls in KINDS.items()}
+_keys = itertools.count(1)
+
+
+class GatewayEngine:
+    """`client` speaks ASGI to the gateway with the admin key; `token` makes more keys."""
+
+    def __init__(self, folder: Path, *, shards: int = 2, **settings: Any) -> None:
+        self.settings = Settings(**settings)
+        self.server = MemoryServer()
+        self.directory = Directory()
+        self.control = HostedShard(CONTROL_SHARD, folder, self.server, self.directory)
+        self.stock = [HostedShard(n, folder, self.server, self.directory) for n in range(shards)]
+        self.cluster = Cluster(
+            self.directory.find, kinds=CONFIG_KINDS, timeout_s=self.settings.request_timeout_ms / 1_000
+        )
+        self.door: Door
+        self.client: httpx.AsyncClient
+        self.admin = ""
+
+    async def start(self, documents: list[Document] | None = None, *, nodes: int = 4, items: int = 3) -> GatewayEngine:
+        await self.control.start()
+        await self.cluster.start()
+        assert await self.cluster.wait_configured(5.0)
+        if documents is None:
+            documents = a_network(nodes=nodes, items=items, shards=len(self.stock))
+        await self.put(*documents)
+        for shard in self.stock:
+            await shard.start()
+        self.admin = await self.token("*")
+        self.door = create_app(self.cluster, self.settings)
+        self.client = self.client_for(self.admin)
+        return self
+
+    async def put(self, *documents: Document) -> None:
+        for document in documents:
+            command = PutConfig(_KIND_OF[type(document)], (msgspec.json.encode(document),))
+            reply = await self.cluster.ask(CONTROL_SHARD, command, timeout_s=5.0)
+            assert isinstance(reply, ConfigReply), reply
+        await self.settled()
+
+    async def settled(self) -> None:
+        """Until the gateway's catalogue has what the control shard has."""
+        reply = await self.cluster.ask(CONTROL_SHARD, _status(), timeout_s=5.0)
+        wanted = reply.facts["config_version"]  # type: ignore[union-attr]
+        await eventually(lambda: self.cluster.catalog.version >= wanted, every_s=0.002)
+
+    async def token(self, *scopes: str, **fields: Any) -> str:
+        """A new API key with these scopes."""
+        token, document = new_key(f"test{next(_keys)}", list(scopes), **fields)
+        await self.put(document)
+        return token
+
+    async def put_key(self, document: ApiKey) -> None:
+        await self.put(document)
+
+    def client_for(self, token: str, **options: Any) -> httpx.AsyncClient:
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        transport = httpx.ASGITransport(self.door, raise_app_exceptions=True)
+        return httpx.AsyncClient(transport=transport, base_url="http://gateway", headers=headers, **options)
+
+    async def stock_up(self, node_id: str, sku: str, units: int) -> None:
+        shard = self.cluster.shard_of_node(node_id)
+        assert shard is not None
+        reply = await self.cluster.ask(shard, AdjustStock(node_id, (StockMove(sku, "received", units),)))
+        assert isinstance(reply, StockReply), reply
+
+    @asynccontextmanager
+    async def served(self, **options: Any) -> AsyncIterator[str]:
+        """A real HTTP server over the gateway on a loopback port; yields its base URL."""
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        config: uvicorn.Config = server_config(self.door, self.settings, port=0)
+        for name, value in options.items():
+            setattr(config, name, value)
+        server = GatewayServer(config, self.door)
+        server.capture_signals = _no_signals  # type: ignore[method-assign]
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        await eventually(lambda: server.started, every_s=0.005)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await task
+            listener.close()
+
+    async def close(self) -> None:
+        await self.client.aclose()
+        await self.cluster.close()
+        for shard in [*self.stock, self.control]:
+            await shard.stop()
+
+
+def _status() -> Any:
+    from engine.domain.commands import GetStatus
+
+    return GetStatus()
+
+
+def _no_signals() -> Any:
+    from contextlib import nullcontext
+
+    return nullcontext()
+
+
+def an_order_body(order_id: str = "A-1", *, sku: str = "SKU-0", quantity: int = 1, **fields: Any) -> dict[str, Any]:
+    """The least order that allocates from N-0's region."""
+    return {
+        "order_id": order_id,
+        "channel": "web",
+        "ship_to": {"country": "US", "postal_code": "10001"},
+        "lines": [{"line_id": "1", "sku": sku, "quantity": quantity}],
+        **fields,
+    }
+
+
+def keyed(key: str, **headers: str) -> dict[str, str]:
+    return {"idempotency-key": key, **headers}

@@ -1,0 +1,138 @@
+"""Allocations through the whole gateway: decide, replay, read, cancel."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.integration.gateway_engine import GatewayEngine, an_order_body, keyed
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[GatewayEngine]:
+    engine = await GatewayEngine(tmp_path).start()
+    await engine.stock_up("N-0", "SKU-0", 10)
+    yield engine
+    await engine.close()
+
+
+async def test_an_order_is_allocated_and_read_back(engine: GatewayEngine) -> None:
+    answer = await engine.client.post("/v1/allocations", json=an_order_body(quantity=2), headers=keyed("k-1"))
+    assert answer.status_code == 201, answer.text
+    body = answer.json()
+    assert body["order_id"] == "A-1"
+    assert body["state"] == "allocated"
+    assert [(leg["node_id"], leg["lines"]) for leg in body["legs"]] == [
+        ("N-0", [{"line_id": "1", "sku": "SKU-0", "quantity": 2}])
+    ]
+    assert body["score"] == sum(body[f"{part}_minor"] for part in ("cost", "service", "policy", "opportunity"))
+    assert body["allocation_id"].startswith("alc_US100_")
+    assert body["decision_id"] == body["allocation_id"].replace("alc_", "dec_") + "_0"
+    assert body["promise"]["ship_by"].endswith("Z")
+    assert answer.headers["location"] == f"/v1/allocations/{body['allocation_id']}"
+    read = await engine.client.get(answer.headers["location"])
+    assert read.status_code == 200
+    assert read.headers["etag"] == answer.headers["etag"]
+    assert {**read.json(), "token": ""} == {**body, "token": ""}
+
+
+async def test_a_repeat_gets_the_first_answer_in_either_format(engine: GatewayEngine) -> None:
+    body = an_order_body(quantity=3)
+    first = await engine.client.post("/v1/allocations", json=body, headers=keyed("k-1"))
+    assert "idempotent-replayed" not in first.headers
+    packed = msgspec.msgpack.encode({**body, "service": "standard"})  # a default spelled out is the same request
+    again = await engine.client.post(
+        "/v1/allocations",
+        content=packed,
+        headers=keyed("k-1", **{"content-type": "application/vnd.msgpack", "accept": "application/x-msgpack"}),
+    )
+    assert again.status_code == 201
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.headers["content-type"] == "application/vnd.msgpack"
+    shown = msgspec.msgpack.decode(again.content)
+    assert shown["allocation_id"] == first.json()["allocation_id"]
+    other = await engine.client.post("/v1/allocations", json=an_order_body(quantity=4), headers=keyed("k-1"))
+    assert other.status_code == 422
+    assert other.json()["code"] == "key_reused"
+
+
+async def test_a_shortage_says_so_with_the_numbers(engine: GatewayEngine) -> None:
+    answer = await engine.client.post("/v1/allocations", json=an_order_body(quantity=11), headers=keyed("k-1"))
+    assert answer.status_code == 409
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert body["code"] == "out_of_stock"
+    assert body["type"] == "/problems/out_of_stock"
+    assert body["request_id"] == answer.headers["x-request-id"]
+    [error] = body["errors"]
+    assert (error["pointer"], error["sku"], error["requested"], error["available_to_promise"]) == (
+        "/lines/0",
+        "SKU-0",
+        11,
+        10,
+    )
+
+
+async def test_cancel_gives_the_units_back(engine: GatewayEngine) -> None:
+    first = await engine.client.post("/v1/allocations", json=an_order_body(quantity=10), headers=keyed("k-1"))
+    path = first.headers["location"]
+    part = await engine.client.post(
+        f"{path}/cancel", json={"lines": [{"line_id": "1", "quantity": 4}]}, headers=keyed("k-2")
+    )
+    assert part.status_code == 200, part.text
+    assert part.json()["legs"][0]["lines"][0]["quantity"] == 6
+    rest = await engine.client.post(f"{path}/cancel", headers=keyed("k-3"))
+    assert rest.json()["state"] == "cancelled"
+    again = await engine.client.post("/v1/allocations", json=an_order_body("A-2", quantity=10), headers=keyed("k-4"))
+    assert again.status_code == 201
+
+
+async def test_a_request_id_is_kept_when_it_is_sane(engine: GatewayEngine) -> None:
+    kept = await engine.client.get("/livez", headers={"x-request-id": "trace-7:1"})
+    assert kept.headers["x-request-id"] == "trace-7:1"
+    replaced = await engine.client.get("/livez", headers={"x-request-id": "a b\tc"})
+    assert replaced.headers["x-request-id"] != "a b\tc"
+
+
+async def test_health_tells_what_is_reachable(engine: GatewayEngine) -> None:
+    ready = await engine.client.get("/readyz")
+    assert ready.status_code == 200, ready.text
+    assert [(s["shard"], s["state"]) for s in ready.json()["shards"]] == [
+        ("0", "serving"),
+        ("1", "serving"),
+        ("control", "serving"),
+    ]
+    metrics = await engine.client.get("/metrics")
+    assert metrics.status_code == 200
+    for name in (
+        'quartermaster_shard_open_holds{shard="0"}',
+        'quartermaster_shard_append_p99_seconds{shard="1"}',
+        "quartermaster_shard_redis_headroom_ratio",
+        "quartermaster_gateway_in_flight",
+        'quartermaster_gateway_requests_total{route="GET /readyz",status="200"}',
+    ):
+        assert name in metrics.text, name
+
+
+async def test_paths_and_methods_that_do_not_exist(engine: GatewayEngine) -> None:
+    nowhere = await engine.client.get("/v1/nothing")
+    assert (nowhere.status_code, nowhere.json()["code"]) == (404, "not_found")
+    wrong = await engine.client.put("/v1/allocations", json={})
+    assert (wrong.status_code, wrong.json()["code"]) == (405, "method_not_allowed")
+    assert wrong.headers["allow"] == "POST"
+
+
+async def test_served_over_a_real_socket(engine: GatewayEngine) -> None:
+    import httpx
+
+    async with engine.served() as url, httpx.AsyncClient(base_url=url) as client:
+        answer = await client.post(
+            "/v1/allocations",
+            json=an_order_body(),
+            headers=keyed("k-1", authorization=f"Bearer {engine.admin}"),
+        )
+        assert answer.status_code == 201, answer.text
+        assert answer.headers["x-content-type-options"] == "nosniff"
