@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 
 from solvers.joint_cpsat import solve_columns
+from solvers.joint_cuts import strengthen
 from solvers.joint_flat import Flags, Flat, Ints, extract, flatten, reduce
 from solvers.joint_search import cheapest, drop_dear, price_rows, scale_for, search
 
@@ -34,7 +35,7 @@ Index = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 
 _TINY_PRODUCT = 64
 """Choices of a component up to which pricing costs more than looking at all of them."""
-_PRICE_ROUNDS = 120
+_PRICE_ROUNDS = 300
 _NODES_MAX = 60_000
 _DEPTH_MAX = 4
 
@@ -150,6 +151,9 @@ def _solve(flat: Flat, alive: Flags, clock: _Clock, *, depth: int) -> _Part:
 
 def _component(flat: Flat, clock: _Clock, *, depth: int) -> _Part:
     """One connected component: exact search at once if tiny, else prices first, and CP-SAT for what stays open."""
+    tiny = math.prod(np.diff(flat.ptr).tolist()) <= _TINY_PRODUCT
+    if not tiny and depth == 0:
+        flat = strengthen(flat)
     base = int(cheapest(flat.ptr, flat.cost).sum())
     incumbent = flat.incumbent.copy()
     scale = scale_for(flat)
@@ -159,7 +163,7 @@ def _component(flat: Flat, clock: _Clock, *, depth: int) -> _Part:
     price = flat.price.copy()
     lagrangian = 0
     alive = np.ones(len(flat.cost), dtype=np.bool_)
-    if math.prod(np.diff(flat.ptr).tolist()) > _TINY_PRODUCT:
+    if not tiny:
         lagrangian = price_rows(*body, incumbent, price, scale, _PRICE_ROUNDS)
         bound = base - (-lagrangian // scale)
         if bound >= int(flat.cost[incumbent].sum()):

@@ -1,0 +1,180 @@
+"""The joint path against CP-SAT: `python -m loadtests.solver_bench [--quick] [--json FILE] [--seed N]`.
+
+Keys (DESIGN section 10), every figure from interleaved rounds over the same instances in one process:
+
+    solver_vs_cpsat        full CP-SAT, building counted / ours: 64 orders, 100 nodes, normal stock; mean gap printed
+    solver_vs_cpsat_tight  CP-SAT on the same components, building counted / ours: 64 orders, 20 nodes, tight stock
+    gap_tight_pct          our cost over the proven optimum of our candidate sets, 20 nodes, tight, 20 seeds: mean and maximum
+
+Ours is everything from priced candidates to the chosen plans: own optima, over-asked rows, incumbent, components, columns, the
+packed message to the solver process and back (its code, called here; the socket is not counted).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from loadtests.solver_instances import CANDIDATES, LEGS_MAX, LINES_MAX, Batch, make_batch
+from loadtests.solver_peers import full_model, line_node_model
+from solvers import worker
+from solvers.joint import JointColumn, JointProblem, pack_problem, unpack_answer
+from solvers.joint_columns import columns, in_turn, narrow, node_sets, own_optima
+
+ORDERS = 64
+COLUMNS_MAX = 400
+DEADLINE_MS = 1_000
+
+Figure = dict[str, float]
+
+
+class Outcome(NamedTuple):
+    """Ours for one batch: money, rung as DESIGN names it, orders and columns that went to the joint solver."""
+
+    cost: int
+    rung: str
+    orders: int
+    columns: int
+
+
+def ours(batch: Batch) -> Outcome:
+    """The production path for one batch."""
+    sets = node_sets(CANDIDATES, LEGS_MAX)
+    own_pick = np.zeros((len(batch.lines), LINES_MAX), np.int64)
+    own, over = own_optima(sets, *batch.body, own_pick)
+    if not over:
+        return Outcome(int(own.sum()), "separable", 0, 0)
+    pick = np.zeros_like(own_pick)
+    cost = in_turn(sets, *batch.body, pick)
+    useful, critical, budget, _ = narrow(sets, *batch.body, own, cost, pick)
+    open_orders = np.flatnonzero(budget > 0).tolist()
+    settled = int(cost[budget == 0].sum())
+    if not open_orders:
+        return Outcome(settled, "exact", 0, 0)
+    problem = JointProblem([], [])
+    numbers: dict[int, int] = {}
+    out_cost = np.zeros(COLUMNS_MAX, np.int64)
+    out_pick = np.zeros((COLUMNS_MAX, LINES_MAX), np.int64)
+    for b in open_orders:
+        lines = int(batch.lines[b])
+        out_cost[0], out_pick[0] = cost[b], pick[b]
+        dearest = int(own[b] + budget[b])
+        body = batch.fixed[b], batch.money[b], batch.row[b], useful[b], critical
+        found, _ = columns(sets, lines, *body, dearest, out_cost, out_pick)
+        rows = np.take_along_axis(batch.row[b], out_pick[:found].T, axis=1)[:lines]
+        binding = critical[rows].T.tolist()
+        units = batch.units[b].tolist()
+        ways = []
+        for money, taken, binds in zip(out_cost[:found].tolist(), rows.T.tolist(), binding, strict=True):
+            takes = [
+                (numbers.setdefault(r, len(numbers)), units[line])
+                for line, (r, bind) in enumerate(zip(taken, binds, strict=True))
+                if bind
+            ]
+            ways.append(JointColumn(money, takes))
+        problem.columns.append(ways)
+    problem.stock = batch.stock[list(numbers)].tolist()
+    answer = unpack_answer(worker.answer(pack_problem(problem), deadline_ms=DEADLINE_MS))
+    rung = "time_boxed" if answer.status else "exact"
+    return Outcome(settled + answer.cost, rung, len(open_orders), sum(map(len, problem.columns)))
+
+
+def decomposed(batch: Batch) -> int:
+    """The peer for tight stock: our own optima, incumbent and components, then CP-SAT on the line-node model of each."""
+    sets = node_sets(CANDIDATES, LEGS_MAX)
+    own_pick = np.zeros((len(batch.lines), LINES_MAX), np.int64)
+    own, over = own_optima(sets, *batch.body, own_pick)
+    if not over:
+        return int(own.sum())
+    pick = np.zeros_like(own_pick)
+    cost = in_turn(sets, *batch.body, pick)
+    useful, _, budget, part = narrow(sets, *batch.body, own, cost, pick)
+    total = int(cost[budget == 0].sum())
+    for first in sorted(set(part[budget > 0].tolist())):
+        total += line_node_model(batch, np.flatnonzero((part == first) & (budget > 0)), useful)
+    return total
+
+
+def timed(call: Callable[[Batch], object], batch: Batch) -> tuple[float, object]:
+    """(milliseconds, what it returned)."""
+    started = time.perf_counter()
+    value = call(batch)
+    return (time.perf_counter() - started) * 1e3, value
+
+
+def ratio(name: str, peer: Callable[[Batch], int], batches: list[Batch], rounds: int) -> Figure:
+    """Median over rounds of (sum of the peer's times / sum of ours) with the range; costs must not be above the peer's."""
+    ratios, ours_ms, peer_ms, gaps = [], [], [], []
+    for _ in range(rounds):
+        mine = theirs = 0.0
+        for batch in batches:
+            ms, outcome = timed(ours, batch)
+            assert isinstance(outcome, Outcome)
+            other_ms, optimum = timed(peer, batch)
+            assert isinstance(optimum, int)
+            mine, theirs = mine + ms, theirs + other_ms
+            ours_ms.append(ms)
+            peer_ms.append(other_ms)
+            gaps.append(100 * (outcome.cost / optimum - 1))
+        ratios.append(theirs / mine)
+    print(
+        f"{name}: ours {statistics.median(ours_ms):.2f} ms (max {max(ours_ms):.2f}), peer {statistics.median(peer_ms):.1f} ms "
+        f"(max {max(peer_ms):.1f}); gap mean {statistics.mean(gaps):.3f} %, max {max(gaps):.3f} %; "
+        f"ratio {statistics.median(ratios):.1f} ({min(ratios):.1f}-{max(ratios):.1f})"
+    )
+    return {"value": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+
+
+def gap_tight(seeds: range) -> Figure:
+    """Mean gap in per cent over the proven optimum; low and high are the extremes over the seeds."""
+    gaps, greedy_gaps, rungs = [], [], []
+    for seed in seeds:
+        batch = make_batch(seed, orders=ORDERS, nodes=20, stock_factor=1)
+        outcome, optimum = ours(batch), full_model(batch)
+        pick = np.zeros((ORDERS, LINES_MAX), np.int64)
+        greedy = int(in_turn(node_sets(CANDIDATES, LEGS_MAX), *batch.body, pick).sum())
+        gaps.append(100 * (outcome.cost / optimum - 1))
+        greedy_gaps.append(100 * (greedy / optimum - 1))
+        rungs.append(f"{outcome.rung}:{outcome.orders}/{outcome.columns}")
+    print(
+        f"gap_tight_pct: mean {statistics.mean(gaps):.3f} %, max {max(gaps):.3f} % over {len(gaps)} seeds "
+        f"(in turn: mean {statistics.mean(greedy_gaps):.2f} %, max {max(greedy_gaps):.2f} %)\n  rung:orders/columns {' '.join(rungs)}"
+    )
+    return {"value": statistics.mean(gaps), "low": min(gaps), "high": max(gaps)}
+
+
+def run(quick: bool, seed: int) -> dict[str, Figure]:
+    """Measure every key: {key: {"value", "low", "high"}}."""
+    worker.warm()
+    instances, rounds = (4, 3) if quick else (8, 5)
+    normal = [make_batch(seed + i, orders=ORDERS, nodes=100, stock_factor=4) for i in range(instances)]
+    tight = [make_batch(seed + i, orders=ORDERS, nodes=20, stock_factor=1) for i in range(instances)]
+    for batch in normal[:1] + tight[:1]:
+        ours(batch)  # compiled code and OR-Tools are loaded before the clock starts
+    return {
+        "solver_vs_cpsat": ratio("solver_vs_cpsat", full_model, normal, rounds),
+        "solver_vs_cpsat_tight": ratio("solver_vs_cpsat_tight", decomposed, tight, rounds),
+        "gap_tight_pct": gap_tight(range(seed, seed + 20)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--quick", action="store_true", help="fewer instances and rounds")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    arguments = parser.parse_args()
+    figures = run(arguments.quick, arguments.seed)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
