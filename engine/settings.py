@@ -23,8 +23,11 @@ class Settings(BaseSettings):
     durability: Literal["always", "unverified"] = "always"
     """`unverified` starts although the server's `appendfsync always` cannot be proven; shown in /readyz."""
     shards: int = Field(2, ge=1, le=64)
+    """Stock shards; fixed by the first start of a data folder."""
     gateways: int = Field(1, ge=1, le=64)
+    """HTTP gateways: processes, one port each."""
     host: str = "127.0.0.1"
+    """Address that gateways listen on."""
     port: int = Field(8080, ge=0, le=65_535)
     """The first gateway's port; the next ones follow. 0 = any free one."""
     ray_address: str | None = None
@@ -36,10 +39,14 @@ class Settings(BaseSettings):
     cluster_token: SecretStr | None = None
     """Shared secret of TCP connections between machines."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least important messages that are logged."""
 
     max_lines: int = Field(1_000, ge=1, le=10_000)
+    """Lines of one order."""
     body_bytes_max: int = Field(8 * 1024 * 1024, ge=1_024)
+    """Bytes of one request body, imports aside."""
     import_bytes_max: int = Field(512 * 1024 * 1024, ge=1_024)
+    """Bytes of one bulk import."""
     in_flight_max: int = Field(4_096, ge=1)
     """Requests a gateway works on at once; more are answered 503 at once."""
     request_timeout_ms: int = Field(10_000, ge=100)
@@ -48,8 +55,11 @@ class Settings(BaseSettings):
     """Requests a second for each API key; 0 = no limit."""
 
     dedupe_max: int = Field(5_000_000, ge=1_000)
+    """Idempotency keys remembered by a shard for 24 hours; beyond it for less, never under one hour."""
     hold_ttl_max_s: int = Field(86_400, ge=1)
+    """Longest time to live that a reservation may ask for."""
     solver_deadline_ms: int = Field(40, ge=1)
+    """How long colliding orders wait for the solver before their greedy plan is taken."""
     solver_in_flight_max: int = Field(4, ge=0)
     """Components at the solver at once, per shard; more keep their greedy plan. 0 = no solver process."""
     reach_km: int = Field(0, ge=0)
@@ -57,9 +67,11 @@ class Settings(BaseSettings):
     candidates: int = Field(24, ge=1, le=64)
     """Nearest capable nodes that the kernel looks at for one order."""
     snapshot_interval_s: float = Field(5.0, gt=0)
+    """How often changed parts are written as snapshots."""
     journal_retained_entries: int = Field(20_000, ge=1_000)
     """Entries kept before the older snapshot, so that `explain` can look back."""
     lease_s: float = Field(2.0, gt=0.1)
+    """A shard that cannot renew its epoch for so long stops answering reads and refusals."""
 
     @model_validator(mode="after")
     def _tcp_needs_a_token(self) -> Self:

@@ -1,0 +1,152 @@
+"""The documentation is true: links lead somewhere, commands exist, generated pages are up to date."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+import pytest
+import typer.main
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+
+
+def _name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def _anchors(page: Path) -> set[str]:
+    """Anchors that GitHub makes of a page's headings."""
+    text = FENCE.sub("", page.read_text("utf-8"))
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(FENCE.sub("", page.read_text("utf-8"))):
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), f"{_name(page)} links to {target}"
+        assert ROOT in found.parents or found == ROOT, f"{_name(page)} links out of the repository: {target}"
+        if anchor:
+            assert anchor in _anchors(found), f"{_name(page)} links to {target}: no such heading"
+
+
+def _commands() -> list[tuple[str, str]]:
+    """(page, command) of every line in `sh` blocks; lines that end in a backslash are joined."""
+    found = []
+    for page in PAGES:
+        for language, body in FENCE.findall(page.read_text("utf-8")):
+            if language == "sh":
+                lines = re.sub(r"\\\n\s*", " ", body).splitlines()
+                found += [(_name(page), line.strip()) for line in lines if line.strip() and not line.startswith("#")]
+    return found
+
+
+@cache
+def _quartermaster() -> click.Command:
+    from engine.cli.main import build
+
+    return typer.main.get_command(build())
+
+
+def _check_quartermaster(words: list[str]) -> None:
+    """Every sub-command, option and argument of a command line exists. Does not run it."""
+    command = _quartermaster()
+    while words and isinstance(command, click.Group):
+        if words[0] == "--help":
+            return
+        name = words.pop(0)
+        assert name in command.commands, f"no command {name!r}"
+        command = command.commands[name]
+    options = {name: option for option in command.params for name in (*option.opts, *option.secondary_opts)}
+    arguments = [option for option in command.params if isinstance(option, click.Argument)]
+    while words:
+        word = words.pop(0)
+        if word == "--help":
+            continue
+        if word.startswith("--"):
+            assert word in options, f"no option {word!r}"
+            option: Any = options[word]
+            if not option.is_flag:
+                assert words, f"{word} needs a value"
+                words.pop(0)
+        else:
+            assert arguments, f"no argument for {word!r}"
+            arguments.pop(0)
+    assert not [a.name for a in arguments if a.required], "an argument is missing"
+
+
+@pytest.mark.parametrize(("page", "line"), _commands(), ids=lambda value: value[:60])
+def test_commands_in_the_documentation_exist(page: str, line: str) -> None:
+    words = shlex.split(line, comments=True)
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        words.pop(0)
+    program = words.pop(0).removeprefix(".venv/bin/")
+    if program == "make":
+        targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text("utf-8"), re.M))
+        variables = set(re.findall(r"^([A-Z]+) \?=", (ROOT / "Makefile").read_text("utf-8"), re.M))
+        for word in words:
+            assert word.partition("=")[0] in (variables if "=" in word else targets), f"{page}: {line}"
+    elif program == "quartermaster":
+        _check_quartermaster(words)
+    else:
+        assert program in {"curl", "uv", "export", "kill"}, f"{page}: a command this test knows nothing about: {line}"
+
+
+def _tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"docs_tools_{name}", ROOT / "docs" / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_settings_page_is_made_from_the_settings() -> None:
+    tool = _tool("settings")
+    assert tool.PAGE.read_text("utf-8") == tool.page(), "run: .venv/bin/python docs/tools/settings.py"
+
+
+RESULTS = {
+    "commit": "0123456789abcdef",
+    "machine": {"cpu": "two cores"},
+    "seed": 7,
+    "scale": "reduced",
+    "figures": {
+        "single_vs_fastapi_echo": {"value": 2.5, "low": 2.1, "high": 2.9, "floor": 1.8, "goal": 3.5},
+        "restart_s": {"value": 7.0, "low": 6.5, "high": 8.0, "floor": 6, "goal": 3},
+    },
+}
+
+
+def test_the_figures_table_says_what_was_missed_and_how_to_measure_it() -> None:
+    table = _tool("figures").table(RESULTS)
+    rows = {line.split("|")[1].strip()[:20]: line for line in table.splitlines() if line.startswith("| ")}
+    assert "**2.50**" in rows["Single orders a seco"]
+    assert "missed" not in rows["Single orders a seco"]
+    assert "missed" in rows["Seconds from kill -9"]
+    assert "make bench QUICK=1" in table
+    assert "0123456789ab" in table
+
+
+def test_the_readme_shows_the_figures_last_measured() -> None:
+    tool = _tool("figures")
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert tool.with_figures(readme, RESULTS) != readme, "the block exists"
+    if tool.RESULTS.exists():
+        results = json.loads(tool.RESULTS.read_text("utf-8"))
+        assert tool.with_figures(readme, results) == readme, "run: .venv/bin/python docs/tools/figures.py"
