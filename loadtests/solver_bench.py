@@ -22,11 +22,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from loadtests.solver_additive import in_turn, leg_scores, node_sets, own_optima
 from loadtests.solver_instances import CANDIDATES, LEGS_MAX, LINES_MAX, Batch, make_batch
 from loadtests.solver_peers import full_model, line_node_model
 from solvers import worker
-from solvers.joint import JointColumn, JointProblem, pack_problem, unpack_answer
-from solvers.joint_columns import columns, in_turn, narrow, node_sets, own_optima
+from solvers.joint import pack_arrays, unpack_answer
+from solvers.joint_columns import joint_columns, narrow
+from solvers.joint_flat import Flags
+from solvers.joint_wire import Ints
 
 ORDERS = 64
 COLUMNS_MAX = 400
@@ -44,61 +47,55 @@ class Outcome(NamedTuple):
     columns: int
 
 
+class Narrowed(NamedTuple):
+    """Where ours and the decomposed peer part: the incumbent, and which orders still have something to win together."""
+
+    legs: tuple[Ints, ...]
+    own: Ints
+    cost: Ints
+    pick: Ints
+    useful: Flags
+    critical: Flags
+    budget: Ints
+    part: Ints
+
+
+def decompose(batch: Batch) -> Narrowed | int:
+    """Own optima; their sum if nobody over-asks a row, else incumbent and components."""
+    sets = node_sets(CANDIDATES, LEGS_MAX)
+    pick = np.zeros((len(batch.lines), LINES_MAX), np.int64)
+    own, over = own_optima(sets, *batch.body, pick)
+    if not over:
+        return int(own.sum())
+    cost = in_turn(sets, *batch.body, pick)
+    score = leg_scores(batch.lines, batch.fixed, batch.money)
+    group = np.broadcast_to(np.arange(LINES_MAX), batch.units.shape).copy()
+    legs = (score, batch.lines, batch.lines, group, batch.row, batch.units, batch.stock)
+    return Narrowed(legs, own, cost, pick, *narrow(*legs, own, cost, pick, LEGS_MAX))
+
+
 def ours(batch: Batch) -> Outcome:
     """The production path for one batch."""
-    sets = node_sets(CANDIDATES, LEGS_MAX)
-    own_pick = np.zeros((len(batch.lines), LINES_MAX), np.int64)
-    own, over = own_optima(sets, *batch.body, own_pick)
-    if not over:
-        return Outcome(int(own.sum()), "separable", 0, 0)
-    pick = np.zeros_like(own_pick)
-    cost = in_turn(sets, *batch.body, pick)
-    useful, critical, budget, _ = narrow(sets, *batch.body, own, cost, pick)
-    open_orders = np.flatnonzero(budget > 0).tolist()
-    settled = int(cost[budget == 0].sum())
-    if not open_orders:
+    found = decompose(batch)
+    if isinstance(found, int):
+        return Outcome(found, "separable", 0, 0)
+    settled = int(found.cost[found.budget == 0].sum())
+    if not found.budget.any():
         return Outcome(settled, "exact", 0, 0)
-    problem = JointProblem([], [])
-    numbers: dict[int, int] = {}
-    out_cost = np.zeros(COLUMNS_MAX, np.int64)
-    out_pick = np.zeros((COLUMNS_MAX, LINES_MAX), np.int64)
-    for b in open_orders:
-        lines = int(batch.lines[b])
-        out_cost[0], out_pick[0] = cost[b], pick[b]
-        dearest = int(own[b] + budget[b])
-        body = batch.fixed[b], batch.money[b], batch.row[b], useful[b], critical
-        found, _ = columns(sets, lines, *body, dearest, out_cost, out_pick)
-        rows = np.take_along_axis(batch.row[b], out_pick[:found].T, axis=1)[:lines]
-        binding = critical[rows].T.tolist()
-        units = batch.units[b].tolist()
-        ways = []
-        for money, taken, binds in zip(out_cost[:found].tolist(), rows.T.tolist(), binding, strict=True):
-            takes = [
-                (numbers.setdefault(r, len(numbers)), units[line])
-                for line, (r, bind) in enumerate(zip(taken, binds, strict=True))
-                if bind
-            ]
-            ways.append(JointColumn(money, takes))
-        problem.columns.append(ways)
-    problem.stock = batch.stock[list(numbers)].tolist()
-    answer = unpack_answer(worker.answer(pack_problem(problem), deadline_ms=DEADLINE_MS))
+    joint = joint_columns(*found.legs, *found[1:7], legs=LEGS_MAX, columns_max=COLUMNS_MAX)
+    answer = unpack_answer(worker.answer(pack_arrays(joint.problem), deadline_ms=DEADLINE_MS))
     rung = "time_boxed" if answer.status else "exact"
-    return Outcome(settled + answer.cost, rung, len(open_orders), sum(map(len, problem.columns)))
+    return Outcome(settled + answer.cost, rung, len(joint.orders), len(joint.problem.cost))
 
 
 def decomposed(batch: Batch) -> int:
-    """The peer for tight stock: our own optima, incumbent and components, then CP-SAT on the line-node model of each."""
-    sets = node_sets(CANDIDATES, LEGS_MAX)
-    own_pick = np.zeros((len(batch.lines), LINES_MAX), np.int64)
-    own, over = own_optima(sets, *batch.body, own_pick)
-    if not over:
-        return int(own.sum())
-    pick = np.zeros_like(own_pick)
-    cost = in_turn(sets, *batch.body, pick)
-    useful, _, budget, part = narrow(sets, *batch.body, own, cost, pick)
-    total = int(cost[budget == 0].sum())
-    for first in sorted(set(part[budget > 0].tolist())):
-        total += line_node_model(batch, np.flatnonzero((part == first) & (budget > 0)), useful)
+    """The peer for tight stock: the same incumbent and components, then CP-SAT on the line-node model of each."""
+    found = decompose(batch)
+    if isinstance(found, int):
+        return found
+    total = int(found.cost[found.budget == 0].sum())
+    for first in sorted(set(found.part[found.budget > 0].tolist())):
+        total += line_node_model(batch, np.flatnonzero(found.part == first), found.useful)
     return total
 
 

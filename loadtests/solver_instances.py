@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from solvers.joint_columns import NEVER, in_turn, node_sets
-from solvers.joint_flat import Ints
+from loadtests.solver_additive import in_turn, node_sets
+from solvers.joint_columns import NEVER
+from solvers.joint_wire import Ints
 
 CANDIDATES = 8
 LEGS_MAX = 3
@@ -25,15 +26,22 @@ SKUS = 400
 
 
 class Batch(NamedTuple):
-    """B orders over R = SKUs x nodes rows. Arrays as in `solvers.joint_columns`; `nodes[B, K]` = the candidates' node numbers."""
+    """B orders of at most L lines over R = SKUs x nodes rows, K candidates each."""
 
     lines: Ints
+    """[B]"""
     nodes: Ints
+    """[B, K] node number of each candidate"""
     fixed: Ints
+    """[B, K] money of opening it"""
     money: Ints
+    """[B, L, K] money of a line there, NEVER = not offered"""
     row: Ints
+    """[B, L, K]"""
     units: Ints
+    """[B, L] from one node"""
     stock: Ints
+    """[R] free units"""
 
     @property
     def body(self) -> tuple[Ints, Ints, Ints, Ints, Ints, Ints]:

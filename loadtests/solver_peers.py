@@ -7,7 +7,8 @@ from ortools.sat.python import cp_model
 
 from loadtests.solver_instances import LEGS_MAX, Batch
 from solvers.joint_columns import NEVER
-from solvers.joint_flat import Flags, Ints
+from solvers.joint_flat import Flags
+from solvers.joint_wire import Ints
 
 _TIME_LIMIT_S = 20.0
 

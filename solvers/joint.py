@@ -15,80 +15,54 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
-import msgspec
 import numpy as np
 
 from solvers.joint_cpsat import solve_columns
 from solvers.joint_cuts import strengthen
-from solvers.joint_flat import Flags, Flat, Ints, extract, flatten, reduce
+from solvers.joint_flat import Flags, Flat, extract, flatten, reduce
 from solvers.joint_search import cheapest, drop_dear, price_rows, scale_for, search
+from solvers.joint_wire import (
+    EXACT,
+    TIME_BOXED,
+    Ints,
+    JointAnswer,
+    JointArrays,
+    JointColumn,
+    JointProblem,
+    check,
+    pack_answer,
+    pack_arrays,
+    pack_problem,
+    to_arrays,
+    unpack_answer,
+    unpack_arrays,
+    unpack_problem,
+)
 
-EXACT, TIME_BOXED = 0, 1
-MONEY_MAX = 2**50
-UNITS_MAX = 2**40
-
-Money = Annotated[int, msgspec.Meta(ge=-MONEY_MAX, le=MONEY_MAX)]
-Units = Annotated[int, msgspec.Meta(ge=0, le=UNITS_MAX)]
-Index = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+__all__ = [
+    "EXACT",
+    "TIME_BOXED",
+    "JointAnswer",
+    "JointArrays",
+    "JointColumn",
+    "JointProblem",
+    "pack_answer",
+    "pack_arrays",
+    "pack_problem",
+    "solve",
+    "solve_arrays",
+    "unpack_answer",
+    "unpack_arrays",
+    "unpack_problem",
+]
 
 _TINY_PRODUCT = 64
 """Choices of a component up to which pricing costs more than looking at all of them."""
 _PRICE_ROUNDS = 300
 _NODES_MAX = 60_000
 _DEPTH_MAX = 4
-
-
-class JointColumn(msgspec.Struct, array_like=True):
-    """One complete way to serve an order: its money, and (row, units) of each position or capacity that it takes from."""
-
-    cost: Money
-    takes: list[tuple[Index, Units]]
-
-
-class JointProblem(msgspec.Struct, array_like=True):
-    """`columns[o][k]`; column 0 of every order = the greedy incumbent, jointly feasible. `stock[r]` = free units of row r.
-
-    `rows_ref[r]` = what the row is, for the reader (item and node); the solver does not look.
-    """
-
-    columns: list[list[JointColumn]]
-    stock: list[Units]
-    rows_ref: list[tuple[int, int]] = []
-
-
-class JointAnswer(msgspec.Struct, array_like=True):
-    """`chosen[o]` = column of order o. `status`: 0 exact, 1 time-boxed. `micros` = wall time, the only unrepeatable part."""
-
-    chosen: list[int]
-    cost: int
-    bound: int
-    status: int
-    micros: int
-
-
-_problems = msgspec.msgpack.Decoder(JointProblem)
-_answers = msgspec.msgpack.Decoder(JointAnswer)
-_encoder = msgspec.msgpack.Encoder()
-
-
-def pack_problem(problem: JointProblem) -> bytes:
-    return _encoder.encode(problem)
-
-
-def unpack_problem(packed: bytes) -> JointProblem:
-    """Raises msgspec.DecodeError or its child ValidationError: not a problem, or a number outside its limits."""
-    return _problems.decode(packed)
-
-
-def pack_answer(answer: JointAnswer) -> bytes:
-    return _encoder.encode(answer)
-
-
-def unpack_answer(packed: bytes) -> JointAnswer:
-    """Raises msgspec.DecodeError or its child ValidationError."""
-    return _answers.decode(packed)
 
 
 class _Clock(NamedTuple):
@@ -108,21 +82,22 @@ class _Part(NamedTuple):
 
 
 def solve(problem: JointProblem, *, deterministic_limit: float, deadline_ms: int) -> JointAnswer:
+    """`solve_arrays` for a problem of objects."""
+    return solve_arrays(to_arrays(problem), deterministic_limit=deterministic_limit, deadline_ms=deadline_ms)
+
+
+def solve_arrays(problem: JointArrays, *, deterministic_limit: float, deadline_ms: int) -> JointAnswer:
     """Choose one column per order at the least total cost within the stock.
 
     problem: O orders; rows are counted in units. An empty problem has an empty answer.
     deterministic_limit: CP-SAT's work per component that the compiled search leaves open (its own "seconds").
     deadline_ms: wall time from now; what is not proven by then keeps its best known columns (status 1).
-    Raises ValueError: an order without columns, an unknown row, incumbents that do not fit the stock together.
+    Raises ValueError: arrays that do not fit together, numbers outside their limits, incumbents that overdraw the stock.
     """
     started_s = time.perf_counter()
-    if not problem.columns:
+    if len(problem.ptr) == 1:
         return JointAnswer([], 0, 0, EXACT, 0)
-    flat = flatten(
-        [[column.cost for column in order] for order in problem.columns],
-        [[column.takes for column in order] for order in problem.columns],
-        problem.stock,
-    )
+    flat = flatten(*check(problem))
     greedy_cost = flat.cost_of(flat.incumbent)
     alive = np.ones(len(flat.cost), dtype=np.bool_)
     part = _solve(flat, alive, _Clock(started_s + deadline_ms / 1000, deterministic_limit), depth=0)

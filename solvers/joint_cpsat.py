@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from ortools.sat.python import cp_model
 
-from solvers.joint_flat import Flat, Ints
+from solvers.joint_flat import Flat
+from solvers.joint_wire import Ints
 
 SEED = 7
 

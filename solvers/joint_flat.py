@@ -16,14 +16,14 @@ F3  a row is critical only while the orders that are still open could ask for mo
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import chain
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-Ints: TypeAlias = NDArray[np.int64]
+from solvers.joint_wire import Ints
+
 Flags: TypeAlias = NDArray[np.bool_]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -55,33 +55,17 @@ class Flat(NamedTuple):
         return int(self.cost[chosen].sum())
 
 
-def flatten(costs: list[list[int]], takes: list[list[list[tuple[int, int]]]], stock: list[int]) -> Flat:
-    """`costs[o][k]`, `takes[o][k]` = [(row, units), ...] of column k of order o; column 0 is the incumbent.
+def flatten(ptr: Ints, cost: Ints, take_ptr: Ints, row: Ints, units: Ints, stock: Ints) -> Flat:
+    """A checked problem (solvers.joint_wire.JointArrays); the first column of every order is the incumbent.
 
-    Raises ValueError: an order without columns, a row that does not exist, columns 0 that do not fit the stock together.
+    Raises ValueError: the incumbents do not fit the stock together.
     """
-    ptr = _pointers([len(order) for order in costs])
-    columns = [column for order in takes for column in order]
-    take_ptr = _pointers([len(column) for column in columns])
-    pairs = np.array(list(chain.from_iterable(chain.from_iterable(columns))), dtype=np.int64).reshape(-1, 2)
-    row, units = np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1])
-    cost = np.array(list(chain.from_iterable(costs)), dtype=np.int64)
-    free = np.array(stock, dtype=np.int64)
-    if (np.diff(ptr) == 0).any():
-        raise ValueError(f"order {int(np.argmin(np.diff(ptr)))} has no columns")
-    if len(row) and (row.min() < 0 or row.max() >= len(free)):
-        raise ValueError(f"a column takes from row {int(row.max())}; there are {len(free)} rows")
-    over = merge_takes(ptr, take_ptr, row, units, free)
+    units = units.copy()
+    over = merge_takes(ptr, take_ptr, row, units, stock)
     if over >= 0:
         raise ValueError(f"the incumbent columns ask for more of row {over} than its {stock[over]} units")
     source = np.arange(len(cost), dtype=np.int64)
-    return Flat(ptr, cost, take_ptr, row, units, free, ptr[:-1].copy(), np.zeros(len(free), np.int64), source)
-
-
-def _pointers(counts: list[int]) -> Ints:
-    pointers = np.zeros(len(counts) + 1, dtype=np.int64)
-    np.cumsum(counts, out=pointers[1:])
-    return pointers
+    return Flat(ptr, cost, take_ptr, row, units, stock, ptr[:-1].copy(), np.zeros(len(stock), np.int64), source)
 
 
 @compiled

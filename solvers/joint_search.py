@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from solvers.joint_flat import Flags, Flat, Ints, compiled
+from solvers.joint_flat import Flags, Flat, compiled
+from solvers.joint_wire import Ints
 
 SCALE_MAX = 256
 _MAGNITUDE_MAX = 2**62

@@ -5,7 +5,7 @@ OR-Tools leaks a little and its memory limit is not enforced, so the shell start
 
 from __future__ import annotations
 
-from solvers.joint import JointColumn, JointProblem, pack_answer, pack_problem, solve, unpack_problem
+from solvers.joint import JointColumn, JointProblem, pack_answer, pack_problem, solve_arrays, unpack_arrays
 
 RECYCLE_AFTER = 20_000
 """Answers after which the process should be replaced, between two messages."""
@@ -17,11 +17,11 @@ DETERMINISTIC_LIMIT = 0.25
 def answer(packed_problem: bytes, *, deadline_ms: int, deterministic_limit: float = DETERMINISTIC_LIMIT) -> bytes:
     """Answer a packed problem within about `deadline_ms` of wall time.
 
-    Raises msgspec.DecodeError: the bytes are no problem; ValueError: its numbers contradict each other (solvers.joint.solve).
+    Raises msgspec.DecodeError: the bytes are no problem; ValueError: its incumbent overdraws the stock.
     Both are the sender's fault: the shell answers them as errors and goes on.
     """
-    problem = unpack_problem(packed_problem)
-    return pack_answer(solve(problem, deterministic_limit=deterministic_limit, deadline_ms=deadline_ms))
+    problem = unpack_arrays(packed_problem)
+    return pack_answer(solve_arrays(problem, deterministic_limit=deterministic_limit, deadline_ms=deadline_ms))
 
 
 def warm() -> None:

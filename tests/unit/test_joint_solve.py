@@ -21,6 +21,7 @@ from solvers.joint import (
     unpack_answer,
     unpack_problem,
 )
+from solvers.joint_wire import to_arrays
 
 
 def run(problem: JointProblem, *, deterministic_limit: float = 1.0, deadline_ms: int = 60_000) -> JointAnswer:
@@ -36,6 +37,9 @@ def two_orders_one_unit() -> JointProblem:
         ],
         stock=[1, 2],
     )
+
+
+ARRAYS = [array.tobytes() for array in to_arrays(two_orders_one_unit())]
 
 
 def many_orders(seed: int, *, orders: int, rows: int) -> JointProblem:
@@ -134,6 +138,10 @@ def test_money_and_units_near_the_limits_do_not_overflow() -> None:
     [
         (JointProblem([[]], []), "order 0 has no columns"),
         (JointProblem([[JointColumn(1, [(2, 1)])]], [5, 5]), "row 2"),
+        (JointProblem([[JointColumn(1, [(-1, 1)])]], [5, 5]), "row -1"),
+        (JointProblem([[JointColumn(1, [(0, -1)])]], [5, 5]), "units -1"),
+        (JointProblem([[JointColumn(2**60, [])]], []), "money"),
+        (JointProblem([[JointColumn(1, [])]], [-1]), "stock -1"),
         (JointProblem([[JointColumn(1, [(0, 2)])], [JointColumn(1, [(0, 2)])]], [3]), "more of row 0"),
     ],
 )
@@ -149,11 +157,13 @@ def test_contradictions_are_refused(problem: JointProblem, words: str) -> None:
         b"\xc1",
         b"\x93",
         pack_problem(two_orders_one_unit())[:-3],
-        msgspec.msgpack.encode([[[["1", []]]], [1]]),
-        msgspec.msgpack.encode([[[[1, [[0, -1]]]]], [1]]),
-        msgspec.msgpack.encode([[[[1, [[-1, 1]]]]], [1]]),
-        msgspec.msgpack.encode([[[[2**60, []]]], [1]]),
-        msgspec.msgpack.encode([[[[1, []]]], [-1]]),
+        msgspec.msgpack.encode(["joint2", *ARRAYS]),
+        msgspec.msgpack.encode(["joint1", *ARRAYS[:-1]]),
+        msgspec.msgpack.encode(["joint1", *ARRAYS[:-1], "text"]),
+        msgspec.msgpack.encode(["joint1", *ARRAYS[:-1], ARRAYS[-1][:-1]]),  # not whole numbers of 8 bytes
+        msgspec.msgpack.encode(["joint1", *ARRAYS[:-1], b""]),  # rows that do not exist
+        msgspec.msgpack.encode(["joint1", b"", *ARRAYS[1:]]),
+        msgspec.msgpack.encode(["joint1", *ARRAYS[:1], b"", *ARRAYS[2:]]),
     ],
 )
 def test_malformed_bytes_raise(packed: bytes) -> None:
