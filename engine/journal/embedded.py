@@ -280,7 +280,10 @@ class EmbeddedServer:
             "daemonize": "no",
             "loglevel": "notice",
         }
-        command = [binary, *(text for name, value in options.items() for text in (f"--{name}", str(value)))]
+        command = [
+            os.path.abspath(binary),
+            *(text for name, value in options.items() for text in (f"--{name}", str(value))),
+        ]
         self._note(0, binary)  # before it runs: a server without a note could not be adopted
         with log.open(mode) as output:
             self._process = subprocess.Popen(
