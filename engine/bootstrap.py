@@ -152,7 +152,10 @@ async def running_stack(settings: Settings, *, say: Say = lambda _: None) -> Asy
             api_key = await _settle_admin_key(cluster, settings)
             say(f"recovering {settings.shards} shard{'s' if settings.shards > 1 else ''}")
             await supervisor.start_rest.remote()
-            await asyncio.wait_for(supervisor.wait_shards.remote(), START_TIMEOUT_S)
+            try:
+                await asyncio.wait_for(supervisor.wait_shards.remote(), START_TIMEOUT_S)
+            except TimeoutError:
+                raise StartError("not every shard came up; see the log above") from None
             base_urls = [f"http://{settings.host}:{port}" for port in ports]
             await _wait_ready(base_urls)
             await cluster.close()

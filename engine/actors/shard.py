@@ -17,7 +17,7 @@ import structlog
 
 from engine.actors.journals import open_journal
 from engine.actors.logs import set_up_logging
-from engine.actors.runner import Runner
+from engine.actors.runner import EXIT_BROKEN, Runner
 from engine.actors.server import ShardServer
 from engine.actors.solver_client import SolverClient
 from engine.client.cluster import Cluster
@@ -82,7 +82,12 @@ class ShardActor:
         if not self._started:  # a restarted supervisor calls again
             self._started = True
             set_up_logging(self._settings)
-            await self._start()
+            try:
+                await self._start()
+            except Exception:
+                # Nothing half-started may live on: a fresh process tries again, the log says why this one could not.
+                log.exception("cannot start", shard=self._shard)
+                os._exit(EXIT_BROKEN)
             self._serving.set()
         await asyncio.Event().wait()
 

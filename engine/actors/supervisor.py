@@ -59,10 +59,21 @@ class Supervisor:
             self._keep(f"gateway-{port}", gateway_actor(port), self._settings_json, port)
 
     async def wait_shards(self) -> None:
-        """Returns once every stock shard serves."""
-        await asyncio.gather(
-            *(actor.wait_serving.remote() for name, actor in self._actors.items() if name.startswith("shard-"))
-        )
+        """Returns once every stock shard serves, however often one had to be started for that."""
+        for shard in range(self._settings.shards):
+            await self._wait_serving(f"shard-{shard}")
+
+    async def _wait_serving(self, name: str) -> None:
+        import ray
+
+        while True:
+            try:
+                if name in self._actors:
+                    await self._actors[name].wait_serving.remote()
+                    return
+            except ray.exceptions.RayError as error:
+                log.debug("not serving yet", actor=name, error=repr(error))
+            await asyncio.sleep(AGAIN_MIN_S)
 
     async def pids(self) -> dict[str, int]:
         """Process id by actor name; 0 where it does not answer."""

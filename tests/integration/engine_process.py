@@ -29,6 +29,7 @@ class Engine:
         self._process: subprocess.Popen[bytes] | None = None
         self.facts: dict[str, Any] = {}
         self.log = data_dir / "up.log"
+        self.exit_code = 0
 
     def start(self) -> Engine:
         self.data_dir.mkdir(parents=True, exist_ok=True)
@@ -57,7 +58,7 @@ class Engine:
         while not ready.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 tail = self.log.read_text(errors="replace")[-4_000:]
-                self.stop()
+                self.exit_code = self.stop() or 0
                 raise AssertionError(f"the engine did not start:\n{tail}")
             time.sleep(0.05)
         self.facts = json.loads(ready.read_text())
@@ -93,18 +94,41 @@ class Engine:
         self._process = None
         return process.returncode
 
+    def kill_command(self) -> None:
+        """kill -9 of the command and Ray's processes; the embedded server is left an orphan."""
+        assert self._process is not None
+        server = self.facts["pids"].get("server")
+        for pid in [self._process.pid, *_descendants(self._process.pid)]:
+            if pid != server:
+                _kill(pid)
+        self._process.wait(10)
+        self._process = None
+
+    def fails_to_start(self) -> tuple[int, str]:
+        """(exit code, what it said) of a start that must fail."""
+        try:
+            self.start()
+        except AssertionError as error:
+            return self.exit_code, str(error)
+        self.stop()
+        raise AssertionError("it started")
+
     def kill_everything(self) -> None:
         """kill -9 of every process of this engine, the embedded server included."""
         assert self._process is not None
         pids = _descendants(self._process.pid)
         server = self.facts.get("pids", {}).get("server")
         for pid in [self._process.pid, *pids, *([server] if server else [])]:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+            _kill(pid)
         self._process.wait(10)
         self._process = None
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # it has ended already
 
 
 def _descendants(root: int) -> list[int]:

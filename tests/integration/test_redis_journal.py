@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
+import socket
+import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -20,8 +23,8 @@ from engine.journal.embedded import EmbeddedServer
 from engine.journal.keys import Keys
 from engine.journal.port import Behind, Fenced, Full, Journal, Misconfigured, Tail, Unavailable
 from engine.journal.redis_journal import RedisJournal
-from tests.conftest import eventually
-from tests.contract.journal_backends import MEMORY_BYTES, started
+from tests.conftest import eventually, service_missing
+from tests.contract.journal_backends import MEMORY_BYTES, binary_of, started
 
 SHARD = 3
 KEYS = Keys(SHARD)
@@ -150,7 +153,8 @@ async def test_a_server_that_was_emptied_is_behind_and_never_silently_restarted(
     raw.flushall()
     with pytest.raises(Behind):
         await write(journal, tail, b"b")
-    assert not await journal.check_epoch()
+    with pytest.raises(Behind):
+        await journal.check_epoch()
 
 
 async def test_a_server_that_was_replaced_is_behind(journal: RedisJournal, raw: Any) -> None:
@@ -264,6 +268,56 @@ async def test_the_rights_a_shard_needs_are_enough(qm_server: EmbeddedServer, ra
     assert await journal.check_durability() == ()
     assert (await journal.memory())[1] == MEMORY_BYTES
     await journal.close()
+
+
+async def test_a_gateway_needs_hardly_any_rights(journal: RedisJournal, qm_server: EmbeddedServer, raw: Any) -> None:
+    acquired = await journal.acquire("me", ["tcp:h:1"])
+    raw.execute_command("ACL", "SETUSER", "gateway", "on", ">secret", "~qm:*", "-@all", "+hmget", "+client|setname")
+    url = qm_server.url.replace("unix://", "unix://gateway:secret@")
+    assert await find(url, [SHARD]) == {SHARD: Found(SHARD, acquired.epoch, ("tcp:h:1",))}
+
+
+async def test_tcp_with_tls_and_a_password(tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        service_missing("openssl")
+        return
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-keyout", key, "-out", certificate,
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [binary_of("redis"), "--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "--requirepass", "p@ss",
+         "--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", certificate,
+         "--tls-auth-clients", "no", "--appendonly", "yes", "--appendfsync", "always", "--save", "", "--dir", tmp_path],
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        journal = RedisJournal(f"rediss://:p%40ss@localhost:{port}/2?ca={certificate}", SHARD)
+
+        async def acquired() -> Tail | None:
+            try:
+                return (await journal.acquire("me", [])).tail
+            except Unavailable:
+                return None
+
+        tail = await eventually(acquired)
+        assert tail is not None
+        await write(journal, tail, b"x" * 2_000_000)
+        assert await payloads(journal) == [b"\x90", b"x" * 2_000_000]
+        stranger = RedisJournal(f"rediss://:p%40ss@localhost:{port}/2", SHARD)
+        with pytest.raises(Unavailable, match="certificate"):
+            await stranger.acquire("stranger", [])
+        await stranger.close()
+        await journal.close()
+    finally:
+        server.kill()
+        server.wait(20)
 
 
 async def test_a_wrong_password_is_said_at_once(qm_server: EmbeddedServer, raw: Any) -> None:

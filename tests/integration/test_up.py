@@ -1,0 +1,153 @@
+"""`quartermaster up` as a process: restart, orphans, kills. One machine, one folder a test."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import httpx
+
+from tests.integration.engine_process import Engine
+from tests.integration.network_over_http import fresh, order, post, set_up_network
+
+
+def wait_until(check, *, within_s: float = 30.0) -> None:  # type: ignore[no-untyped-def]
+    deadline = time.monotonic() + within_s
+    while not check():
+        assert time.monotonic() < deadline, f"not within {within_s} s"
+        time.sleep(0.05)
+
+
+def test_state_survives_an_orderly_restart_and_a_kill_of_everything(tmp_path: Path) -> None:
+    engine = Engine(tmp_path / "data", shards=2).start()
+    try:
+        with engine.client() as client:
+            set_up_network(client)
+            first = post(client, "/v1/allocations", order({"SKU-1": 1, "SKU-2": 2}))
+            assert first.status_code == 201, first.text
+        assert engine.stop() == 0
+
+        engine.start()
+        with engine.client() as client:
+            again = client.get(f"/v1/allocations/{first.json()['allocation_id']}")
+            assert again.status_code == 200, again.text
+            assert again.json()["legs"] == first.json()["legs"]
+            second = post(client, "/v1/allocations", order({"SKU-1": 1}))
+            assert second.status_code == 201, second.text
+        engine.kill_everything()
+
+        engine.start()
+        with engine.client() as client:
+            for answer in (first, second):
+                again = client.get(f"/v1/allocations/{answer.json()['allocation_id']}")
+                assert again.status_code == 200
+            seen = client.get("/v1/availability", params={"sku": "SKU-1"}).json()
+            assert sum(p["allocated"] for p in seen["positions"]) == 2
+    finally:
+        engine.stop()
+
+
+def test_an_orphaned_server_is_adopted_never_doubled(tmp_path: Path) -> None:
+    """Only the command is killed: the server lives on, and the next start takes it over."""
+    engine = Engine(tmp_path / "data").start()
+    try:
+        with engine.client() as client:
+            set_up_network(client)
+            placed = post(client, "/v1/allocations", order({"SKU-1": 1})).json()
+        server = engine.pids["server"]
+        engine.kill_command()
+        os.kill(server, 0)  # still there
+        engine.start()
+        assert engine.pids["server"] == server
+        with engine.client() as client:
+            assert client.get(f"/v1/allocations/{placed['allocation_id']}").status_code == 200
+    finally:
+        engine.stop()
+
+
+def test_two_commands_on_one_folder_is_a_clear_error(tmp_path: Path) -> None:
+    engine = Engine(tmp_path / "data").start()
+    other = Engine(tmp_path / "data")
+    try:
+        code, said = other.fails_to_start()
+        assert code == 1
+        assert "up.lock" in said or "another" in said.lower()
+    finally:
+        engine.stop()
+
+
+def test_a_shard_killed_under_load_comes_back_with_nothing_lost(tmp_path: Path) -> None:
+    """kill -9 of a shard while orders flow: each is answered at last, each acknowledged one is there once."""
+    engine = Engine(tmp_path / "data", shards=2).start()
+    try:
+        with engine.client() as client:
+            set_up_network(client, units=1_000)
+            acknowledged: dict[str, str] = {}
+            for n in range(120):
+                if n in (20, 60):
+                    os.kill(_pid_of_shard(client, n % 2), signal.SIGKILL)
+                body, key = order({"SKU-1": 1, "SKU-2": 1}, near="NYC" if n % 3 else "LAX"), fresh("key")
+                deadline = time.monotonic() + 60
+                while True:
+                    answer = post(client, "/v1/allocations", body, key=key)
+                    if answer.status_code == 201:
+                        break
+                    assert answer.status_code == 503, answer.text
+                    assert "retry-after" in answer.headers
+                    assert time.monotonic() < deadline
+                acknowledged[body["order_id"]] = answer.json()["allocation_id"]
+            for allocation_id in acknowledged.values():
+                assert client.get(f"/v1/allocations/{allocation_id}").status_code == 200
+            seen = client.get("/v1/availability", params={"sku": "SKU-1"}).json()
+            assert sum(p["allocated"] for p in seen["positions"]) == len(acknowledged)
+            assert len(set(acknowledged.values())) == len(acknowledged)
+    finally:
+        engine.stop()
+
+
+def test_a_killed_gateway_comes_back(tmp_path: Path) -> None:
+    engine = Engine(tmp_path / "data").start()
+    try:
+        os.kill(engine.pids[next(name for name in engine.pids if name.startswith("gateway-"))], signal.SIGKILL)
+
+        def ready() -> bool:
+            try:
+                return httpx.get(engine.url + "/readyz", timeout=2).status_code == 200
+            except httpx.HTTPError:
+                return False
+
+        wait_until(lambda: not ready(), within_s=5)
+        wait_until(ready)
+    finally:
+        engine.stop()
+
+
+def test_without_its_server_writes_are_refused_and_it_heals(tmp_path: Path) -> None:
+    """The embedded server is stopped (SIGSTOP) and goes on again: 503 with Retry-After meanwhile, nothing acknowledged."""
+    engine = Engine(tmp_path / "data").start()
+    try:
+        with engine.client() as client:
+            set_up_network(client)
+            os.kill(engine.pids["server"], signal.SIGSTOP)
+            try:
+                body, key = order({"SKU-1": 1}), fresh("key")
+                answer = post(client, "/v1/allocations", body, key=key)
+                assert answer.status_code == 503, answer.text
+                assert int(answer.headers["retry-after"]) >= 1
+            finally:
+                os.kill(engine.pids["server"], signal.SIGCONT)
+            wait_until(lambda: post(client, "/v1/allocations", body, key=key).status_code == 201)
+            seen = client.get("/v1/availability", params={"sku": "SKU-1"}).json()
+            assert sum(p["allocated"] for p in seen["positions"]) == 1
+    finally:
+        engine.stop()
+
+
+def _pid_of_shard(client: httpx.Client, shard: int) -> int:
+    """The process of a shard now, from the metrics."""
+    for line in client.get("/metrics").text.splitlines():
+        if line.startswith("quartermaster_shard_pid") and f'shard="{shard}"' in line:
+            return int(float(line.rsplit(" ", 1)[1]))
+    raise AssertionError("no shard pid in the metrics")
