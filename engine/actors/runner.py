@@ -413,6 +413,9 @@ class Runner:
                     leave(EXIT_FENCED, "another copy owns this shard", shard=self.server.shard)
             except Unavailable as error:
                 log.warning("epoch unproven", shard=self.server.shard, error=str(error))
+            except Behind as error:
+                self.freeze(f"the journal lost what it acknowledged: {error}")
+                return
             else:
                 self._lease_until = max(self._lease_until, started + self.settings.lease_s)
                 self.wake()

@@ -111,11 +111,15 @@ class Verifier:
             raise Corrupt(f"the journal ends at {tail.seq}, before {self._seq}")
 
 
-def part_hash(part: str, seq: int, schema: int, chunks: Iterable[bytes]) -> bytes:
-    """BLAKE2b-128 of a snapshot part: its name, sequence and schema too, so that no part passes for another."""
-    digest = blake2b(f"{part}\0{seq}\0{schema}\0".encode(), digest_size=HASH_BYTES, person=b"part")
-    for chunk in chunks:
-        digest.update(chunk)
+def part_digest(part: str, seq: int, schema: int) -> blake2b:
+    """BLAKE2b-128 of a snapshot part, to be fed with its bytes. Covers its name, sequence and schema, so that no part passes
+    for another."""
+    return blake2b(f"{part}\0{seq}\0{schema}\0".encode(), digest_size=HASH_BYTES, person=b"part")
+
+
+def part_hash(part: str, seq: int, schema: int, data: bytes) -> bytes:
+    digest = part_digest(part, seq, schema)
+    digest.update(data)
     return digest.digest()
 
 

@@ -160,7 +160,10 @@ class MemoryJournal:
         verifier.check_end(tail)
 
     async def check_epoch(self) -> bool:
-        return self._reach().epoch == self._epoch
+        epoch = self._reach().epoch
+        if epoch < self._epoch:
+            raise Behind(f"shard {self._shard}: the server is in epoch {epoch}, older than {self._epoch}")
+        return epoch == self._epoch
 
     async def write_part(self, part: str, seq: int, data: bytes) -> PartRef:
         shard = self._reach()
@@ -169,7 +172,7 @@ class MemoryJournal:
         refs = shard.parts.get(part, [])
         if refs and refs[0].seq > seq:
             raise Conflict(f"snapshot of {part} at {seq}, but there is one at {refs[0].seq}")
-        ref = PartRef(part, seq, part_hash(part, seq, PART_SCHEMA, [data]), len(data), PART_SCHEMA)
+        ref = PartRef(part, seq, part_hash(part, seq, PART_SCHEMA, data), len(data), PART_SCHEMA)
         kept = [ref, *(older for older in refs if older.seq != seq)]
         shard.snapshots[part, seq] = bytes(data)
         for gone in kept[2:]:
@@ -182,7 +185,7 @@ class MemoryJournal:
 
     async def read_part(self, ref: PartRef) -> bytes:
         data = self._reach().snapshots.get((ref.part, ref.seq))
-        if data is None or part_hash(ref.part, ref.seq, ref.schema, [data]) != ref.hash:
+        if data is None or part_hash(ref.part, ref.seq, ref.schema, data) != ref.hash:
             raise Corrupt(f"the snapshot of {ref.part} at {ref.seq} is damaged")
         return data
 

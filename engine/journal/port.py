@@ -116,7 +116,10 @@ class Journal(Protocol):
         """Entries after a sequence, verified against the chain. Raises Corrupt."""
 
     async def check_epoch(self) -> bool:
-        """True while this copy still owns the newest epoch (renews the self-lease). Raises Unavailable."""
+        """True while this copy still owns the newest epoch (renews the self-lease); False once it is fenced.
+
+        Raises Unavailable, and Behind where the server knows only older epochs: it lost the takeover and what came after.
+        """
 
     async def write_part(self, part: str, seq: int, data: bytes) -> PartRef:
         """Write in calls of at most 1 MiB, read back, verify, publish; the oldest of three is removed. Raises Fenced."""

@@ -23,7 +23,7 @@ from engine.journal.chain import (
     pack_entry,
     pack_refs,
     pack_tail,
-    part_hash,
+    part_digest,
     trim_bound,
     unpack_decision,
     unpack_entry,
@@ -116,6 +116,8 @@ class RedisJournal:
     async def check_epoch(self) -> bool:
         reads = await self._reads()
         reply = await self._fcall(reads, "qm1_check_epoch", (self._keys.meta,), (self._epoch_text,), read_only=True)
+        if reply[0] == _BEHIND:
+            raise Behind(f"shard {self._shard}: the server is in epoch {reply[2]}, older than {self._epoch}")
         return bool(reply[0] == _OK)
 
     # -- appending ------------------------------------------------------------------------------------------------
@@ -206,13 +208,16 @@ class RedisJournal:
         async with self._writing_part:
             reads = await self._reads()
             staging = self._keys.staging(self._epoch)
-            await reads.call("SET", staging, data[:CHUNK_BYTES], "PX", STAGING_TTL_MS)
-            for start in range(CHUNK_BYTES, len(data), CHUNK_BYTES):
-                await reads.call("SETRANGE", staging, start, data[start : start + CHUNK_BYTES])
-            digest = part_hash(part, seq, PART_SCHEMA, _chunks(data))
-            ref = PartRef(part, seq, digest, len(data), PART_SCHEMA)
-            back = await self._read_chunks(reads, staging, ref.size_bytes)
-            if part_hash(part, seq, PART_SCHEMA, back) != digest:
+            written, back = part_digest(part, seq, PART_SCHEMA), part_digest(part, seq, PART_SCHEMA)
+            await reads.call("SET", staging, b"", "PX", STAGING_TTL_MS)
+            for start in range(0, len(data), CHUNK_BYTES):
+                chunk = data[start : start + CHUNK_BYTES]
+                written.update(chunk)  # a chunk at a time: the loop serves orders meanwhile
+                await reads.call("SETRANGE", staging, start, chunk)
+            for start in range(0, len(data), CHUNK_BYTES):
+                back.update(await reads.call("GETRANGE", staging, start, start + CHUNK_BYTES - 1))
+            ref = PartRef(part, seq, written.digest(), len(data), PART_SCHEMA)
+            if back.digest() != ref.hash:
                 raise Unavailable(f"snapshot of {part} at {seq} did not read back as written")
             await self._publish(reads, ref, staging)
             return ref
@@ -241,15 +246,15 @@ class RedisJournal:
 
     async def read_part(self, ref: PartRef) -> bytes:
         reads = await self._reads()
-        chunks = await self._read_chunks(reads, self._keys.snapshot(ref.part, ref.seq), ref.size_bytes)
-        data = b"".join(chunks)
-        if len(data) != ref.size_bytes or part_hash(ref.part, ref.seq, ref.schema, _chunks(data)) != ref.hash:
+        key = self._keys.snapshot(ref.part, ref.seq)
+        digest, chunks = part_digest(ref.part, ref.seq, ref.schema), []
+        for start in range(0, ref.size_bytes, CHUNK_BYTES):
+            chunk = await reads.call("GETRANGE", key, start, start + CHUNK_BYTES - 1)
+            digest.update(chunk)
+            chunks.append(chunk)
+        if digest.digest() != ref.hash or await reads.call("STRLEN", key) != ref.size_bytes:
             raise Corrupt(f"the snapshot of {ref.part} at {ref.seq} is damaged")
-        return data
-
-    async def _read_chunks(self, reads: Connection, key: bytes, size_bytes: int) -> list[bytes]:
-        starts = range(0, size_bytes, CHUNK_BYTES)
-        return [await reads.call("GETRANGE", key, start, start + CHUNK_BYTES - 1) for start in starts]
+        return b"".join(chunks)
 
     async def trim(self, *, up_to_seq: int, archived_seq: int | None = None) -> int:
         parts = await self.read_parts()
@@ -330,7 +335,3 @@ def _id(entry_id: bytes) -> tuple[int, int]:
     """(seq, epoch) of a stream id."""
     seq, _, epoch = entry_id.partition(b"-")
     return int(seq), int(epoch)
-
-
-def _chunks(data: bytes) -> list[bytes]:
-    return [data[start : start + CHUNK_BYTES] for start in range(0, len(data), CHUNK_BYTES)]

@@ -277,15 +277,16 @@ async def test_a_gateway_needs_hardly_any_rights(journal: RedisJournal, qm_serve
     assert await find(url, [SHARD]) == {SHARD: Found(SHARD, acquired.epoch, ("tcp:h:1",))}
 
 
-async def test_tcp_with_tls_and_a_password(tmp_path: Path) -> None:
+@pytest.fixture
+def tls_server(tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """(port, certificate to trust) of a server that takes TLS and a password only."""
     openssl = shutil.which("openssl")
     if openssl is None:
         service_missing("openssl")
-        return
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subprocess.run(
-        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-keyout", key, "-out", certificate,
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
+        [str(openssl), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-keyout", key,
+         "-out", certificate, "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
         check=True, capture_output=True,
     )  # fmt: skip
     with socket.socket() as free:
@@ -297,27 +298,30 @@ async def test_tcp_with_tls_and_a_password(tmp_path: Path) -> None:
          "--tls-auth-clients", "no", "--appendonly", "yes", "--appendfsync", "always", "--save", "", "--dir", tmp_path],
         stdout=subprocess.DEVNULL,
     )  # fmt: skip
-    try:
-        journal = RedisJournal(f"rediss://:p%40ss@localhost:{port}/2?ca={certificate}", SHARD)
+    yield port, certificate
+    server.kill()
+    server.wait(20)
 
-        async def acquired() -> Tail | None:
-            try:
-                return (await journal.acquire("me", [])).tail
-            except Unavailable:
-                return None
 
-        tail = await eventually(acquired)
-        assert tail is not None
-        await write(journal, tail, b"x" * 2_000_000)
-        assert await payloads(journal) == [b"\x90", b"x" * 2_000_000]
-        stranger = RedisJournal(f"rediss://:p%40ss@localhost:{port}/2", SHARD)
-        with pytest.raises(Unavailable, match="certificate"):
-            await stranger.acquire("stranger", [])
-        await stranger.close()
-        await journal.close()
-    finally:
-        server.kill()
-        server.wait(20)
+async def test_tcp_with_tls_and_a_password(tls_server: tuple[int, Path]) -> None:
+    port, certificate = tls_server
+    journal = RedisJournal(f"rediss://:p%40ss@localhost:{port}/2?ca={certificate}", SHARD)
+
+    async def acquired() -> Tail | None:
+        try:
+            return (await journal.acquire("me", [])).tail
+        except Unavailable:
+            return None
+
+    tail = await eventually(acquired)
+    assert tail is not None
+    await write(journal, tail, b"x" * 2_000_000)
+    assert await payloads(journal) == [b"\x90", b"x" * 2_000_000]
+    await journal.close()
+    stranger = RedisJournal(f"rediss://:p%40ss@localhost:{port}/2", SHARD)
+    with pytest.raises(Unavailable, match="certificate"):
+        await stranger.acquire("stranger", [])
+    await stranger.close()
 
 
 async def test_a_wrong_password_is_said_at_once(qm_server: EmbeddedServer, raw: Any) -> None:
