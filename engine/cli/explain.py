@@ -1,0 +1,227 @@
+"""`quartermaster explain`: why an order went where it went."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from engine.cli.connect import Connected, connected, engine_settings, give_up
+from engine.domain import explanation
+from engine.domain.catalog import Catalog
+from engine.domain.commands import GetAvailability, GetDecision, GetOrder
+from engine.domain.decisions import DecisionRecord, UnknownSchema, decode
+from engine.domain.explanation import Explanation, money
+from engine.domain.ids import OrderRef, parse_public_id
+from engine.domain.replies import DecisionReply, OrderView, Problem, Reply, StockReply
+
+ASK_TIMEOUT_S = 10.0
+_out = Console()
+_err = Console(stderr=True)
+
+
+def explain(
+    decision_id: Annotated[str, typer.Argument(help="A decision_id (dec_...) from an answer of the API.")],
+    node: Annotated[str | None, typer.Option(help="Say why this node was chosen or not.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Data folder of the running engine.")] = None,
+    redis_url: Annotated[str | None, typer.Option(help="Server of your own instead (else QM_REDIS_URL).")] = None,
+) -> None:
+    """Show why an order went where it went: the choice, the runner-up, each candidate with its reason and numbers.
+
+    Begins with one plain sentence. Money is shown apart: cash (what shipping costs), service (what lateness and days in transit
+    are worth), policy (what rules say) and scarce stock. The record is kept as long as its entry is in the journal.
+
+    Exit code: 0 = explained, 1 = no such decision, 2 = not a decision id, 3 = no engine to ask.
+
+    Example: quartermaster explain dec_US100_0f3k2m9qz1a2b_0 --node STORE-17
+    """
+    parsed = parse_public_id(decision_id, "dec", has_suffix=True)
+    if parsed is None:
+        _err.print(f"[red]{decision_id} is not a decision id[/]", highlight=False, soft_wrap=True)
+        _err.print("it looks like dec_US100_0f3k2m9qz1a2b_0: the field decision_id of an answer", highlight=False)
+        raise typer.Exit(2)
+    settings = engine_settings(data_dir, redis_url)
+
+    async def run() -> int:
+        async with connected(settings) as engine:
+            return await _explain(engine, decision_id, *parsed, node)
+
+    raise typer.Exit(asyncio.run(run()))
+
+
+async def _explain(engine: Connected, decision_id: str, ref: OrderRef, number: int, node: str | None) -> int:
+    order = await _ask(engine, ref, GetOrder(ref.slot, ref.order_no))
+    reply = await _ask(engine, ref, GetDecision(ref.slot, ref.order_no, number))
+    if not isinstance(order, OrderView) or not isinstance(reply, DecisionReply):
+        detail = next((one.detail for one in (order, reply) if isinstance(one, Problem)), "")
+        _err.print(f"[red]there is no decision {decision_id}[/] ({detail or 'unexpected answer'})", highlight=False)
+        _err.print("decisions go when their journal entries are trimmed: QM_JOURNAL_RETAINED_ENTRIES keeps more")
+        return 1
+    try:
+        record = decode(reply.record)
+    except (UnknownSchema, msgspec.DecodeError) as error:
+        give_up(f"the record of {decision_id} cannot be read: {error}", "it was written by another version")
+    catalog = engine.cluster.catalog
+    if node is not None:
+        return await _explain_node(engine, record, order, node)
+    lines = _lines(order)
+    unfilled = {line.line_id for line in order.unfilled}
+    show(
+        explanation.explain(record, catalog, lines=len(lines), unfilled=len(unfilled), currency=order.currency),
+        decision_id,
+        order,
+    )
+    return 0
+
+
+async def _ask(engine: Connected, ref: OrderRef, command: GetOrder | GetDecision) -> Reply:
+    cluster = engine.cluster
+    return await cluster.ask_owner(lambda: cluster.shard_of_slot(ref.slot), command, timeout_s=ASK_TIMEOUT_S)
+
+
+def _lines(order: OrderView) -> list[str]:
+    """Line ids that the order view names."""
+    ids = [line.line_id for leg in order.legs for line in leg.lines] + [line.line_id for line in order.unfilled]
+    return list(dict.fromkeys(ids))
+
+
+# -- one node -----------------------------------------------------------------------------------------------------
+
+
+async def _explain_node(engine: Connected, record: DecisionRecord, order: OrderView, node_id: str) -> int:
+    """Why one node was chosen or not: from the record, else from what excludes it now."""
+    catalog = engine.cluster.catalog
+    index = catalog.node_of.get(node_id)
+    if index is None:
+        _err.print(f"[red]there is no node {node_id}[/]", highlight=False)
+        return 1
+    said = explanation.why_not(record, catalog, index, order.currency)
+    if said is not None:
+        _out.print(said, highlight=False, soft_wrap=True)
+        return 0
+    name = explanation.node_name(catalog, index)
+    _out.print(f"{name} is not among the candidates that the record keeps. As things are now:", highlight=False)
+    for fact in [*_static_facts(catalog, index, order), *await _stock_facts(engine, index, order)]:
+        _out.print(f"  - {fact}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _static_facts(catalog: Catalog, index: int, order: OrderView) -> list[str]:
+    """What excludes a node for this order by its document."""
+    document = catalog.nodes[index]
+    assert document is not None, "it was found by its name"
+    facts = []
+    if document.state != "on":
+        facts.append(f"it is switched to {document.state}")
+    if document.channels is not None and order.channel not in document.channels:
+        facts.append(f"it does not serve channel {order.channel}")
+    if "ship" not in document.offers:
+        facts.append(f"it does not ship: it offers {', '.join(document.offers) or 'nothing'}")
+    return facts
+
+
+async def _stock_facts(engine: Connected, index: int, order: OrderView) -> list[str]:
+    """What a node could promise of the order's SKUs now."""
+    cluster = engine.cluster
+    catalog = cluster.catalog
+    document = catalog.nodes[index]
+    assert document is not None, "it was found by its name"
+    wanted: dict[str, int] = {}
+    for leg in order.legs:
+        for line in leg.lines:
+            wanted[line.sku] = wanted.get(line.sku, 0) + line.quantity
+    if not wanted:
+        return []
+    reply = await cluster.ask(
+        catalog.owner[index], GetAvailability(tuple(wanted), document.node_id), timeout_s=ASK_TIMEOUT_S
+    )
+    if not isinstance(reply, StockReply):
+        return [f"its stock cannot be read: {reply.detail if isinstance(reply, Problem) else reply}"]
+    there = {view.sku: view.available_to_promise for view in reply.positions}
+    short = [
+        f"of {sku} it has {there.get(sku, 0):,}, the order ships {units:,}"
+        for sku, units in wanted.items()
+        if there.get(sku, 0) < units
+    ]
+    return short or ["it has units of everything: it was farther away or dearer than the candidates that were kept"]
+
+
+# -- the whole ----------------------------------------------------------------------------------------------------
+
+
+def show(found: Explanation, decision_id: str, order: OrderView) -> None:
+    """The decision for a person."""
+    _out.print(f"[bold]{found.sentence}[/]", highlight=False, soft_wrap=True)
+    when = found.decided_at.strftime("%Y-%m-%d %H:%M:%S UTC")
+    _out.print(f"[dim]{decision_id}, order {order.order_id} ({order.state}), decided {when}[/]", highlight=False)
+    _out.print()
+    _out.print(_legs(found))
+    cash, service, policy, opportunity = found.money_minor
+    cur = found.currency
+    _out.print(
+        f"cash {money(cash, cur)} + service {money(service, cur)} + policy {money(policy, cur)} + scarce stock "
+        f"{money(opportunity, cur)} = score {money(cash + service + policy + opportunity, cur)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if found.runner_up is not None:
+        nodes, parts = found.runner_up
+        kinds = ("cash", "service", "policy", "scarce stock")
+        told = ", ".join(
+            f"{kind} {money(part, cur, signed=True)}" for kind, part in zip(kinds, parts, strict=True) if part
+        )
+        _out.print(f"runner-up: {nodes} ({told or 'the same money'})", highlight=False, soft_wrap=True)
+    if found.candidates:
+        _out.print()
+        _out.print(_candidates(found))
+    counted = "; ".join(f"{label}: {count:,}" for label, count in found.looked_at)
+    _out.print()
+    _out.print(f"rung {found.rung}, within {found.scope}", highlight=False, soft_wrap=True)
+    for label, value in found.gap:
+        _out.print(f"  {label}: {value}", highlight=False)
+    if counted:
+        _out.print(f"nodes: {counted}", highlight=False, soft_wrap=True)
+    _out.print("[dim]" + ", ".join(f"{name} {value}" for name, value in found.versions) + "[/]", highlight=False)
+
+
+def _table(*columns: tuple[str, str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading, justify in columns:
+        table.add_column(heading, justify="right" if justify == "right" else "left")
+    return table
+
+
+def _legs(found: Explanation) -> Table:
+    left, right = "left", "right"
+    table = _table(
+        ("leg from", left),
+        ("by", left),
+        ("ships", left),
+        ("days", right),
+        ("parcels", right),
+        ("postage", right),
+        ("handling", right),
+        ("surcharge", right),
+        ("service", right),
+    )
+    for leg in found.legs:
+        postage, surcharge = (money(leg.cash_minor[part], found.currency) for part in (0, 3))
+        handling = money(leg.cash_minor[1] + leg.cash_minor[2], found.currency)
+        service = money(leg.service_minor, found.currency)
+        table.add_row(
+            leg.node, leg.carrier, leg.ships_on, str(leg.days), str(leg.parcels), postage, handling, surcharge, service
+        )
+    return table
+
+
+def _candidates(found: Explanation) -> Table:
+    table = _table(("candidate", "left"), ("km", "right"), ("verdict", "left"), ("why", "left"))
+    for one in found.candidates:
+        style = "green" if one.verdict == "chosen" else ""
+        table.add_row(one.node, f"{one.km:,}", one.verdict, one.reason, style=style)
+    return table
