@@ -201,6 +201,10 @@ class EmbeddedServer:
             for path in (Path(self._socket), self._data_dir / "server.json"):
                 path.unlink(missing_ok=True)
             os.close(lock)
+            try:
+                Path(self._socket).parent.rmdir()
+            except OSError:
+                pass  # other sockets are in it, or it is gone
         finally:
             self._release_command_lock()
 

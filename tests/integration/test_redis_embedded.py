@@ -181,6 +181,7 @@ def test_files_and_sockets_are_for_their_user_alone(data_dir: Path) -> None:
     assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
     server.stop(timeout_s=20)
+    assert not socket.parent.exists()
 
 
 def test_the_runtime_folder_is_short_and_differs_by_data_folder(tmp_path: Path) -> None:
