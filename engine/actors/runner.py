@@ -79,7 +79,8 @@ class Runner:
         self._appending = False
         self._tail: Tail | None = None
         self._lease_until = 0.0
-        self._memory_full = False
+        self.memory_share = 0.0
+        """Of the server's memory, in use."""
         self._started = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._followed: set[int] = set()
@@ -159,7 +160,7 @@ class Runner:
             self._refuse(conn, items)
             return
         core, now = self.core, now_ms()
-        if self._memory_full:
+        if self.memory_share >= MEMORY_FULL:
             items = self._shed_new(conn, items)
         for corr, command in items:
             core.receive(conn, corr, command, now_ms=now)
@@ -426,7 +427,7 @@ class Runner:
                 used, limit = await self.journal.memory()
             except Unavailable:
                 used, limit = 0, 0
-            self._memory_full = bool(limit) and used >= limit * MEMORY_FULL
+            self.memory_share = used / limit if limit else 0.0
             self._tell_core(used, limit)
             await asyncio.sleep(MEMORY_CHECK_S)
 
@@ -452,7 +453,7 @@ class Runner:
                 "append_p99_ms": round(latencies[last * 99 // 100], 3) if latencies else 0,
                 "redis_used_bytes": used,
                 "redis_limit_bytes": limit,
-                "journal_full": self._memory_full,
+                "journal_full": self.memory_share >= MEMORY_FULL,
                 "lease_left_ms": round(max(0.0, self._lease_until - self._loop.time()) * 1_000),
                 "connections": len(self.server.connections),
                 "pid": os.getpid(),

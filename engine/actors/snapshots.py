@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 FLOOR = "floor"
 PACK_S = 0.002
 PAUSE_S = 0.02
+MEMORY_TIGHT = 0.5
+"""Share of the server's memory past which the journal's past gives way to its present."""
+ENTRIES_KEPT_TIGHT = 1_000
 log = structlog.get_logger(__name__)
 
 
@@ -121,7 +124,8 @@ class Snapshotter:
         core = runner.core
         await self._come_to_rest()
         started_seq = core.state.seq
-        old_seq = started_seq - runner.settings.journal_retained_entries // 2
+        kept = runner.settings.journal_retained_entries if runner.memory_share < MEMORY_TIGHT else ENTRIES_KEPT_TIGHT
+        old_seq = started_seq - kept // 2
         due = dict.fromkeys(core.dirty_parts())
         due |= dict.fromkeys(
             part for part, seqs in self._seqs.items() if seqs[-1] < old_seq or (len(seqs) < 2 and seqs[0] < started_seq)
@@ -150,7 +154,10 @@ class Snapshotter:
         oldest = min((seqs[-1] for seqs in self._seqs.values() if len(seqs) == 2), default=self._floor_seq)
         if any(len(seqs) < 2 for seqs in self._seqs.values()):
             return  # the second snapshot of a new part is due in the next cycle
-        bound = min(self._floor_seq, oldest, runner.core.state.seq - runner.settings.journal_retained_entries)
+        kept = runner.settings.journal_retained_entries
+        if runner.memory_share >= MEMORY_TIGHT:
+            kept = min(kept, ENTRIES_KEPT_TIGHT)
+        bound = min(self._floor_seq, oldest, runner.core.state.seq - kept)
         if bound > self._trimmed_seq:
             await runner.journal.trim(up_to_seq=bound)
             self._trimmed_seq = bound
