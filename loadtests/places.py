@@ -110,5 +110,6 @@ def unit_vectors(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
 
 def distance_km(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Great-circle distances between unit vectors, float64[len(a), len(b)]."""
-    chord: np.ndarray = np.clip(a @ b.T, -1.0, 1.0)
-    return EARTH_KM * np.arccos(chord)
+    cosine: np.ndarray = np.clip(a @ b.T, -1.0, 1.0)
+    km: np.ndarray = EARTH_KM * np.arccos(cosine)
+    return km

@@ -74,10 +74,10 @@ def read_table(
 
     Raises FormatError where a required column is missing; the message names those that are there.
     """
-    names = {_plain(name): name for name in required}
+    names = {plain_name(name): name for name in required}
     for name, others in (aliases or {}).items():
-        names[_plain(name)] = name
-        names.update((_plain(other), name) for other in others)
+        names[plain_name(name)] = name
+        names.update((plain_name(other), name) for other in others)
     with open_text(path) as text:
         sample = text.read(8_192)
         text.seek(0)
@@ -88,7 +88,7 @@ def read_table(
             raise FormatError(f"{path} is not a table: {error}") from error
         if not header:
             raise FormatError(f"{path} is empty")
-        columns = [names.get(_plain(name), name.strip()) for name in header]
+        columns = [names.get(plain_name(name), name.strip()) for name in header]
         missing = [name for name in required if name not in columns]
         if missing:
             raise FormatError(f"{path} has no column {', '.join(missing)}; its columns are {', '.join(header)[:300]}")
@@ -108,6 +108,16 @@ def read_table(
             yield reader.line_num, dict(zip(columns, (value.strip() for value in values), strict=True))
 
 
+def header_of(path: Path) -> list[str]:
+    """Column names as they stand in the file; empty where there are none. Raises FormatError."""
+    with open_text(path) as text:
+        first = text.readline(65_536)
+    try:
+        return next(csv.reader([first], delimiter=_delimiter(first)), [])
+    except csv.Error as error:
+        raise FormatError(f"{path} is not a table: {error}") from error
+
+
 def typed(rows: Iterator[tuple[int, Row] | BadRow], make: Callable[[int, Row], T | None]) -> Iterator[T | BadRow]:
     """Rows made into values by `make`; None = left out on purpose; a BadValue becomes a BadRow."""
     for row in rows:
@@ -124,7 +134,8 @@ def typed(rows: Iterator[tuple[int, Row] | BadRow], make: Callable[[int, Row], T
                 yield made
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A column's name without what people write differently."""
     return "".join(c for c in name.lower() if c.isalnum())
 
 

@@ -1,0 +1,191 @@
+"""`quartermaster import`: items, nodes, stock and orders from files into a running engine, over its HTTP API."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from engine.cli.formats.own import OrderRow
+    from engine.cli.formats.table import BadRow
+    from engine.cli.uploads import Outcome, Uploader
+
+SHOW_PROGRESS_AFTER_S = 2.0
+ERRORS_SHOWN = 10
+URL_DEFAULT = "http://127.0.0.1:8080"
+_out = Console()
+_err = Console(stderr=True)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help=(
+        "Bring items, nodes, stock and orders from files into a running engine.\n\n"
+        "Files are CSV (comma, semicolon or tab; gzip too) with a header. Rows that cannot be taken are listed by line; the "
+        "others are. The exit code is 0 only if every row was taken (or with --allow-errors)."
+    ),
+)
+
+File = Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="The file; .gz is unpacked.")]
+Url = Annotated[str, typer.Option(envvar="QM_URL", help="Address of a gateway.")]
+Key = Annotated[str, typer.Option(envvar="QM_API_KEY", help="API key; `up` and `demo` print one.")]
+AllowErrors = Annotated[bool, typer.Option("--allow-errors", help="Exit 0 although rows were refused.")]
+
+
+@app.command()
+def items(file: File, key: Key, url: Url = URL_DEFAULT, allow_errors: AllowErrors = False) -> None:
+    """Items. Columns: sku, then any of name, category, weight_g, length_mm, width_mm, height_mm, ship_alone, tags,
+    unit_value_minor, margin_bp, tracked, components. A file of invoices gives its products.
+
+    Example: quartermaster import items items.csv --key qm_...
+    """
+    from engine.cli.formats.invoices import is_invoices, read_products
+    from engine.cli.formats.own import read_items
+
+    with _work(file, url, key, "items", allow_errors) as up:
+        up.documents("/v1/items/import", read_products(file) if is_invoices(file) else read_items(file))
+
+
+@app.command()
+def nodes(file: File, key: Key, url: Url = URL_DEFAULT, allow_errors: AllowErrors = False) -> None:
+    """Nodes. Columns: node_id, postal_code, then any of name, kind, country, region, lat, lon, time_zone, cut_off, offers,
+    capacity_per_day and handling costs. For a US node the ZIP code tells what is missing. Files of store locations
+    (storenum, ZIPCODE, LAT, LON) are read as stores.
+
+    Example: quartermaster import nodes nodes.csv --key qm_...
+    """
+    from engine.cli.formats.own import read_nodes
+    from engine.cli.formats.stores import is_stores, read_store_nodes
+
+    with _work(file, url, key, "nodes", allow_errors) as up:
+        up.documents("/v1/nodes/import", read_store_nodes(file) if is_stores(file) else read_nodes(file))
+
+
+@app.command()
+def stock(file: File, key: Key, url: Url = URL_DEFAULT, allow_errors: AllowErrors = False) -> None:
+    """Counts. Columns: node_id, sku, quantity, and safety if you like. They are absolute, as of now.
+
+    Example: quartermaster import stock stock.csv --key qm_...
+    """
+    from engine.cli.formats.own import read_stock
+
+    with _work(file, url, key, "positions", allow_errors) as up:
+        up.stock(read_stock(file))
+
+
+@app.command()
+def orders(
+    file: File,
+    key: Key,
+    url: Url = URL_DEFAULT,
+    allow_errors: AllowErrors = False,
+    population: Annotated[
+        Path | None, typer.Option(exists=True, help="Population by ZIP code, to draw the destinations of invoices.")
+    ] = None,
+    on_short: Annotated[str, typer.Option(help="For invoices: refuse, partial or park.")] = "refuse",
+) -> None:
+    """Orders, allocated in batches. Columns: order_id, sku, quantity (one row a line), then any of postal_code, country,
+    region, channel, service, unit_price_minor, placed_at, customer_id, currency, on_short, priority. A file of invoices
+    (InvoiceNo, StockCode, Quantity, InvoiceDate, UnitPrice, CustomerID) works too: its returns and charges are left out and
+    counted, and destinations are drawn by population, the same one for a customer each time.
+
+    Sending a file again takes no order twice.
+
+    Example: quartermaster import orders orders.csv --key qm_...
+    """
+    from engine.cli.formats.invoices import is_invoices, read_invoice_orders
+    from engine.cli.formats.online_retail import Report
+    from engine.cli.formats.own import read_orders
+
+    report = Report()
+    rows: Iterable[OrderRow | BadRow]
+    with _work(file, url, key, "orders", allow_errors) as up:
+        if is_invoices(file):
+            rows = read_invoice_orders(file, report, population=population, on_short=on_short)
+        else:
+            rows = read_orders(file)
+        up.orders(rows)
+        if report.rows:
+            _out.print(f"read {report.sentence()}", highlight=False)
+
+
+@contextmanager
+def _work(file: Path, url: str, key: str, what: str, allow_errors: bool) -> Iterator[Uploader]:
+    """An uploader with its progress line; afterwards the summary and the exit code."""
+    from engine.cli.formats.table import FormatError
+    from engine.cli.uploads import Uploader, UploadError
+
+    started = time.monotonic()
+    with _Line(f"{what} of {file.name}", started) as line:
+        up = Uploader(url, key, advance=line.update)
+        try:
+            yield up
+        except FormatError as error:
+            _give_up(str(error), 2)
+        except UploadError as error:
+            _summary(up.outcome, what, started)
+            _give_up(str(error), 3)
+        finally:
+            up.close()
+    _summary(up.outcome, what, started)
+    if up.outcome.refused and not allow_errors:
+        raise typer.Exit(1)
+
+
+def _summary(outcome: Outcome, what: str, started: float) -> None:
+    seconds = time.monotonic() - started
+    style = "green" if not outcome.refused else "yellow"
+    _out.print(
+        f"[{style}]{outcome.taken:,} {what} taken, {outcome.refused:,} rows refused[/] in {seconds:.1f} s",
+        highlight=False,
+    )
+    if len(outcome.codes) > 1:
+        reasons = ", ".join(f"{count:,} {code}" for code, count in sorted(outcome.codes.items()))
+        _out.print(f"  by reason: {reasons}", highlight=False)
+    for error in outcome.errors[:ERRORS_SHOWN]:
+        _out.print(f"  line {error.line}: {error.detail}", highlight=False, markup=False)
+    if len(outcome.errors) > ERRORS_SHOWN:
+        _out.print(f"  and {outcome.refused - ERRORS_SHOWN:,} more", highlight=False)
+
+
+def _give_up(what: str, code: int) -> NoReturn:
+    _err.print(f"[red]{what}[/]", soft_wrap=True, highlight=False)
+    raise typer.Exit(code)
+
+
+class _Line:
+    """Rows so far, shown once it has taken two seconds."""
+
+    def __init__(self, what: str, started: float) -> None:
+        self._what = what
+        self._started = started
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> _Line:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def update(self, outcome: Outcome) -> None:
+        if self._progress is None:
+            if time.monotonic() - self._started < SHOW_PROGRESS_AFTER_S:
+                return
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[rows]}"),
+                TimeElapsedColumn(),
+            )
+            self._progress = Progress(*columns, console=_err, transient=True)
+            self._progress.add_task(self._what, total=None, rows="")
+            self._progress.start()
+        rows = f"{outcome.taken:,} taken, {outcome.refused:,} refused"
+        self._progress.update(self._progress.task_ids[0], rows=rows)

@@ -1,0 +1,226 @@
+"""Sending rows to a gateway: configuration and stock as import jobs, orders as batches; who was refused, by line of the file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import httpx
+import msgspec
+
+from engine.cli.formats.own import DocumentRow, OrderRow, StockRow
+from engine.cli.formats.table import BadRow
+
+PART_ROWS = 20_000
+"""Rows in one import job: the file is cut, so that any size can be sent in bounded memory."""
+BATCH_ORDERS = 100
+BATCH_LINES_MAX = 4_000
+ERRORS_KEPT = 1_000
+JOB_POLL_S = 0.1
+JOB_WAIT_S = 600.0
+RETRIES = 6
+RETRY_STATUS = (429, 503)
+T = TypeVar("T")
+
+
+class UploadError(RuntimeError):
+    """The import cannot go on: the gateway is not there, refuses the key, or a job failed as a whole."""
+
+
+class RowError(msgspec.Struct, frozen=True):
+    line: int
+    detail: str
+
+
+@dataclass
+class Outcome:
+    """What became of the rows so far."""
+
+    taken: int = 0
+    refused: int = 0
+    codes: dict[str, int] = field(default_factory=dict)
+    """How often each reason occurred."""
+    errors: list[RowError] = field(default_factory=list)
+    """The first thousand."""
+
+    def refuse(self, line: int, code: str, detail: str) -> None:
+        self.refused += 1
+        self.codes[code] = self.codes.get(code, 0) + 1
+        if len(self.errors) < ERRORS_KEPT:
+            self.errors.append(RowError(line, detail))
+
+
+Advance = Callable[[Outcome], None]
+
+
+class Uploader:
+    """One import against one gateway. Every method calls `advance` as rows are settled. Raises UploadError."""
+
+    def __init__(self, url: str, key: str, *, advance: Advance = lambda _: None) -> None:
+        self._client = httpx.Client(
+            base_url=url.rstrip("/"), headers={"authorization": f"Bearer {key}"}, timeout=httpx.Timeout(120.0)
+        )
+        self._advance = advance
+        self.outcome = Outcome()
+
+    def close(self) -> None:
+        self._client.close()
+
+    # -- jobs -----------------------------------------------------------------------------------------------------
+
+    def documents(self, path: str, rows: Iterable[DocumentRow | BadRow]) -> Outcome:
+        """Items or nodes, by import jobs on `path`."""
+        encode = msgspec.json.Encoder().encode
+        return self._by_jobs(path, rows, lambda row: encode(row.document))
+
+    def stock(self, rows: Iterable[StockRow | BadRow]) -> Outcome:
+        """Counts as of now, then the safety units of rows that state them."""
+        encode = msgspec.json.Encoder().encode
+        safety: dict[str, list[tuple[StockRow, int]]] = {}
+
+        def line(row: StockRow) -> bytes:
+            if row.safety is not None:
+                safety.setdefault(row.node_id, []).append((row, row.safety))
+            return encode({"node_id": row.node_id, "sku": row.sku, "quantity": row.quantity})
+
+        self._by_jobs("/v1/inventory/import", rows, line)
+        for node_id, settings in safety.items():
+            for part in _cut(settings, 5_000):
+                self._set_safety(node_id, part)
+        return self.outcome
+
+    def _by_jobs(self, path: str, rows: Iterable[T | BadRow], encode: Callable[[T], bytes]) -> Outcome:
+        for part in _cut(self._good(rows), PART_ROWS):
+            lines = [row.line for row in part]  # type: ignore[attr-defined]
+            body = b"\n".join(encode(row) for row in part) + b"\n"
+            before = self.outcome.taken
+            response = self._send("POST", path, body, "application/x-ndjson")
+            if response.status_code != 202:
+                raise UploadError(_refusal(response))
+            job = self._watch(response.json()["job_id"], before)
+            for error in job["errors"]:
+                at = error["line"]
+                where = f"{error['pointer']}: " if error["pointer"] else ""
+                self.outcome.refuse(lines[at - 1] if 0 < at <= len(lines) else 0, "refused", where + error["detail"])
+            unnamed = job["rows_failed"] - len(job["errors"])
+            if unnamed > 0:
+                self.outcome.refused += unnamed
+                self.outcome.codes["refused"] = self.outcome.codes.get("refused", 0) + unnamed
+            self.outcome.taken = before + job["rows_done"]
+            self._advance(self.outcome)
+            if job["state"] == "failed":
+                problem = job["problem"] or {}
+                raise UploadError(f"the import stopped: {problem.get('detail', job)}")
+        return self.outcome
+
+    def _watch(self, job_id: str, before: int) -> dict[str, Any]:
+        deadline = time.monotonic() + JOB_WAIT_S
+        while True:
+            response = self._send("GET", f"/v1/jobs/{job_id}", None, "")
+            if response.status_code != 200:
+                raise UploadError(_refusal(response))
+            job: dict[str, Any] = response.json()
+            if job["state"] in ("done", "failed"):
+                return job
+            if time.monotonic() > deadline:
+                raise UploadError(f"job {job_id} has not ended after {JOB_WAIT_S:.0f} s: {job['rows_done']} rows done")
+            self.outcome.taken = before + job["rows_done"]
+            self._advance(self.outcome)
+            time.sleep(JOB_POLL_S)
+
+    def _set_safety(self, node_id: str, part: list[tuple[StockRow, int]]) -> None:
+        positions = [{"sku": row.sku, "safety_units": units} for row, units in part]
+        body = msgspec.json.encode({"node_id": node_id, "positions": positions})
+        response = self._send("PUT", "/v1/inventory/positions", body, "application/json")
+        if response.status_code != 200:
+            for row, _ in part:
+                self.outcome.refuse(row.line, "safety", f"safety units: {_refusal(response)}")
+
+    # -- orders ---------------------------------------------------------------------------------------------------
+
+    def orders(self, rows: Iterable[OrderRow | BadRow], *, key_prefix: str = "import") -> Outcome:
+        """Orders in batches. The key of each follows from its id: sending a file again takes nothing twice."""
+        batch: list[OrderRow] = []
+        lines = 0
+        for row in self._good(rows):
+            batch.append(row)
+            lines += len(row.body["lines"])
+            if len(batch) >= BATCH_ORDERS or lines >= BATCH_LINES_MAX:
+                self._send_batch(batch, key_prefix)
+                batch, lines = [], 0
+        if batch:
+            self._send_batch(batch, key_prefix)
+        return self.outcome
+
+    def _send_batch(self, batch: list[OrderRow], key_prefix: str) -> None:
+        orders = [{"idempotency_key": f"{key_prefix}-{row.order_id}", **row.body} for row in batch]
+        response = self._send(
+            "POST", "/v1/allocations/batch", msgspec.json.encode({"orders": orders}), "application/json"
+        )
+        if response.status_code != 200:
+            raise UploadError(_refusal(response))
+        for row, result in zip(batch, response.json()["results"], strict=True):
+            if 200 <= result["status"] < 300:
+                self.outcome.taken += 1
+                continue
+            problem = result["problem"]
+            first = (problem.get("errors") or [{}])[0]
+            detail = f"{problem['code']}: order {row.order_id} {first.get('pointer', '')} {first.get('detail', '')}"
+            self.outcome.refuse(row.line, problem["code"], detail.rstrip())
+        self._advance(self.outcome)
+
+    # -- both -----------------------------------------------------------------------------------------------------
+
+    def _good(self, rows: Iterable[T | BadRow]) -> Iterator[T]:
+        """Rows that could be read; the others are noted."""
+        for row in rows:
+            if isinstance(row, BadRow):
+                self.outcome.refuse(row.line, "unreadable", row.detail)
+            else:
+                yield row
+
+    def _send(self, method: str, path: str, body: bytes | None, content_type: str) -> httpx.Response:
+        """One request, repeated under the same key while the gateway says "later" or is away."""
+        headers = {"idempotency-key": f"import-{time.time_ns():x}"} if method != "GET" else {}
+        if content_type:
+            headers["content-type"] = content_type
+        wait_s = 0.2
+        for attempt in range(RETRIES):
+            last = attempt == RETRIES - 1
+            try:
+                response = self._client.request(method, path, content=body, headers=headers)
+            except httpx.HTTPError as error:
+                if last:
+                    raise UploadError(f"no answer from {self._client.base_url}: {error}") from error
+            else:
+                if response.status_code in (401, 403):
+                    raise UploadError(_refusal(response))
+                if response.status_code not in RETRY_STATUS or last:
+                    return response
+            time.sleep(wait_s)
+            wait_s = min(5.0, wait_s * 2)
+        raise AssertionError("the loop above returns or raises")
+
+
+def _refusal(response: httpx.Response) -> str:
+    """What the gateway said, in a sentence."""
+    try:
+        problem = response.json()
+        first = (problem.get("errors") or [{}])[0]
+        parts = [problem.get("detail", ""), first.get("pointer", ""), first.get("detail", "")]
+        return f"{response.status_code} {problem.get('code', '')}: {' '.join(part for part in parts if part)}"
+    except (ValueError, AttributeError):
+        return f"{response.status_code}: {response.text[:300]}"
+
+
+def _cut(rows: Iterable[T], size: int) -> Iterator[list[T]]:
+    part: list[T] = []
+    for row in rows:
+        part.append(row)
+        if len(part) == size:
+            yield part
+            part = []
+    if part:
+        yield part
