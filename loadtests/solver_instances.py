@@ -1,7 +1,8 @@
 """Batches of orders for the solver benchmark: random places, Zipf baskets, K candidate nodes per order.
 
-    400 SKUs by Zipf (exponent 1), 1-4 lines of 1-2 units; nodes and destinations uniform on a 4,000 x 2,500 km map
-    a node carries a SKU with chance 0.6; tight stock 1-3 units, normal stock four times that
+    400 SKUs by Zipf (exponent 1), 1-4 lines of 1-2 units; nodes uniform on a 4,000 x 2,500 km map,
+    destinations within about 100 km of one of 8 metros, metros by Zipf
+    a node carries a SKU with chance 0.4; tight stock 1-3 units, normal stock four times that
     parcel: 450 + 90 per zone (8 zones by distance); line: 35 per line + 20 per unit + weight 1-8 x zone x 2 per unit (minor units)
     K = 8 candidates: the two cheapest nodes of every line, then the nodes with the cheapest parcel + lines
 
@@ -23,6 +24,7 @@ CANDIDATES = 8
 LEGS_MAX = 3
 LINES_MAX = 4
 SKUS = 400
+METROS = 8
 
 
 class Batch(NamedTuple):
@@ -53,7 +55,10 @@ def make_batch(seed: int, *, orders: int, nodes: int, stock_factor: int) -> Batc
     """One batch. `stock_factor` 1 = tight, 4 = normal. Seeded: the same arguments give the same batch."""
     rng = np.random.default_rng([seed, orders, nodes])
     places = rng.uniform((0, 0), (4000, 2500), (nodes, 2))
-    stock = rng.integers(1, 4, (SKUS, nodes)) * (rng.random((SKUS, nodes)) < 0.6) * stock_factor
+    metros = rng.uniform((0, 0), (4000, 2500), (METROS, 2))
+    people = 1 / np.arange(1, METROS + 1)
+    people /= people.sum()
+    stock = rng.integers(1, 4, (SKUS, nodes)) * (rng.random((SKUS, nodes)) < 0.4) * stock_factor
     weight = rng.integers(1, 9, SKUS)
     share = 1 / np.arange(1, SKUS + 1)
     share /= share.sum()
@@ -64,7 +69,7 @@ def make_batch(seed: int, *, orders: int, nodes: int, stock_factor: int) -> Batc
         skus = rng.choice(SKUS, lines, replace=False, p=share)
         units = np.zeros(LINES_MAX, np.int64)
         units[:lines] = rng.integers(1, 3, lines)
-        km = np.hypot(*(places - rng.uniform((0, 0), (4000, 2500))).T)
+        km = np.hypot(*(places - rng.normal(metros[rng.choice(METROS, p=people)], 100.0)).T)
         zone = 1 + np.digitize(km, (150, 300, 600, 1000, 1400, 1800, 2500))
         fixed = 450 + 90 * zone
         money = np.full((LINES_MAX, nodes), NEVER, np.int64)

@@ -1,7 +1,7 @@
 """The joint solver: the orders of a batch that collide over stock, each with its ways to be served, at the least total cost.
 
-    problem -> flat arrays -> reduce -> components -> prices -> fewer columns -> reduce again ... -> exact search -> CP-SAT
-               (joint_flat)                           (joint_search)                                               (joint_cpsat)
+    problem -> flat arrays -> reduce -> components -> cuts, prices -> fewer columns -> reduce again ... -> exact search -> CP-SAT
+               (joint_flat)               (joint_cuts, joint_prices)                   (joint_search) (joint_cpsat)
 
 Most components are two to four orders and end in the first search. CP-SAT sees only what that leaves unproven.
 
@@ -22,7 +22,8 @@ import numpy as np
 from solvers.joint_cpsat import solve_columns
 from solvers.joint_cuts import strengthen
 from solvers.joint_flat import Flags, Flat, extract, flatten, reduce
-from solvers.joint_search import cheapest, drop_dear, price_rows, scale_for, search
+from solvers.joint_prices import cheapest, drop_dear, price_rows, scale_for
+from solvers.joint_search import search
 from solvers.joint_wire import (
     EXACT,
     TIME_BOXED,
@@ -61,7 +62,7 @@ __all__ = [
 _TINY_PRODUCT = 64
 """Choices of a component up to which pricing costs more than looking at all of them."""
 _PRICE_ROUNDS = 300
-_NODES_MAX = 60_000
+_NODES_MAX = 20_000
 _DEPTH_MAX = 4
 
 
@@ -127,7 +128,7 @@ def _solve(flat: Flat, alive: Flags, clock: _Clock, *, depth: int) -> _Part:
 def _component(flat: Flat, clock: _Clock, *, depth: int) -> _Part:
     """One connected component: exact search at once if tiny, else prices first, and CP-SAT for what stays open."""
     tiny = math.prod(np.diff(flat.ptr).tolist()) <= _TINY_PRODUCT
-    if not tiny and depth == 0:
+    if not tiny:
         flat = strengthen(flat)
     base = int(cheapest(flat.ptr, flat.cost).sum())
     incumbent = flat.incumbent.copy()

@@ -5,7 +5,11 @@ OR-Tools leaks a little and its memory limit is not enforced, so the shell start
 
 from __future__ import annotations
 
+import random
+
 from solvers.joint import JointColumn, JointProblem, pack_answer, pack_problem, solve_arrays, unpack_arrays
+from solvers.joint_cpsat import solve_columns
+from solvers.joint_flat import flatten
 
 RECYCLE_AFTER = 20_000
 """Answers after which the process should be replaced, between two messages."""
@@ -26,7 +30,16 @@ def answer(packed_problem: bytes, *, deadline_ms: int, deterministic_limit: floa
 
 def warm() -> None:
     """Compile or load every compiled function, and load OR-Tools, before the process says that it is ready."""
-    # Three orders who want two units of the one cheap row, in more combinations than the tiny path takes.
-    column = [JointColumn(60, [(2, 1)])] + [JointColumn(10 + 7 * i, [(i % 2, 1)]) for i in range(6)]
-    problem = JointProblem([list(column) for _ in range(3)], [1, 1, 3])
-    answer(pack_problem(problem), deadline_ms=60_000)
+    # Twelve orders that want units of six scarce rows: nothing in it is settled early. Then the same for CP-SAT alone.
+    rng = random.Random(12)
+    columns = []
+    for _ in range(12):
+        ways = [JointColumn(900, [])]
+        ways += [
+            JointColumn(rng.randint(100, 400), [(r, rng.randint(1, 2)) for r in rng.sample(range(6), 2)])
+            for _ in range(6)
+        ]
+        columns.append(ways)
+    packed = pack_problem(JointProblem(columns, [3, 2, 3, 2, 3, 2]))
+    answer(packed, deadline_ms=60_000)
+    solve_columns(flatten(*unpack_arrays(packed)), deterministic_limit=0.01, wall_limit_s=60.0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 
 import msgspec
 import pytest
@@ -178,6 +180,20 @@ def test_messages_survive_the_wire() -> None:
     assert unpack_problem(pack_problem(problem)) == problem
     answer = JointAnswer([1, 0], 7, 5, TIME_BOXED, 12)
     assert unpack_answer(pack_answer(answer)) == answer
+
+
+def test_warm_leaves_nothing_to_compile() -> None:
+    """In a fresh process: what is still uncompiled then would stop the first real answer for seconds."""
+    script = """
+from solvers import joint_cuts, joint_flat, joint_prices, joint_search, worker
+worker.warm()
+inner = {"_dominator", "_parts", "_repair", "excess_of", "_next_order", "fits"}  # compiled into their callers
+modules = joint_cuts, joint_flat, joint_prices, joint_search
+found = {n: len(f.signatures) for m in modules for n, f in vars(m).items() if hasattr(f, "signatures")}
+print({n for n, count in found.items() if count == 0} - inner, {n for n, count in found.items() if count > 1})
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=110)
+    assert done.stdout.strip() == "set() set()", done.stdout
 
 
 def test_worker_answers_bytes_with_bytes() -> None:
