@@ -1,0 +1,56 @@
+"""How the kernel is compiled: Numba, nopython, cached on disk under a hash of the kernel's sources.
+
+Numba notices a change of a function's own file, not of the files whose functions it inlined. A cache keyed by all sources
+can never run an old tariff inside a new kernel.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+
+_HERE = Path(__file__).parent
+_SOURCES = ("calendar", "candidates", "columns", "cover", "jit", "kernel", "layout", "legs", "places", "tariff")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _source_hash() -> str:
+    digest = blake2b(digest_size=8)
+    for name in _SOURCES:
+        digest.update((_HERE / f"{name}.py").read_bytes())
+    return digest.hexdigest()
+
+
+KERNEL_HASH = _source_hash()
+"""Identity of the compiled decision: named by every decision record."""
+KERNEL_VERSION = int(KERNEL_HASH[:4], 16)
+"""The hash's first 16 bits: small enough to repeat in every record, enough to see that two kernels differ."""
+
+
+def _cache_dir() -> str:
+    name = f"kernel-{KERNEL_HASH}"
+    if numba.config.CACHE_DIR:
+        return str(Path(numba.config.CACHE_DIR) / name)
+    base = _HERE / "__pycache__"
+    try:
+        base.mkdir(exist_ok=True)
+        probe = base / f".{name}"
+        probe.touch()
+        probe.unlink()
+    except OSError:  # an installation that we may not write to
+        base = Path(tempfile.gettempdir()) / f"quartermaster-{Path.home().name}"
+    return str(base / name)
+
+
+numba.config.CACHE_DIR = _cache_dir()
+
+
+def jit(function: F) -> F:
+    """Compile without the interpreter, without fast-math (replay is exact), kept on disk."""
+    compiled: F = numba.njit(cache=True, nogil=True)(function)
+    return compiled
