@@ -14,12 +14,18 @@ from starlette.routing import Route as StarletteRoute
 from engine.settings import Settings
 from gateway.asgi import Door, Receive, Scope, Send, Server
 from gateway.call import ANY_KEY, PUBLIC, SCOPES, Call, Route
+from gateway.config import routes as config
+from gateway.decisions import routes as decisions
 from gateway.errors import problem
 from gateway.gateway import ClusterPort, Gateway
 from gateway.health import routes as health
+from gateway.inventory import routes as inventory
+from gateway.jobs import routes as jobs
+from gateway.legs import routes as legs
 from gateway.negotiate import answer_is_packed
 from gateway.orders import routes as orders
 from gateway.pipeline import STANDARD_HEADERS, render
+from gateway.reservations import routes as reservations
 
 HOT = frozenset(
     (
@@ -32,7 +38,7 @@ HOT = frozenset(
     )
 )
 """Served before FastAPI's router is asked."""
-RESOURCES = (orders, health)
+RESOURCES = (orders, reservations, legs, inventory, config, jobs, decisions, health)
 
 
 def all_routes() -> list[Route]:
@@ -47,20 +53,50 @@ def all_routes() -> list[Route]:
 
 
 class PathEndpoint:
-    """All methods of one path, as an ASGI application that FastAPI's router calls."""
+    """All methods of one path, as an ASGI application that FastAPI's router calls.
 
-    def __init__(self, server: Server, routes: Sequence[Route]) -> None:
+    `beside`: routes of a path with a free last parameter that this literal path hides; they get the hidden value.
+    """
+
+    def __init__(
+        self, server: Server, routes: Sequence[Route], *, beside: Sequence[Route] = (), value: str = ""
+    ) -> None:
         self._server = server
         self._routes = {route.method: route for route in routes}
-        allowed = sorted({*self._routes, "HEAD"} if "GET" in self._routes else self._routes)
-        self._allow = ", ".join(allowed)
+        self._beside = {route.method: route for route in beside if route.method not in self._routes}
+        self._value = value
+        self.routes = dict(self._routes)
+        """Routes of this path itself, by method."""
+        methods = {*self._routes, *self._beside}
+        self._allow = ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        method = scope["method"]
-        route = self._routes.get("GET" if method == "HEAD" else method)
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        route = self._routes.get(method)
+        params = tuple(scope["path_params"].values())
+        if route is None:
+            route, params = self._beside.get(method), (self._value,)
         if route is None:
             raise HTTPException(405, headers={"allow": self._allow})
-        await self._server.serve(route, tuple(scope["path_params"].values()), scope, receive, send)
+        await self._server.serve(route, params, scope, receive, send)
+
+
+def mount(app: FastAPI, server: Server, routes: Sequence[Route]) -> None:
+    """Give FastAPI's router every path, literal ones before those with a free last parameter."""
+    by_path: dict[str, list[Route]] = {}
+    for route in routes:
+        by_path.setdefault(route.path, []).append(route)
+    free = {path.partition("{")[0]: group for path, group in by_path.items() if group[0].slashes}
+    later = []
+    for path, group in by_path.items():
+        if group[0].slashes:
+            later.append(StarletteRoute(path[:-1] + ":path}", PathEndpoint(server, group)))
+            continue
+        prefix = path.rpartition("/")[0] + "/"
+        hidden = free.get(prefix, ())
+        endpoint = PathEndpoint(server, group, beside=hidden, value=path.removeprefix(prefix))
+        app.router.routes.append(StarletteRoute(path, endpoint))
+    app.router.routes += later
 
 
 def create_app(cluster: ClusterPort, settings: Settings) -> Door:
@@ -69,12 +105,8 @@ def create_app(cluster: ClusterPort, settings: Settings) -> Door:
     server = Server(gateway)
     app = FastAPI(title="Quartermaster", openapi_url=None, docs_url=None, redoc_url=None)
     app.router.redirect_slashes = False
-    by_path: dict[str, list[Route]] = {}
     routes = all_routes()
-    for route in routes:
-        by_path.setdefault(route.path, []).append(route)
-    for path, group in by_path.items():
-        app.router.routes.append(StarletteRoute(path, PathEndpoint(server, group), methods=None))
+    mount(app, server, routes)
     _answer_routing_faults(app, gateway)
     hot = {(route.method, route.path): route for route in routes if (route.method, route.path) in HOT}
     return Door(server, hot, app)

@@ -24,6 +24,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 UNREAD_BODY_MAX = 64 * 1024
 """A refused body up to this size is drained to keep the connection; beyond it the connection is closed."""
 CLOSE = (b"connection", b"close")
+LINGER_S = 1.0
+LINGER_BYTES = 64 * 1024 * 1024
 
 
 class Disconnected(Exception):
@@ -61,7 +63,7 @@ class Server:
                 return
             finally:
                 in_flight.now -= 1
-        await _send(rendered, send, close=close or call.close, head=scope["method"] == "HEAD")
+        await _send(rendered, send, receive, close=close or call.close, head=scope["method"] == "HEAD")
         gateway.metrics.done(route.name, rendered.status, time.monotonic() - started)
 
     async def _read_body(self, call: Call, receive: Receive) -> Problem | None:
@@ -101,7 +103,7 @@ class Door:
         self._server = server
         self._exact = {key: route for key, route in hot.items() if "{" not in key[1]}
         self._by_prefix = _prefixes(hot)
-        self._app = app
+        self.app = app
         self.gateway = server.gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -110,7 +112,7 @@ class Door:
             if found is not None:
                 await self._server.serve(found[0], found[1], scope, receive, send)
                 return
-        await self._app(scope, receive, send)
+        await self.app(scope, receive, send)
 
     def find(self, method: str, path: str) -> tuple[Route, tuple[str, ...]] | None:
         """The hot route of a request and its path parameters."""
@@ -141,7 +143,7 @@ def _has_large_body(headers: dict[bytes, bytes]) -> bool:
     return b"transfer-encoding" in headers or not length.isdigit() or int(length) > UNREAD_BODY_MAX
 
 
-async def _send(rendered: Rendered, send: Send, *, close: bool, head: bool) -> None:
+async def _send(rendered: Rendered, send: Send, receive: Receive, *, close: bool, head: bool) -> None:
     status, headers, body = rendered
     if status not in (204, 304):
         headers.append((b"content-length", b"%d" % len(body)))
@@ -149,4 +151,24 @@ async def _send(rendered: Rendered, send: Send, *, close: bool, head: bool) -> N
     if close:
         headers.append(CLOSE)
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if head else body})
+    if not close:
+        await send({"type": "http.response.body", "body": b"" if head else body})
+        return
+    await send({"type": "http.response.body", "body": b"" if head else body, "more_body": True})
+    await _linger(receive)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _linger(receive: Receive) -> None:
+    """Throw away what the client is still sending, for a moment: closing on unread bytes resets the connection, and the reset
+    can overtake the answer that says why."""
+    size = 0
+    try:
+        async with asyncio.timeout(LINGER_S):
+            while size < LINGER_BYTES:
+                message = await receive()
+                if message["type"] != "http.request" or not message.get("more_body"):
+                    return
+                size += len(message.get("body", b""))
+    except TimeoutError:
+        return

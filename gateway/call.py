@@ -73,6 +73,8 @@ class Route(NamedTuple):
     answer_type: str = ""
     """Media type of an answer that is not JSON or MessagePack."""
     status: int = 200
+    slashes: bool = False
+    """The path's last parameter may contain slashes: the ids of documents are the caller's."""
     needs_key: bool = False
     """Needs an Idempotency-Key header."""
     takes_key: bool = False
@@ -81,12 +83,16 @@ class Route(NamedTuple):
     takes_after: bool = False
     if_match: bool = False
     etag: bool = False
+    item: type | None = None
+    """What `data` of a list holds."""
     also: dict[int, type] = {}
     """Answers under other statuses that are no problems."""
     problems: tuple[str, ...] = ()
     """Codes that this route adds to those every route can answer."""
     body_examples: dict[str, Any] = {}
     answer_example: Any = None
+    raw_examples: dict[str, str] = {}
+    """Example files by media type."""
 
     @property
     def name(self) -> str:

@@ -16,6 +16,7 @@ from engine.domain.replies import Reply
 from engine.settings import Settings
 from gateway.auth import Keys
 from gateway.health.status import ShardStatuses
+from gateway.jobs.store import JobStore
 from gateway.limits import Buckets, InFlight
 from gateway.metrics import Metrics
 
@@ -55,6 +56,7 @@ class Gateway:
         self.in_flight = InFlight(settings.in_flight_max)
         self.buckets = Buckets(settings.rate_per_key_per_s) if settings.rate_per_key_per_s else None
         self.metrics = Metrics()
+        self.jobs = JobStore()
         self.statuses = ShardStatuses(cluster)
         self.draining = False
         """Being stopped: unready, finishing what is in flight."""

@@ -93,11 +93,13 @@ class GatewayEngine:
         transport = httpx.ASGITransport(self.door, raise_app_exceptions=True)
         return httpx.AsyncClient(transport=transport, base_url="http://gateway", headers=headers, **options)
 
-    async def stock_up(self, node_id: str, sku: str, units: int) -> None:
+    async def stock_up(self, node_id: str, sku: str, units: int) -> str:
+        """Receive units; returns the commit token."""
         shard = self.cluster.shard_of_node(node_id)
         assert shard is not None
         reply = await self.cluster.ask(shard, AdjustStock(node_id, (StockMove(sku, "received", units),)))
         assert isinstance(reply, StockReply), reply
+        return reply.token
 
     @asynccontextmanager
     async def served(self, **options: Any) -> AsyncIterator[str]:

@@ -1,0 +1,42 @@
+"""/v1/decisions: why an order went where it went."""
+
+from __future__ import annotations
+
+from engine.domain.commands import GetDecision, GetOrder
+from engine.domain.ids import parse_public_id
+from engine.domain.replies import DecisionReply, OrderView, Problem
+from gateway.call import Answer, Call, Route
+from gateway.decisions.shown import Decision, decision_shown
+from gateway.errors import problem
+from gateway.orders.routes import unexpected
+
+
+async def get_decision(call: Call) -> Answer | Problem:
+    found = parse_public_id(call.params[0], "dec", has_suffix=True)
+    if found is None:
+        return problem("not_found", "no such decision")
+    ref, number = found
+    order = await call.gateway.ask_slot(ref.slot, GetOrder(ref.slot, ref.order_no))
+    if not isinstance(order, OrderView):
+        return unexpected(order)
+    if not call.principal.may_channel(order.channel):
+        return problem("not_found", "no such decision")
+    reply = await call.gateway.ask_slot(ref.slot, GetDecision(ref.slot, ref.order_no, number))
+    if not isinstance(reply, DecisionReply):
+        return unexpected(reply)
+    return Answer(decision_shown(call.params[0], order, number, reply.record, call.gateway.cluster.catalog))
+
+
+ROUTES = [
+    Route(
+        "GET",
+        "/v1/decisions/{decision_id}",
+        "decisions:read",
+        get_decision,
+        "Read a decision",
+        "decisions",
+        "What was chosen, what it was weighed against, how the choice was reached. `quartermaster explain` prints the same "
+        "as a table.",
+        answer=Decision,
+    ),
+]

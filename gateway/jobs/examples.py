@@ -1,0 +1,31 @@
+"""Examples of the OpenAPI document; tests check them against the schemas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+JOB: dict[str, Any] = {
+    "job_id": "job_9f2c51d08e7ab34c10de",
+    "kind": "items",
+    "state": "running",
+    "rows_total": 10000,
+    "rows_done": 4500,
+    "rows_failed": 1,
+    "bytes_total": 812345,
+    "errors": [{"line": 17, "pointer": "/weight_g", "detail": "Expected `int` >= 0"}],
+    "problem": None,
+    "created_at": "2026-12-01T18:00:00.120Z",
+    "finished_at": None,
+}
+ITEM_FILES = {
+    "application/x-ndjson": '{"sku": "SKU-1", "weight_g": 2300}\n{"sku": "SKU-2", "tags": ["cold"]}\n',
+    "text/csv": "sku,name,weight_g,tags\nSKU-1,Cast-iron pan,2300,oversize\nSKU-2,Ice cream,500,cold\n",
+}
+NODE_FILES = {
+    "application/x-ndjson": '{"node_id": "NJ-1", "postal_code": "07101", "lat": 40.7357, "lon": -74.1724}\n',
+    "text/csv": "node_id,postal_code,lat,lon,capacity_per_day\nNJ-1,07101,40.7357,-74.1724,4000\n",
+}
+STOCK_FILES = {
+    "application/x-ndjson": '{"node_id": "NJ-1", "sku": "SKU-1", "quantity": 120}\n',
+    "text/csv": "node_id,sku,quantity\nNJ-1,SKU-1,120\nNJ-1,SKU-2,7\n",
+}

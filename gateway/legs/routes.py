@@ -1,0 +1,236 @@
+"""/v1/legs: a node's work list, and the steps of a leg's life."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from engine.domain.commands import ActOnLeg, GetOrder, ListLegs
+from engine.domain.ids import OrderRef, parse_public_id
+from engine.domain.replies import LegList, LegView, OrderView, Problem, Reply
+from gateway.call import Answer, Ask, Call, Route
+from gateway.errors import problem, refuse
+from gateway.idempotency import fingerprint
+from gateway.legs import examples
+from gateway.legs.schemas import LegAnswer, LegPage, LegsQuery, OrderLeg, Reject, Ship, Step, order_leg
+from gateway.orders.routes import REPLAYED, foreign, unexpected
+from gateway.orders.schemas import allocation_shown, line_pairs
+from gateway.schemas import Decoder, query_of
+
+_ACT = b"leg:"
+_step = Decoder(Step)
+_reject = Decoder(Reject)
+_ship = Decoder(Ship)
+
+
+def _leg_of(call: Call) -> tuple[OrderRef, int] | Problem:
+    return parse_public_id(call.params[0], "leg", has_suffix=True) or problem("not_found", "no such leg")
+
+
+def get_leg(call: Call) -> Ask | Problem:
+    found = _leg_of(call)
+    if type(found) is Problem:
+        return found
+    ref, leg_no = found
+
+    def shown(call: Call, reply: Reply) -> Answer | Problem:
+        if type(reply) is not OrderView:
+            return unexpected(reply)
+        leg = _find(reply, leg_no)
+        if leg is None or not call.principal.may_channel(reply.channel):
+            return problem("not_found", "no such leg")
+        return Answer(order_leg(ref, reply.order_id, leg, order_state=reply.state), 200, (), reply.version)
+
+    return Ask(ref.slot, GetOrder(ref.slot, ref.order_no), shown)
+
+
+def _find(view: OrderView, leg_no: int) -> LegView | None:
+    return next((leg for leg in view.legs if leg.leg_no == leg_no), None)
+
+
+def _acting(
+    action: str, decoder: Decoder[Any], fields: Callable[[Any], dict[str, Any]]
+) -> Callable[[Call], Awaitable[Answer | Problem]]:
+    """The handler of one step."""
+
+    async def act(call: Call) -> Answer | Problem:
+        found = _leg_of(call)
+        if type(found) is Problem:
+            return found
+        ref, leg_no = found
+        body = decoder.of(call) if call.body else decoder.kind()
+        if type(body) is Problem:
+            return body
+        lines = line_pairs(getattr(body, "lines", None))
+        if type(lines) is Problem:
+            return lines
+        refusal = await foreign(call, ref, "leg")
+        if refusal is not None:
+            return refusal
+        values = {"lines": lines, **fields(body)}
+        mark = fingerprint(_ACT + action.encode(), (ref, leg_no, values))
+        command = ActOnLeg(ref.slot, ref.order_no, leg_no, action, key_hash=call.key_hash, fingerprint=mark, **values)
+        return _acted(call, ref, leg_no, await call.gateway.ask_slot(ref.slot, command))
+
+    return act
+
+
+def _acted(call: Call, ref: OrderRef, leg_no: int, reply: Reply) -> Answer | Problem:
+    if type(reply) is not OrderView:
+        return unexpected(reply)
+    leg = _find(reply, leg_no)
+    if leg is None:
+        return problem("not_found", "no such leg")
+    headers = (REPLAYED,) if reply.replayed else ()
+    if reply.replayed:
+        call.gateway.metrics.replayed += 1
+    answer = LegAnswer(order_leg(ref, reply.order_id, leg), allocation_shown(reply))
+    return Answer(answer, 200, headers, reply.version)
+
+
+async def list_legs(call: Call) -> Answer | Problem:
+    """Orders live at the shard of their destination, so every shard may have legs of this node.
+
+    All sort alike, by order number and leg, so one cursor fits all: the last leg shown.
+    """
+    if call.principal.channels is not None:
+        return problem("forbidden", "a node's work list spans channels; this key is for some channels only")
+    query = query_of(call, LegsQuery)
+    if call.gateway.cluster.shard_of_node(query.node_id) is None:
+        return refuse("unknown_node", "/node_id", f"no node {query.node_id!r}", parameter="node_id")
+    cursor = _decode_cursor(query.cursor)
+    if cursor is None:
+        return problem("invalid_cursor")
+    command = ListLegs(query.node_id, query.state, query.limit, cursor)
+    rows: list[tuple[int, int, str, str, LegView]] = []
+    more = False
+    for reply in (await call.gateway.cluster.ask_all(command)).values():
+        if not isinstance(reply, LegList):
+            return unexpected(reply)
+        rows += [(order_no, leg.leg_no, slot, order_id, leg) for slot, order_no, order_id, leg in reply.legs]
+        more = more or bool(reply.cursor)
+    rows.sort(key=lambda row: row[:2])
+    more = more or len(rows) > query.limit
+    rows = rows[: query.limit]
+    data = [order_leg(OrderRef(slot, order_no), order_id, leg) for order_no, _, slot, order_id, leg in rows]
+    next_cursor = _encode_cursor(f"{rows[-1][0]}-{rows[-1][1]}") if more and rows else None
+    return Answer(LegPage(data, next_cursor, next_cursor is not None))
+
+
+def _encode_cursor(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _decode_cursor(cursor: str | None) -> str | None:
+    """The shards' own form, '' for the beginning; None = it is none of ours."""
+    if not cursor:
+        return ""
+    try:
+        text = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    parts = text.split(b"-")
+    if len(parts) != 2 or not all(part.isdigit() and len(part) < 20 for part in parts):
+        return None
+    return text.decode()
+
+
+def _reason(body: Step) -> dict[str, Any]:
+    return {"reason": body.reason}
+
+
+def _rejected(body: Reject) -> dict[str, Any]:
+    return {"reason": body.reason, "stock_effect": body.stock_effect}
+
+
+def _shipped(body: Ship) -> dict[str, Any]:
+    return {"parcels": body.parcels, "tracking": body.tracking, "actual_cost_minor": body.actual_cost_minor}
+
+
+def _step_route(action: str, summary: str, description: str = "") -> Route:
+    return Route(
+        "POST",
+        f"/v1/legs/{{leg_id}}/{action}",
+        "legs:write",
+        _acting(action, _step, _reason),
+        summary,
+        "legs",
+        description,
+        body=Step,
+        body_required=False,
+        answer=LegAnswer,
+        needs_key=True,
+        finishing=True,
+        etag=True,
+        problems=("wrong_state", "key_reused"),
+        body_examples=examples.STEPS,
+        answer_example=examples.LEG_ANSWER,
+    )
+
+
+ROUTES = [
+    Route(
+        "GET",
+        "/v1/legs",
+        "legs:read",
+        list_legs,
+        "A node's work list",
+        "legs",
+        "Legs of one node by order number, oldest first, over all shards.",
+        query=LegsQuery,
+        answer=LegPage,
+        problems=("unknown_node", "invalid_cursor"),
+        answer_example=examples.LEG_PAGE,
+    ),
+    Route(
+        "GET",
+        "/v1/legs/{leg_id}",
+        "legs:read",
+        get_leg,
+        "Read a leg",
+        "legs",
+        answer=OrderLeg,
+        etag=True,
+        answer_example=examples.ORDER_LEG,
+    ),
+    _step_route("release", "Give a leg to its node", "From here on the node may work on it."),
+    _step_route("accept", "The node takes the leg on"),
+    _step_route("pick", "The node began to pick", "A leg being picked can no longer be cancelled."),
+    Route(
+        "POST",
+        "/v1/legs/{leg_id}/reject",
+        "legs:write",
+        _acting("reject", _reject, _rejected),
+        "The node will not ship",
+        "legs",
+        "The units are planned again at once, never at the same node; where no other node has them they are parked.",
+        body=Reject,
+        answer=LegAnswer,
+        needs_key=True,
+        finishing=True,
+        etag=True,
+        problems=("wrong_state", "key_reused"),
+        body_examples=examples.REJECTS,
+        answer_example=examples.LEG_ANSWER,
+    ),
+    Route(
+        "POST",
+        "/v1/legs/{leg_id}/ship",
+        "legs:write",
+        _acting("ship", _ship, _shipped),
+        "Units left the node",
+        "legs",
+        body=Ship,
+        body_required=False,
+        answer=LegAnswer,
+        needs_key=True,
+        finishing=True,
+        etag=True,
+        problems=("wrong_state", "key_reused"),
+        body_examples=examples.SHIPMENTS,
+        answer_example=examples.LEG_ANSWER,
+    ),
+    _step_route("deliver", "The parcels arrived"),
+]

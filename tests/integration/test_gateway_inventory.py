@@ -1,0 +1,297 @@
+"""Stock in and shown; configuration documents; imports as jobs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import eventually
+from tests.integration.gateway_engine import GatewayEngine, an_order_body, keyed
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[GatewayEngine]:
+    engine = await GatewayEngine(tmp_path).start()
+    yield engine
+    await engine.close()
+
+
+async def adjust(engine: GatewayEngine, key: str, **fields: Any) -> Any:
+    return await engine.client.post("/v1/inventory/adjustments", json=fields, headers=keyed(key))
+
+
+async def test_movements_one_by_one_and_together(engine: GatewayEngine) -> None:
+    one = await adjust(engine, "a-1", node_id="N-0", sku="SKU-0", kind="received", quantity=10)
+    assert one.status_code == 200, one.text
+    assert one.json()["positions"][0]["on_hand"] == 10
+    assert one.json()["token"]
+    several = await adjust(
+        engine,
+        "a-2",
+        node_id="N-0",
+        moves=[
+            {"sku": "SKU-0", "kind": "damaged", "quantity": 3},
+            {"sku": "SKU-1", "kind": "adjusted", "quantity": 4, "reason": "found in aisle 3"},
+        ],
+    )
+    assert [(p["sku"], p["on_hand"]) for p in several.json()["positions"]] == [("SKU-0", 7), ("SKU-1", 4)]
+    again = await adjust(engine, "a-1", node_id="N-0", sku="SKU-0", kind="received", quantity=10)
+    assert again.headers["idempotent-replayed"] == "true"
+    seen = await engine.client.get("/v1/availability", params={"sku": ["SKU-0", "SKU-1"]})
+    assert seen.json()["totals"] == [
+        {"sku": "SKU-0", "available_to_promise": 7},
+        {"sku": "SKU-1", "available_to_promise": 4},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "pointer"),
+    [
+        ({"sku": "NO", "kind": "received", "quantity": 1}, "unknown_sku", "/sku"),
+        ({"sku": "SKU-0", "kind": "received", "quantity": -1}, "invalid_field", "/quantity"),
+        ({"sku": "SKU-0", "kind": "stolen", "quantity": 1}, "invalid_field", "/kind"),
+        ({"sku": "SKU-0", "kind": "received"}, "invalid_field", "/quantity"),
+        ({"moves": []}, "invalid_field", "/moves"),
+        ({"moves": [{"sku": "NO", "kind": "lost", "quantity": 1}]}, "unknown_sku", "/moves/0/sku"),
+        ({"node_id": "NO", "sku": "SKU-0", "kind": "lost", "quantity": 1}, "unknown_node", "/node_id"),
+    ],
+)
+async def test_bad_movements_point_at_the_field(
+    engine: GatewayEngine, fields: dict[str, Any], code: str, pointer: str
+) -> None:
+    answer = await adjust(engine, "a-1", **{"node_id": "N-0", **fields})
+    assert answer.status_code == 422, answer.text
+    assert (answer.json()["code"], answer.json()["errors"][0]["pointer"]) == (code, pointer)
+
+
+async def test_counts_are_absolute_and_ordered(engine: GatewayEngine) -> None:
+    def body(seq: int, units: int) -> dict[str, Any]:
+        return {
+            "node_id": "N-0",
+            "source": "wms",
+            "as_of": _now(),
+            "source_seq": seq,
+            "rows": [{"sku": "SKU-0", "quantity": units}],
+        }
+
+    first = await engine.client.post("/v1/inventory/counts", json=body(5, 12), headers=keyed("c-1"))
+    assert first.status_code == 200, first.text
+    assert first.json()["positions"][0]["on_hand"] == 12
+    stale = await engine.client.post("/v1/inventory/counts", json=body(4, 9), headers=keyed("c-2"))
+    assert (stale.status_code, stale.json()["code"]) == (409, "stale_count")
+
+
+def _now() -> str:
+    from datetime import UTC, datetime
+
+    return datetime.now(UTC).isoformat()
+
+
+async def test_safety_stock_is_not_promised(engine: GatewayEngine) -> None:
+    await engine.stock_up("N-0", "SKU-0", 10)
+    answer = await engine.client.put(
+        "/v1/inventory/positions", json={"node_id": "N-0", "positions": [{"sku": "SKU-0", "safety_units": 4}]}
+    )
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["positions"][0]["available_to_promise"] == 6
+    bad = await engine.client.put("/v1/inventory/positions", json={"node_id": "N-0", "positions": [{"sku": "NO"}]})
+    assert bad.json()["errors"][0]["pointer"] == "/positions/0/sku"
+
+
+async def test_availability_says_where_and_as_of_when(engine: GatewayEngine) -> None:
+    await engine.stock_up("N-0", "SKU-0", 3)
+    await engine.stock_up("N-1", "SKU-0", 4)
+    seen = (await engine.client.get("/v1/availability", params={"sku": "SKU-0"})).json()
+    assert [(p["node_id"], p["available_to_promise"]) for p in seen["data"]] == [("N-0", 3), ("N-1", 4)]
+    assert [a["shard"] for a in seen["as_of"]] == [0, 1]
+    one = (await engine.client.get("/v1/availability", params={"sku": "SKU-0", "node_id": "N-1"})).json()
+    assert [(p["node_id"], p["available_to_promise"]) for p in one["data"]] == [("N-1", 4)]
+    after = await engine.client.get("/v1/availability", params={"sku": "SKU-0"}, headers={"x-qm-after": seen["token"]})
+    assert after.status_code == 200
+    for query, code, pointer in (
+        ({}, "invalid_field", "/sku"),
+        ({"sku": "NO"}, "unknown_sku", "/sku/0"),
+        ({"sku": "SKU-0", "node_id": "NO"}, "unknown_node", "/node_id"),
+        ({"sku": "SKU-0", "channel": "NO"}, "unknown_channel", "/channel"),
+        ({"sku": "SKU-0", "color": "red"}, "invalid_field", "/color"),
+        ({"sku": [f"S-{n}" for n in range(101)]}, "invalid_field", "/sku"),
+    ):
+        bad = await engine.client.get("/v1/availability", params=query)
+        assert bad.status_code == 422, bad.text
+        assert (bad.json()["code"], bad.json()["errors"][0]["pointer"]) == (code, pointer)
+    token = await engine.client.get("/v1/availability", params={"sku": "SKU-0"}, headers={"x-qm-after": "zero"})
+    assert (token.status_code, token.json()["code"]) == (400, "invalid_token")
+    behind = await engine.client.get(
+        "/v1/availability", params={"sku": "SKU-0"}, headers={"x-qm-after": "0:9999999999:1"}
+    )
+    assert (behind.status_code, behind.json()["code"]) == (503, "view_behind")
+
+
+async def test_documents_are_versioned(engine: GatewayEngine) -> None:
+    path = "/v1/items/A%2FB%20c"
+    item = {"sku": "A/B c", "weight_g": 100}
+    made = await engine.client.put(path, json=item)
+    assert made.status_code == 201, made.text
+    assert made.headers["location"] == path
+    repeated = await engine.client.put(path, json=item)
+    assert (repeated.status_code, repeated.headers["etag"]) == (200, made.headers["etag"])
+    blind = await engine.client.put(path, json={**item, "weight_g": 200})
+    assert (blind.status_code, blind.json()["code"]) == (428, "precondition_required")
+    changed = await engine.client.put(path, json={**item, "weight_g": 200}, headers={"if-match": made.headers["etag"]})
+    assert changed.status_code == 200, changed.text
+    stale = await engine.client.put(path, json={**item, "weight_g": 300}, headers={"if-match": made.headers["etag"]})
+    assert (stale.status_code, stale.json()["code"]) == (412, "version_mismatch")
+    only_new = await engine.client.put(path, json=item, headers={"if-none-match": "*"})
+    assert only_new.status_code == 412
+    whatever = await engine.client.put(path, json={**item, "weight_g": 400}, headers={"if-match": "*"})
+    assert whatever.status_code == 200
+    read = await engine.client.get(path)
+    assert read.json() == {**item, "weight_g": 400}
+    unchanged = await engine.client.get(path, headers={"if-none-match": read.headers["etag"]})
+    assert (unchanged.status_code, unchanged.content) == (304, b"")
+    packed = await engine.client.get(path, headers={"accept": "application/vnd.msgpack"})
+    assert packed.headers["etag"] != read.headers["etag"]
+    assert packed.headers["content-type"] == "application/vnd.msgpack"
+
+
+async def test_a_document_must_name_itself_and_be_whole(engine: GatewayEngine) -> None:
+    other = await engine.client.put("/v1/items/X", json={"sku": "Y"})
+    assert other.json()["errors"][0]["pointer"] == "/sku"
+    unknown = await engine.client.put("/v1/items/X", json={"sku": "X", "colour": "red"})
+    assert unknown.json()["errors"][0] == {"pointer": "/colour", "detail": "there is no such field"}
+    rule = await engine.client.put(
+        "/v1/nodes/X", json={"node_id": "X", "postal_code": "10001", "lat": 1, "lon": 1, "time_zone": "Mars/Olympus"}
+    )
+    assert rule.json()["errors"] == [{"pointer": "/time_zone", "detail": "no time zone 'Mars/Olympus'"}]
+
+
+async def test_an_item_may_be_called_import(engine: GatewayEngine) -> None:
+    made = await engine.client.put("/v1/items/import", json={"sku": "import"})
+    assert made.status_code == 201, made.text
+    assert (await engine.client.get("/v1/items/import")).json() == {"sku": "import"}
+    wrong = await engine.client.delete("/v1/items/import")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD, POST, PUT")
+
+
+async def test_lists_page_by_cursor(engine: GatewayEngine) -> None:
+    seen: list[str] = []
+    cursor = ""
+    while True:
+        query = {"limit": 2, **({"cursor": cursor} if cursor else {})}
+        page = (await engine.client.get("/v1/nodes", params=query)).json()
+        seen += [node["node_id"] for node in page["data"]]
+        if not page["has_more"]:
+            break
+        cursor = page["next_cursor"]
+    assert seen == ["N-0", "N-1", "N-2", "N-3"]
+    assert (await engine.client.get("/v1/nodes", params={"limit": 0})).status_code == 422
+    assert (await engine.client.get("/v1/nodes", params={"cursor": "é"})).json()["code"] == "invalid_cursor"
+
+
+async def finished(engine: GatewayEngine, answer: Any) -> dict[str, Any]:
+    assert answer.status_code == 202, answer.text
+
+    async def ended() -> dict[str, Any] | None:
+        job = (await engine.client.get(answer.headers["location"])).json()
+        return job if job["state"] in ("done", "failed") else None
+
+    return await eventually(ended)  # type: ignore[return-value]
+
+
+async def test_items_are_imported_and_bad_rows_listed(engine: GatewayEngine) -> None:
+    lines = [json.dumps({"sku": f"I-{n}", "weight_g": n}) for n in range(1_200)]
+    lines[10] = '{"sku": "bad", "weight_g": -1}'
+    lines[20] = "not json"
+    lines[30] = json.dumps({"sku": "kit", "components": [{"sku": "nowhere", "quantity": 1}]})
+    answer = await engine.client.post(
+        "/v1/items/import", content="\n".join(lines), headers={"content-type": "application/x-ndjson"}
+    )
+    job = await finished(engine, answer)
+    assert (job["state"], job["rows_total"], job["rows_done"], job["rows_failed"]) == ("done", 1_200, 1_200, 3)
+    assert [(e["line"], e["pointer"]) for e in job["errors"]] == [
+        (11, "/weight_g"),
+        (21, ""),
+        (31, "/components/0/sku"),
+    ]
+    assert (await engine.client.get("/v1/items/I-1199")).json()["weight_g"] == 1_199
+    assert (await engine.client.get("/v1/items/bad")).status_code == 404
+
+
+async def test_csv_of_nodes_and_stock(engine: GatewayEngine) -> None:
+    nodes = (
+        "node_id,postal_code,lat,lon,offers,capacity_per_day\nC-1,10005,40.7,-74.0,ship|pickup,100\nC-2,bad!,1,1,,\n"
+    )
+    job = await finished(
+        engine,
+        await engine.client.post(
+            "/v1/nodes/import", content=nodes, headers={"content-type": "text/csv; charset=utf-8"}
+        ),
+    )
+    assert (job["rows_done"], job["rows_failed"], job["errors"][0]["line"]) == (2, 1, 3)
+    node = (await engine.client.get("/v1/nodes/C-1")).json()
+    assert (node["offers"], node["capacity"]) == (["ship", "pickup"], {"per_day": 100})
+    await engine.settled()
+    stock = "node_id,sku,quantity\nC-1,SKU-0,5\nC-1,NO,5\nN-1,SKU-1,6\nC-1,SKU-0,7\nNO,SKU-0,1\n"
+    job = await finished(
+        engine,
+        await engine.client.post(
+            "/v1/inventory/import", content=stock, headers=keyed("i-1", **{"content-type": "text/csv"})
+        ),
+    )
+    assert [(e["line"], e["pointer"]) for e in job["errors"]] == [(5, "/sku"), (3, "/sku"), (6, "/node_id")]
+    seen = (await engine.client.get("/v1/availability", params={"sku": ["SKU-0", "SKU-1"]})).json()
+    assert [(p["node_id"], p["sku"], p["on_hand"]) for p in seen["data"]] == [("C-1", "SKU-0", 5), ("N-1", "SKU-1", 6)]
+
+
+async def test_a_full_count_is_one_command_a_node(engine: GatewayEngine) -> None:
+    await engine.stock_up("N-0", "SKU-2", 9)
+    rows = "node_id,sku,quantity\nN-0,SKU-0,5\nN-1,SKU-0,6\nN-0,SKU-1,1\n"
+    job = await finished(
+        engine,
+        await engine.client.post(
+            "/v1/inventory/import?scope=full&source=wms&source_seq=3",
+            content=rows,
+            headers=keyed("i-1", **{"content-type": "text/csv"}),
+        ),
+    )
+    assert [(e["line"], e["pointer"]) for e in job["errors"]] == [(4, "/node_id")]
+    seen = (await engine.client.get("/v1/availability", params={"sku": ["SKU-0", "SKU-2"], "node_id": "N-0"})).json()
+    assert {p["sku"]: p["on_hand"] for p in seen["data"]} == {"SKU-0": 5, "SKU-2": 0}
+
+
+async def test_an_import_is_repeated_by_its_key(engine: GatewayEngine) -> None:
+    headers = keyed("i-1", **{"content-type": "application/x-ndjson"})
+    row = '{"node_id": "N-0", "sku": "SKU-0", "quantity": 5}'
+    first = await engine.client.post("/v1/inventory/import", content=row, headers=headers)
+    again = await engine.client.post("/v1/inventory/import", content=row, headers=headers)
+    assert again.json()["job_id"] == first.json()["job_id"]
+    assert again.headers["idempotent-replayed"] == "true"
+    other = await engine.client.post("/v1/inventory/import", content=row.replace("5", "6"), headers=headers)
+    assert other.json()["code"] == "key_reused"
+    stranger = engine.client_for(await engine.token("inventory:write"))
+    assert (await stranger.get(first.headers["location"])).status_code == 404
+
+
+async def test_files_that_are_no_files(engine: GatewayEngine) -> None:
+    for content, detail in (
+        (b"", "no header"),
+        (b"a,a\n1,2\n", "twice"),
+        (b"sku\n\xff\xfe\n", "UTF-8"),
+        (b'sku\n"x\n', "CSV"),
+    ):
+        answer = await engine.client.post("/v1/items/import", content=content, headers={"content-type": "text/csv"})
+        job = await finished(engine, answer)
+        assert job["state"] == "failed", (content, job)
+        assert detail in job["problem"]["detail"]
+    wrong = await engine.client.post("/v1/items/import", json={})
+    assert (wrong.status_code, wrong.json()["code"]) == (415, "unsupported_media_type")
+
+
+async def test_orders_see_what_was_imported(engine: GatewayEngine) -> None:
+    await engine.stock_up("N-0", "SKU-0", 5)
+    answer = await engine.client.post("/v1/allocations", json=an_order_body(quantity=5), headers=keyed("k-1"))
+    assert answer.status_code == 201
