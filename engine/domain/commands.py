@@ -209,13 +209,16 @@ class TryLegs(Struct, array_like=True, tag=30, frozen=True, gc=False):
     slot: str
     order_no: int
     legs: tuple[tuple[int, int, int, int, tuple[tuple[int, int], ...]], ...]
+    spare: tuple[tuple[int, int, int], ...] = ()
+    """(node, item, units) that must stay free beyond what is held: safety by method."""
 
 
 class DriveLeg(Struct, array_like=True, tag=31, frozen=True, gc=False):
     """Second phase, idempotent: bring the leg to a target. What is neither left nor shipped is freed.
 
-    to = allocated, shipped, cancelled or rejected; lines = (item index, units that stay allocated); shipped = (item index,
-    units shipped from this leg in all). The participant books the difference to what it last knew.
+    to = allocated, shipped, cancelled or rejected; lines = (item index, units that stay allocated). shipped, written_off =
+    (item index, units) in all so far, of which the participant books the difference to what it last knew; emptied = items
+    whose shelf is empty until the next count. An older `version` than the last one changes nothing.
     """
 
     home: int
@@ -225,16 +228,22 @@ class DriveLeg(Struct, array_like=True, tag=31, frozen=True, gc=False):
     leg_no: int
     to: int
     lines: tuple[tuple[int, int], ...]
-    stock_effect: str = "none"
+    version: int = 0
     shipped: tuple[tuple[int, int], ...] = ()
+    written_off: tuple[tuple[int, int], ...] = ()
+    emptied: tuple[int, ...] = ()
 
 
 class ResolveTxn(Struct, array_like=True, tag=32, frozen=True, gc=False):
-    """A participant asks the home shard what became of a transaction: committed, pending or aborted."""
+    """A participant asks the home shard what became of a transaction: committed, pending or aborted.
+
+    Committed legs of `shard` (the asker) that home has decided about are driven to it again.
+    """
 
     txn: int
     slot: str
     order_no: int
+    shard: int = -1
 
 
 class FollowView(Struct, array_like=True, tag=33, frozen=True, gc=False):

@@ -15,8 +15,9 @@ from engine.domain.events import Cause
 from engine.domain.orders import DemandRecord, LegRecord, LegState, OrderRecord, OrderState
 from engine.domain.problems import CODES
 from engine.domain.replies import Problem, ProblemItem
+from engine.domain.state import HOLD_LIFE_MAX_MS, LEG_NO_MAX
 
-_CANCELLABLE = (LegState.HELD, LegState.ALLOCATED, LegState.RELEASED, LegState.ACCEPTED)
+CANCELLABLE = (LegState.HELD, LegState.ALLOCATED, LegState.RELEASED, LegState.ACCEPTED)
 _ENDED = (LegState.CANCELLED, LegState.REJECTED)
 _LEFT = (LegState.SHIPPED, LegState.DELIVERED)
 STOCK_EFFECTS = ("none", "zero_until_count", "write_off")
@@ -121,6 +122,8 @@ def by_line(
         found = [i for i, line in enumerate(record.lines) if line.line_id == line_id]
         if not found:
             return refuse("invalid_field", f"{pointer}/{n}/line_id", f"the order has no line {line_id!r}")
+        if units < 1:
+            return refuse("invalid_field", f"{pointer}/{n}/quantity", f"{units} is not a quantity", line_id=line_id)
         for i in found:
             line = record.lines[i]
             wanted[i] += units * (line.quantity // line.kits) if line.kits else units
@@ -201,13 +204,13 @@ def _free_all(record: OrderRecord, change: Change, states: tuple[int, ...]) -> N
                 take_from_leg(record, leg, i, units, change)
 
 
-def extend(record: OrderRecord, *, ttl_s: int, now_ms: int, expires_at_ms: int) -> Change | Problem:
+def extend(record: OrderRecord, *, ttl_s: int, now_ms: int, expires_at_ms: int, opened_at_ms: int) -> Change | Problem:
     """A later expiry, never an earlier one, at most to the hold's longest life."""
     if record.state != OrderState.HELD:
         return wrong_state(record, "extend")
     if now_ms >= expires_at_ms:
         return Problem("expired", CODES["expired"].title, (ProblemItem("", "the hold has expired", {}),))
-    record.expires_at_ms = max(record.expires_at_ms, min(now_ms + ttl_s * 1_000, record.hold_max_until_ms))
+    record.expires_at_ms = max(record.expires_at_ms, min(now_ms + ttl_s * 1_000, opened_at_ms + HOLD_LIFE_MAX_MS))
     return Change(Cause.EXTENDED, [], [], [])
 
 
@@ -217,9 +220,12 @@ def cancel(record: OrderRecord, lines: tuple[tuple[str, int], ...] | None) -> Ch
         return end_hold(record, expired=False)
     if record.state != OrderState.COMMITTED:
         return wrong_state(record, "cancel")
-    open_units = units_in_legs(record, _CANCELLABLE)
+    open_units = units_in_legs(record, CANCELLABLE)
     for demand in record.demand:
         open_units[demand.line] += demand.quantity
+    if not any(leg.state in _LEFT for leg in record.legs):  # digital lines leave with the first shipment
+        for i, units in enumerate(_without_stock(record)):
+            open_units[i] += units
     if lines is None:
         drop = list(open_units)
     else:
@@ -240,13 +246,24 @@ def cancel(record: OrderRecord, lines: tuple[tuple[str, int], ...] | None) -> Ch
         for leg in reversed(record.legs):
             if units <= 0:
                 break
-            if leg.state in _CANCELLABLE:
+            if leg.state in CANCELLABLE:
                 units -= take_from_leg(record, leg, i, units, change)
     record.demand = [d for d in record.demand if d.quantity]
     _end_empty(record, LegState.CANCELLED)
     if not record.demand and all(leg.state in _ENDED for leg in record.legs):
         record.state = OrderState.CANCELLED
     return change
+
+
+def _without_stock(record: OrderRecord) -> list[int]:
+    """Units by line that neither a leg nor demand speaks of: digital lines and items that are not tracked."""
+    units = [line.quantity - line.cancelled for line in record.lines]
+    for leg in record.legs:
+        for i, have in leg.lines:
+            units[i] -= have
+    for demand in record.demand:
+        units[demand.line] -= demand.quantity
+    return units
 
 
 def find_leg(record: OrderRecord, leg_no: int) -> LegRecord | None:
@@ -297,18 +314,22 @@ def _ship(record: OrderRecord, leg: LegRecord, command: ActOnLeg, change: Change
     staying = [(i, have - chosen[i]) for i, have in leg.lines if have > chosen[i]]
     shipped = leg
     if staying:
+        leg_no = max(other.leg_no for other in record.legs) + 1
+        if leg_no > LEG_NO_MAX:
+            return refuse("invalid_field", "/lines", f"an order has at most {LEG_NO_MAX} legs: ship the rest whole")
         shipped = LegRecord(
-            max(other.leg_no for other in record.legs) + 1,
+            leg_no,
             leg.node,
             leg.local,
             LegState.SHIPPED,
             leaving,
             leg.service,
             ship_day=leg.ship_day,
-            ship_by_ms=leg.ship_by_ms,
-            deliver_by_ms=leg.deliver_by_ms,
+            ship_by_s=leg.ship_by_s,
+            deliver_by_s=leg.deliver_by_s,
             source_leg=leg.leg_no,
         )
+        _split_capacity(leg, shipped, staying)
         leg.lines = staying
         record.legs.append(shipped)
     shipped.state = LegState.SHIPPED
@@ -325,6 +346,16 @@ def _ship(record: OrderRecord, leg: LegRecord, command: ActOnLeg, change: Change
     return change
 
 
+def _split_capacity(leg: LegRecord, shipped: LegRecord, staying: list[tuple[int, int]]) -> None:
+    """A shipment keeps what it used of the day; where capacity counts orders, the first shipment keeps it all."""
+    before = (sum(units for _, units in leg.lines), len(leg.lines))
+    left = capacity_left(leg.capacity_units, before, (sum(units for _, units in staying), len(staying)))
+    if left == leg.capacity_units:
+        left = 0
+    shipped.capacity_units = leg.capacity_units - left
+    leg.capacity_units = left
+
+
 def _reject(record: OrderRecord, leg: LegRecord, command: ActOnLeg, change: Change) -> Change | Problem:
     """Units that the node will not ship lose their node; it is not asked again for this order."""
     if command.stock_effect not in STOCK_EFFECTS:
@@ -338,13 +369,24 @@ def _reject(record: OrderRecord, leg: LegRecord, command: ActOnLeg, change: Chan
         if units:
             take_from_leg(record, leg, i, units, change)
             change.freed.append((i, units))
-            if leg.local and command.stock_effect == "write_off":
-                change.stock.extend((leg.node, record.lines[i].item, -units, 0, 0))
+            _book_effect(record, leg, command.stock_effect, i, units, change)
     leg.stock_effect = command.stock_effect
     if leg.node not in record.rejected_nodes:
         record.rejected_nodes = (*record.rejected_nodes, leg.node)
     _end_empty(record, LegState.REJECTED)
     return change
+
+
+def _book_effect(record: OrderRecord, leg: LegRecord, effect: str, line: int, units: int, change: Change) -> None:
+    """What a rejection says about the shelf. At another shard it is part of what the leg is driven to, in all so far."""
+    item = record.lines[line].item
+    if effect == "write_off":
+        if leg.local:
+            change.stock.extend((leg.node, item, -units, 0, 0))
+        else:
+            leg.written_off = [*leg.written_off, (line, units)]
+    elif effect == "zero_until_count" and not leg.local and item not in leg.emptied:
+        leg.emptied = (*leg.emptied, item)
 
 
 def park_freed(record: OrderRecord, freed: list[tuple[int, int]], *, reason: str, now_ms: int) -> None:
@@ -353,23 +395,43 @@ def park_freed(record: OrderRecord, freed: list[tuple[int, int]], *, reason: str
         record.demand.append(DemandRecord(i, units, reason, now_ms, True))
 
 
-def drive_target(record: OrderRecord, leg: LegRecord) -> tuple[int, list[tuple[int, int]], list[tuple[int, int]]]:
-    """What the leg's own shard must be brought to: (state, lines that stay, units shipped in all) by item index."""
-    shipped: dict[int, int] = {}
-    for other in record.legs:
-        if other.state in _LEFT and leg.leg_no in (other.leg_no, other.source_leg):
-            for i, units in other.lines:
-                item = record.lines[i].item
-                shipped[item] = shipped.get(item, 0) + units
-    staying: dict[int, int] = {}
-    if leg.state not in _LEFT and leg.state not in _ENDED:
-        for i, units in leg.lines:
-            item = record.lines[i].item
-            staying[item] = staying.get(item, 0) + units
+class DriveTarget(NamedTuple):
+    """What a leg's own shard must be brought to, by item: units that stay, shipped in all, written off in all, emptied."""
+
+    to: int
+    lines: tuple[tuple[int, int], ...]
+    shipped: tuple[tuple[int, int], ...]
+    written_off: tuple[tuple[int, int], ...]
+    emptied: tuple[int, ...]
+
+
+def drive_target(record: OrderRecord, leg: LegRecord) -> DriveTarget:
+    """The whole of what home has decided about a leg at another shard, so that one repeatable command says it all."""
+    shipped = [
+        line
+        for other in record.legs
+        if other.state in _LEFT and leg.leg_no in (other.leg_no, other.source_leg)
+        for line in other.lines
+    ]
+    staying = leg.lines if leg.state not in _LEFT and leg.state not in _ENDED else []
     if leg.state in _LEFT:
-        to = LegState.SHIPPED
+        to = int(LegState.SHIPPED)
     elif leg.state in _ENDED:
-        to = LegState(leg.state)
+        to = leg.state
     else:
-        to = LegState.HELD if leg.state == LegState.HELD else LegState.ALLOCATED
-    return to, sorted(staying.items()), sorted(shipped.items())
+        to = int(LegState.HELD if leg.state == LegState.HELD else LegState.ALLOCATED)
+    return DriveTarget(
+        to,
+        _by_item(record, staying),
+        _by_item(record, shipped),
+        _by_item(record, leg.written_off),
+        leg.emptied,
+    )
+
+
+def _by_item(record: OrderRecord, lines: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    units_of: dict[int, int] = {}
+    for i, units in lines:
+        item = record.lines[i].item
+        units_of[item] = units_of.get(item, 0) + units
+    return tuple(sorted(units_of.items()))

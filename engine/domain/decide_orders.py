@@ -21,15 +21,18 @@ from engine.domain.orders import (
     OnShort,
     OrderRecord,
     OrderState,
+    encode_record,
+    promise_of,
 )
-from engine.domain.plan import Plan, Planner, PlanRequest
+from engine.domain.plan import Plan, PlannedLeg, Planner, PlanRequest
 from engine.domain.problems import CODES
 from engine.domain.replies import Problem, ProblemItem
-from engine.domain.state import ShardState, encode_record
+from engine.domain.state import HOLD_LIFE_MAX_MS, ShardState
 
-HOLD_LIFE_MAX_MS = 24 * 3_600_000
 ON_SHORT = {"refuse": OnShort.REFUSE, "partial": OnShort.PARTIAL, "park": OnShort.PARK}
-_NO_STOCK_METHODS = (Method.DIGITAL,)
+METHOD_TAGS = {Method.SHIP: "ship", Method.PICKUP: "pickup", Method.SHIP_TO_STORE: "ship_to_store"}
+UNITS_MAX = 1_000_000_000
+LINES_MAX = 10_000
 
 
 class Prepared(NamedTuple):
@@ -60,7 +63,7 @@ def slot_for(state: ShardState, command: PlaceOrder) -> str | None:
     return slot_of(channel.demand_centre.country, channel.demand_centre.postal_code)
 
 
-def prepare(state: ShardState, planner: Planner, command: PlaceOrder) -> Prepared | Problem:
+def prepare(state: ShardState, planner: Planner, command: PlaceOrder, slot: str | None = None) -> Prepared | Problem:
     """Look everything up that the order names. Any unknown name is a problem that points at its field."""
     catalog = state.catalog
     order = command.order
@@ -72,53 +75,51 @@ def prepare(state: ShardState, planner: Planner, command: PlaceOrder) -> Prepare
         return refuse("currency_mismatch", "/currency", f"channel {order.channel} sells in {channel.currency}")
     if order.service not in catalog.levels:
         return refuse("unknown_service", "/service", f"no carrier serves {order.service!r}")
-    ship_to = order.ship_to
-    if ship_to is not None:
-        if not planner.locates(ship_to):
-            return refuse("unknown_destination", "/ship_to", f"cannot locate {ship_to.postal_code} {ship_to.country}")
-        slot = slot_of(ship_to.country, ship_to.postal_code)
-    else:
-        centre = channel.demand_centre
-        slot = slot_of(centre.country, centre.postal_code)
+    if order.ship_to is not None and not planner.locates(order.ship_to):
+        ship_to = order.ship_to
+        return refuse("unknown_destination", "/ship_to", f"cannot locate {ship_to.postal_code} {ship_to.country}")
+    if slot is None:
+        slot = slot_for(state, command)
+        assert slot is not None  # the channel is known
+    count = len(order.lines)
+    if not 0 < count <= LINES_MAX:
+        return refuse("too_many_lines" if count else "invalid_field", "/lines", f"1 to {LINES_MAX} lines", lines=count)
 
     lines: list[LineRecord] = []
     planned: list[int] = []
     groups: dict[str, int] = {}
+    seen: dict[str, None] = {}
     item_of, items = catalog.item_of, catalog.items
     for i, line in enumerate(order.lines):
+        line_id, quantity, method = line.line_id, line.quantity, line.method
         index = item_of.get(line.sku)
-        if index is None:
+        item = items[index] if index is not None else None
+        if index is None or item is None:
             return refuse("unknown_sku", f"/lines/{i}/sku", f"no item {line.sku!r}", sku=line.sku)
+        if not 0 < quantity <= UNITS_MAX:
+            return refuse("invalid_field", f"/lines/{i}/quantity", f"1 to {UNITS_MAX} units", quantity=str(quantity))
+        if line_id in seen:
+            return refuse("invalid_field", f"/lines/{i}/line_id", f"{line_id!r} is listed twice")
+        seen[line_id] = None
         pickup = -1
         if line.pickup_node_id is not None:
             pickup = catalog.node_of.get(line.pickup_node_id, -1)
             if pickup < 0:
                 return refuse("unknown_node", f"/lines/{i}/pickup_node_id", f"no node {line.pickup_node_id!r}")
-        elif line.method == Method.PICKUP:
+        elif method == Method.PICKUP:
             return refuse("invalid_field", f"/lines/{i}/pickup_node_id", "a pickup line names its node")
         group = 0
         if line.group is not None:
             group = groups.setdefault(line.group, len(groups) + 1)
-        item = items[index]
-        if item is not None and item.components:
-            problem = _add_kit(state, i, line, item, groups, lines, planned)
+        if item.components:
+            problem = _add_kit(state, i, line, item, groups, pickup, lines, planned)
             if problem is not None:
                 return problem
             continue
-        if line.method not in _NO_STOCK_METHODS and (item is None or item.tracked):
+        if item.tracked and method != Method.DIGITAL:
             planned.append(len(lines))
         lines.append(
-            LineRecord(
-                line.line_id,
-                index,
-                line.quantity,
-                line.unit_price_minor,
-                line.method,
-                group,
-                pickup,
-                0,
-                line.splittable,
-            )
+            LineRecord(line_id, index, quantity, line.unit_price_minor, method, group, pickup, 0, line.splittable)
         )
     on_short = order.on_short if order.on_short is not None else ON_SHORT[channel.on_short]
     if order.paid and on_short == OnShort.REFUSE:
@@ -134,33 +135,34 @@ def _add_kit(
     line: LineRequest,
     kit: Item,
     groups: dict[str, int],
+    pickup: int,
     lines: list[LineRecord],
     planned: list[int],
 ) -> Problem | None:
     """One record per component, in one group: the components of a kit leave from one node."""
+    catalog = state.catalog
     group = groups.setdefault(line.group if line.group is not None else f"\0kit{i}", len(groups) + 1)
-    pickup = state.catalog.node_of.get(line.pickup_node_id or "", -1)
     per_kit = sum(c.quantity for c in kit.components)
     for component in kit.components:
-        index = state.catalog.item_of.get(component.sku)
-        if index is None:
+        index = catalog.item_of.get(component.sku)
+        item = catalog.items[index] if index is not None else None
+        if index is None or item is None:
             return refuse("unknown_sku", f"/lines/{i}/sku", f"kit {line.sku} needs {component.sku!r}, no such item")
-        planned.append(len(lines))
-        lines.append(
-            LineRecord(
-                line.line_id,
-                index,
-                component.quantity * line.quantity,
-                line.unit_price_minor // per_kit,
-                line.method,
-                group,
-                pickup,
-                0,
-                False,
-                line.quantity,
-            )
-        )
+        units = component.quantity * line.quantity
+        if units > UNITS_MAX:
+            return refuse("invalid_field", f"/lines/{i}/quantity", f"more than {UNITS_MAX} of {component.sku}")
+        if item.tracked and line.method != Method.DIGITAL:
+            planned.append(len(lines))
+        price = line.unit_price_minor // per_kit
+        lines.append(LineRecord(line.line_id, index, units, price, line.method, group, pickup, 0, False, line.quantity))
     return None
+
+
+def is_refused(command: PlaceOrder, prepared: Prepared, plan: Plan) -> bool:
+    """Whether what the plan leaves unfilled makes it a refusal."""
+    if not plan.unfilled or prepared.on_short == OnShort.PARK:
+        return False
+    return prepared.on_short == OnShort.REFUSE or (not plan.legs and not command.order.paid)
 
 
 def shortage(state: ShardState, prepared: Prepared, plan: Plan) -> Problem:
@@ -168,28 +170,33 @@ def shortage(state: ShardState, prepared: Prepared, plan: Plan) -> Problem:
     order = prepared.request.order
     pointer_of = {line.line_id: i for i, line in enumerate(order.lines)}
     errors = []
-    codes = set()
+    codes = []
     for index, units, reason in plan.unfilled:
         line = prepared.request.lines[index]
         i = pointer_of.get(line.line_id, 0)
-        atp = state.free_total(line.item)
-        codes.add(reason)
-        errors.append(
-            ProblemItem(
-                f"/lines/{i}",
-                _REASONS.get(reason, reason),
-                {
-                    "line_id": line.line_id,
-                    "sku": order.lines[i].sku,
-                    "requested": line.quantity,
-                    "available_to_promise": atp,
-                    "unfilled": units,
-                    "reason": reason,
-                },
-            )
-        )
-    code = "out_of_stock" if codes & {"out_of_stock"} or not codes else "no_capable_node"
+        sku = state.catalog.sku(line.item)
+        codes.append(reason)
+        facts = {
+            "line_id": line.line_id,
+            "sku": sku,
+            "requested": line.quantity,
+            "available_to_promise": _available(state, line),
+            "unfilled": units,
+            "reason": reason,
+        }
+        if line.kits:
+            facts["kit"] = order.lines[i].sku
+        errors.append(ProblemItem(f"/lines/{i}", _REASONS.get(reason, reason), facts))
+    code = "out_of_stock" if "out_of_stock" in codes or not codes else "no_capable_node"
     return Problem(code, CODES[code].title, tuple(errors))
+
+
+def _available(state: ShardState, line: LineRecord) -> int:
+    """Units a line could get: at its own node where it names one, else anywhere."""
+    if line.pickup_node < 0:
+        return state.free_total(line.item)
+    row = state.positions.find(line.item, line.pickup_node)
+    return max(0, state.positions.free(row)) if row >= 0 else 0
 
 
 _REASONS = {
@@ -200,32 +207,76 @@ _REASONS = {
 }
 
 
+def extra_safety(state: ShardState, node: int, method: int) -> int:
+    """Units of every position of a node that this method must leave, beyond the position's own safety."""
+    nodes = state.catalog.nodes
+    document = nodes[node] if node < len(nodes) else None
+    if document is None or not document.safety_by_method:
+        return 0
+    return document.safety_by_method.get(METHOD_TAGS.get(Method(method), ""), 0)
+
+
+def fits(state: ShardState, plans: list[tuple[Prepared, list[PlannedLeg]]]) -> bool:
+    """Whether legs at this shard's own nodes can all be held as the state stands (S1, hard capacity, safety by method).
+
+    A planner is asked about copies of these numbers, and a solver about old ones: what they say is checked, never believed.
+    """
+    catalog, positions = state.catalog, state.positions
+    owner, shard, nodes = catalog.owner, catalog.shard, catalog.nodes
+    find, free_of = positions.find, positions.free
+    need: dict[int, int] = {}
+    room: dict[tuple[int, int], int] = {}
+    for prepared, legs in plans:
+        lines = prepared.request.lines
+        for leg in legs:
+            node = leg.node
+            if owner[node] != shard:
+                continue
+            document = nodes[node]
+            if document is None:
+                return False
+            extra = bool(document.safety_by_method)
+            for i, units in leg.lines:
+                line = lines[i]
+                row = find(line.item, node)
+                if row < 0:
+                    return False
+                need[row] = wanted = need.get(row, 0) + units
+                free = free_of(row)
+                if free < wanted or (extra and free - extra_safety(state, node, line.method) < wanted):
+                    return False
+            if leg.capacity_units and document.capacity is not None and document.capacity.hard:
+                day = (node, leg.ship_day)
+                room[day] = taken = room.get(day, 0) + leg.capacity_units
+                if state.capacity.get(node, leg.ship_day) + taken > document.capacity.per_day:
+                    return False
+    return True
+
+
 def legs_of(
     state: ShardState, prepared_index: list[int], plan: Plan, *, leg_state: int, first: int, txn: int = 0
 ) -> list[LegRecord]:
     """Leg records of a plan; numbers start at `first`, line indexes are those of the order's record."""
-    catalog = state.catalog
-    owner, shard = catalog.owner, catalog.shard
+    owner, shard = state.catalog.owner, state.catalog.shard
     legs = []
     for n, leg in enumerate(plan.legs):
-        legs.append(
-            LegRecord(
-                first + n,
-                leg.node,
-                owner[leg.node] == shard,
-                leg_state,
-                [(prepared_index[i], units) for i, units in leg.lines],
-                leg.service,
-                leg.parcels,
-                leg.ship_day,
-                leg.ship_by_ms,
-                leg.deliver_by_ms,
-                leg.cash_minor,
-                leg.capacity_units,
-            )
+        record = LegRecord(
+            first + n,
+            leg.node,
+            owner[leg.node] == shard,
+            leg_state,
+            [(prepared_index[i], units) for i, units in leg.lines],
+            leg.service,
+            leg.parcels,
+            leg.ship_day,
+            leg.ship_by_ms // 1_000,
+            leg.deliver_by_ms // 1_000,
+            leg.cash_minor,
+            leg.capacity_units,
         )
-        if txn and not legs[-1].local:
-            legs[-1].txn = txn
+        if not record.local:
+            record.txn = txn
+        legs.append(record)
     return legs
 
 
@@ -254,40 +305,37 @@ def build_record(
     """The record of a planned order: held where the command asks for a hold, else committed."""
     order = command.order
     held = command.ttl_s > 0
-    parked = prepared.on_short == OnShort.PARK
+    parked = prepared.on_short == OnShort.PARK or order.paid
+    planned = prepared.planned
+    legs = legs_of(state, planned, plan, leg_state=LegState.HELD if held else LegState.ALLOCATED, first=1, txn=txn)
+    promise_ms = plan.promise_ms
     return OrderRecord(
         order.order_id,
         prepared.request.channel,
         order.service,
         OrderState.HELD if held else OrderState.COMMITTED,
         order.placed_at_ms,
-        now_ms,
+        1,
         order.ship_to,
         prepared.lines,
-        legs_of(
-            state, prepared.planned, plan, leg_state=LegState.HELD if held else LegState.ALLOCATED, first=1, txn=txn
-        ),
-        order.currency,
-        order.customer_id,
-        now_ms + command.ttl_s * 1_000 if held else 0,
-        order.priority,
-        [DemandRecord(prepared.planned[i], units, reason, now_ms, parked) for i, units, reason in plan.unfilled],
-        plan.money_minor,
-        plan.promise_ms,
-        plan.rung,
-        0,
-        1,
+        legs,
         state.catalog.version,
-        prepared.request.max_legs,
+        [],
+        plan.money_minor,
+        order.customer_id,
+        now_ms + min(command.ttl_s * 1_000, HOLD_LIFE_MAX_MS) if held else 0,
+        plan.rung,
+        (0, 0) if promise_ms == promise_of(legs) else promise_ms,
+        [DemandRecord(planned[i], units, reason, now_ms, parked) for i, units, reason in plan.unfilled],
         prepared.on_short,
+        prepared.request.max_legs,
+        order.priority,
+        order.currency,
         order.tags,
         order.hold_reasons,
         (),
-        command.key_hash,
-        txn,
         order.promised_by_ms,
         order.ship_after_ms,
-        now_ms + HOLD_LIFE_MAX_MS if held else 0,
     )
 
 

@@ -8,9 +8,10 @@ from engine.domain.commands import AdjustStock, CountStock, SetPosition
 from engine.domain.decide_orders import refuse
 from engine.domain.events import PositionSet, StockCounted, StockMoved
 from engine.domain.ids import EPOCH_2020_MS
+from engine.domain.movements import KEPT_MS
 from engine.domain.problems import CODES
 from engine.domain.replies import Problem, ProblemItem
-from engine.domain.state import MOVEMENTS_KEPT_MS, ShardState, movement_after
+from engine.domain.state import ShardState
 
 MOVEMENT_SIGN = {
     "received": 1,
@@ -27,6 +28,7 @@ MOVEMENT_SIGN = {
 SCOPES = ("full", "nonzero", "delta")
 SUPPLY_MODES = ("counted", "trusted")
 UNITS_MAX = 1_000_000_000
+ROWS_MAX = 50_000
 CLOCK_AHEAD_MS = 60_000
 
 
@@ -45,6 +47,8 @@ def adjust(state: ShardState, command: AdjustStock) -> StockMoved | Problem:
     node = find_node(state, command.node_id)
     if isinstance(node, Problem):
         return node
+    if not 0 < len(command.moves) <= ROWS_MAX:
+        return refuse("invalid_field", "/moves", f"1 to {ROWS_MAX} movements", moves=len(command.moves))
     moves: list[tuple[int, str, int]] = []
     net: dict[int, int] = {}
     for n, move in enumerate(command.moves):
@@ -81,9 +85,12 @@ def count(state: ShardState, command: CountStock, *, now_ms: int) -> StockCounte
         return refuse("invalid_field", "/scope", f"one of {', '.join(SCOPES)}")
     if command.as_of_ms > now_ms + CLOCK_AHEAD_MS:
         return refuse("invalid_field", "/as_of", "lies in the future", now_ms=now_ms)
-    if command.as_of_ms < now_ms - MOVEMENTS_KEPT_MS:
-        return refuse("stale_count", "/as_of", "older than the movements kept to net it", kept_ms=MOVEMENTS_KEPT_MS)
     part = state.nodes.get(node)
+    reaches_ms = max(now_ms - KEPT_MS, part.movements.forgotten_ms if part else 0)
+    if command.as_of_ms < reaches_ms:
+        return refuse("stale_count", "/as_of", "older than the movements kept to net it", kept_since_ms=reaches_ms)
+    if len(command.rows) > ROWS_MAX:
+        return refuse("invalid_field", "/rows", f"at most {ROWS_MAX} rows", rows=len(command.rows))
     newest_seq, newest_ms = part.feeds.get(command.source, (-1, 0)) if part else (-1, 0)
     if command.source_seq <= newest_seq:
         return Problem(
@@ -97,7 +104,7 @@ def count(state: ShardState, command: CountStock, *, now_ms: int) -> StockCounte
                 ),
             ),
         )
-    since = movement_after(state, node, command.as_of_ms)
+    since = part.movements.net_after(command.as_of_ms) if part else {}
     positions = state.positions
     as_of_s = (command.as_of_ms - EPOCH_2020_MS) // 1_000
     counted: dict[int, int] = {}
@@ -121,7 +128,12 @@ def count(state: ShardState, command: CountStock, *, now_ms: int) -> StockCounte
         if row >= 0 and positions.v_counted_s[row] > as_of_s:
             continue  # another source counted this position later than this one did
         on_hand = positions.v_on_hand[row] if row >= 0 else 0
-        rows.append((item, units + since.get(item, 0) - on_hand))
+        now = units + since.get(item, 0)
+        if row < 0 and not now:
+            continue  # a feed lists its whole catalogue: what was never here needs no position
+        if abs(now) > UNITS_MAX:
+            return refuse("invalid_field", "/rows", f"on hand would leave +-{UNITS_MAX}", sku=state.catalog.sku(item))
+        rows.append((item, now - on_hand))
     return StockCounted(
         node,
         command.source,
@@ -139,6 +151,8 @@ def set_position(state: ShardState, command: SetPosition) -> PositionSet | Probl
     node = find_node(state, command.node_id)
     if isinstance(node, Problem):
         return node
+    if not 0 < len(command.rows) <= ROWS_MAX:
+        return refuse("invalid_field", "/rows", f"1 to {ROWS_MAX} rows", rows=len(command.rows))
     rows = []
     for n, (sku, safety, mode, trust_bp, daily_cap) in enumerate(command.rows):
         item = state.catalog.item_of.get(sku)
@@ -150,5 +164,7 @@ def set_position(state: ShardState, command: SetPosition) -> PositionSet | Probl
             return refuse("invalid_field", f"/rows/{n}/supply", f"one of {', '.join(SUPPLY_MODES)}")
         if not 0 <= trust_bp <= 10_000:
             return refuse("invalid_field", f"/rows/{n}/trust_bp", "0 to 10000 basis points")
+        if not 0 <= daily_cap <= UNITS_MAX:
+            return refuse("invalid_field", f"/rows/{n}/daily_cap", f"{daily_cap} is not a quantity")
         rows.append((item, safety, mode, trust_bp, daily_cap))
     return PositionSet(node, tuple(rows), command.key_hash, command.fingerprint)

@@ -31,8 +31,6 @@ class Cause(IntEnum):
     LEG_DELIVERED = 11
     LEG_REJECTED = 12
     REPLANNED = 13
-    DRIVEN = 14
-    """Other shards acknowledged what was decided about their legs."""
 
 
 class OrderPut(Struct, array_like=True, tag=1, frozen=True, gc=False):
@@ -101,7 +99,10 @@ class LegHeld(Struct, array_like=True, tag=5, frozen=True, gc=False):
 
 
 class LegDriven(Struct, array_like=True, tag=6, frozen=True, gc=False):
-    """Second phase at a node's shard: the leg's new state and lines (none = it is forgotten), as explicit changes."""
+    """Second phase at a node's shard: the leg's new state and lines (none = it is forgotten), as explicit changes.
+
+    shipped, written_off: (item, units) in all so far; emptied: items whose shelf is said to be empty.
+    """
 
     slot: str
     order_no: int
@@ -113,6 +114,10 @@ class LegDriven(Struct, array_like=True, tag=6, frozen=True, gc=False):
     capacity: tuple[int, ...] = ()
     shipped: tuple[tuple[int, int], ...] = ()
     capacity_left: int = 0
+    version: int = 0
+    """Version of the home record that decided it."""
+    written_off: tuple[tuple[int, int], ...] = ()
+    emptied: tuple[int, ...] = ()
 
 
 class Recovered(Struct, array_like=True, tag=7, frozen=True, gc=False):
@@ -120,6 +125,14 @@ class Recovered(Struct, array_like=True, tag=7, frozen=True, gc=False):
 
     at_ms: int
     grace_until_ms: int
+
+
+class DriveAcked(Struct, array_like=True, tag=8, frozen=True, gc=False):
+    """Other shards acknowledged what the order's record says about these legs."""
+
+    slot: str
+    order_no: int
+    leg_nos: tuple[int, ...]
 
 
 class ConfigPut(Struct, array_like=True, tag=20, frozen=True, gc=False):
@@ -131,4 +144,4 @@ class ConfigPut(Struct, array_like=True, tag=20, frozen=True, gc=False):
     fingerprint: int = 0
 
 
-Event = OrderPut | StockMoved | StockCounted | PositionSet | LegHeld | LegDriven | Recovered
+Event = OrderPut | StockMoved | StockCounted | PositionSet | LegHeld | LegDriven | Recovered | DriveAcked

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+import msgspec
 from msgspec import Struct
 
 
@@ -105,7 +106,10 @@ class OrderRequest(Struct, array_like=True, frozen=True, gc=False):
 
 
 class LineRecord(Struct, array_like=True, gc=False):
-    """A line after look-up: `item` is the item index. A kit line becomes one record per component, all with its line id."""
+    """A line after look-up: `item` is the item index. A kit line becomes one record per component, all with its line id.
+
+    Most lines need the first four fields only.
+    """
 
     line_id: str
     item: int
@@ -134,8 +138,9 @@ class LegRecord(Struct, array_like=True, gc=False):
     parcels: int = 0
     ship_day: int = 0
     """Local day at the node, days since 1970."""
-    ship_by_ms: int = 0
-    deliver_by_ms: int = 0
+    ship_by_s: int = 0
+    deliver_by_s: int = 0
+    """Instants, seconds since 1970: four bytes less than milliseconds, in every leg."""
     cash_minor: tuple[int, ...] = ()
     """Parcels, lines and units handling, node surcharge: expected cash by part."""
     capacity_units: int = 0
@@ -146,11 +151,15 @@ class LegRecord(Struct, array_like=True, gc=False):
     driving: bool = False
     """Decided here, not yet acknowledged by the shard that owns the node."""
     stock_effect: str = "none"
-    """What a rejection says about the shelf."""
+    """What the newest rejection says about the shelf."""
     source_leg: int = 0
     """The leg this shipment was split from, where only a part of it left; 0 = a leg of its own."""
     txn: int = 0
     """Cross-shard transaction that took it; 0 = it was local."""
+    written_off: list[tuple[int, int]] = []
+    """(line, units) of this leg, at another shard's node, that rejections wrote off in all."""
+    emptied: tuple[int, ...] = ()
+    """Items of which a rejection said that the shelf of another shard's node is empty."""
 
 
 class DemandRecord(Struct, array_like=True, gc=False):
@@ -164,46 +173,153 @@ class DemandRecord(Struct, array_like=True, gc=False):
 
 
 class OrderRecord(Struct, array_like=True, gc=False):
-    """The home shard's record of one order: the only decision about it."""
+    """The home shard's record of one order: the only decision about it.
+
+    What most orders have comes first: `encode_record` leaves the trailing defaults away. The order number says when it was
+    opened (ids.order_no_time_ms).
+    """
 
     order_id: str
     channel: int
     service: str
     state: int
     placed_at_ms: int
-    opened_at_ms: int
+    version: int
+    """Goes up with every change: the ETag."""
     ship_to: Destination | None
     lines: list[LineRecord]
     legs: list[LegRecord]
-    currency: str = "USD"
+    config: int = 0
+    """Configuration version the plan was made with."""
+    decided_at: list[tuple[int, int, int]] = []
+    """Where each decision record is: (epoch, entry sequence, place in the entry), by decision number."""
+    money_minor: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Cash, service, policy, opportunity of the plan in force."""
     customer_id: str | None = None
     expires_at_ms: int = 0
     """0 = not a hold."""
-    priority: int = 0
-    demand: list[DemandRecord] = []
-    money_minor: tuple[int, int, int, int] = (0, 0, 0, 0)
-    """Cash, service, policy, opportunity of the plan in force."""
-    promise_ms: tuple[int, int] = (0, 0)
-    """Ship by, deliver by."""
     rung: int = Rung.SEPARABLE
-    decision: int = 0
-    """Number of the decision in force; the first is 0."""
-    version: int = 0
-    """Goes up with every change: the ETag."""
-    config: int = 0
-    """Configuration version the plan was made with."""
-    max_legs: int = 3
+    promise_ms: tuple[int, int] = (0, 0)
+    """Ship by, deliver by, where the promise is not simply the latest of the legs; (0, 0) = it is."""
+    demand: list[DemandRecord] = []
     on_short: int = OnShort.REFUSE
+    max_legs: int = 3
+    priority: int = 0
+    currency: str = "USD"
     tags: tuple[str, ...] = ()
     hold_reasons: tuple[str, ...] = ()
     rejected_nodes: tuple[int, ...] = ()
     """Nodes that rejected a leg of this order: never asked again."""
-    key_hash: int = 0
-    txn: int = 0
-    """Cross-shard transaction that opened it; 0 = all legs local."""
     promised_by_ms: int | None = None
     ship_after_ms: int | None = None
-    hold_max_until_ms: int = 0
-    """No extension goes beyond this."""
-    decided_at: list[tuple[int, int, int]] = []
-    """Where each decision record is: (epoch, entry sequence, place in the entry), by decision number."""
+
+    @property
+    def decision(self) -> int:
+        """Number of the decision in force; the first is 0."""
+        return max(0, len(self.decided_at) - 1)
+
+    @property
+    def promise(self) -> tuple[int, int]:
+        """(ship by, deliver by) in ms."""
+        if self.promise_ms != (0, 0):
+            return self.promise_ms
+        return promise_of(self.legs)
+
+
+def promise_of(legs: list[LegRecord]) -> tuple[int, int]:
+    """Latest (ship by, deliver by) in ms of the legs that are not cancelled or rejected."""
+    ship_by_s = deliver_by_s = 0
+    for leg in legs:
+        if leg.state < LegState.CANCELLED:
+            ship_by_s = max(ship_by_s, leg.ship_by_s)
+            deliver_by_s = max(deliver_by_s, leg.deliver_by_s)
+    return ship_by_s * 1_000, deliver_by_s * 1_000
+
+
+_encode = msgspec.msgpack.Encoder().encode
+decode_record = msgspec.msgpack.Decoder(OrderRecord).decode
+_TAIL_DEFAULTS: tuple[object, ...] = (
+    None,
+    0,
+    int(Rung.SEPARABLE),
+    (0, 0),
+    [],
+    int(OnShort.REFUSE),
+    3,
+    0,
+    "USD",
+    (),
+    (),
+    (),
+    None,
+    None,
+)
+
+
+def encode_record(record: OrderRecord) -> bytes:
+    """msgpack of a record without its trailing defaults, which `decode_record` puts back: half the bytes in journal and memory."""
+    ship_to = record.ship_to
+    head: list[object] = [
+        record.order_id,
+        record.channel,
+        record.service,
+        record.state,
+        record.placed_at_ms,
+        record.version,
+        (ship_to.country, ship_to.postal_code, ship_to.region)
+        if ship_to is not None and ship_to.residential and ship_to.lat is None and ship_to.lon is None
+        else ship_to,
+        [
+            (line.line_id, line.item, line.quantity, line.unit_price_minor)
+            if not (line.method or line.group or line.cancelled or line.kits)
+            and line.pickup_node < 0
+            and line.splittable
+            else line
+            for line in record.lines
+        ],
+        [
+            (
+                leg.leg_no,
+                leg.node,
+                leg.local,
+                leg.state,
+                leg.lines,
+                leg.service,
+                leg.parcels,
+                leg.ship_day,
+                leg.ship_by_s,
+                leg.deliver_by_s,
+                leg.cash_minor,
+                leg.capacity_units,
+            )
+            if leg.local and not (leg.shipped_at_ms or leg.source_leg or leg.tracking) and leg.stock_effect == "none"
+            else leg
+            for leg in record.legs
+        ],
+        record.config,
+        record.decided_at,
+        record.money_minor,
+    ]
+    tail: tuple[object, ...] = (
+        record.customer_id,
+        record.expires_at_ms,
+        record.rung,
+        record.promise_ms,
+        record.demand,
+        record.on_short,
+        record.max_legs,
+        record.priority,
+        record.currency,
+        record.tags,
+        record.hold_reasons,
+        record.rejected_nodes,
+        record.promised_by_ms,
+        record.ship_after_ms,
+    )
+    if tail[3:] == _TAIL_DEFAULTS[3:]:
+        tail = tail[:3]
+    kept = len(tail)
+    while kept and tail[kept - 1] == _TAIL_DEFAULTS[kept - 1]:
+        kept -= 1
+    head += tail[:kept]
+    return _encode(head)

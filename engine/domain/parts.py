@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 
 from engine.domain.positions import COLUMNS
-from engine.domain.state import ForeignLeg, ShardState, refence, unpack_dedupe
+from engine.domain.state import ForeignLeg, ShardState, leg_key
+from engine.domain.stock import refence
 
 SCHEMA = 1
 _KEPT = tuple(name for name in COLUMNS if name != "claimed" and name != "fenced")
@@ -25,7 +26,8 @@ class NodeSnapshot(msgspec.Struct, array_like=True):
     dedupe: list[tuple[int, int, int]]
     """(key hash, fingerprint, journal time), oldest first."""
     feeds: dict[str, tuple[int, int]]
-    movements: list[tuple[int, int, int]]
+    movements: tuple[int, bytes, bytes, bytes]
+    """See Movements.pack."""
     settings: list[tuple[int, str, int, int]]
     foreign: list[ForeignLeg]
 
@@ -88,7 +90,7 @@ def pack_part(state: ShardState, part: str, index: RowIndex) -> bytes:
             SlotSnapshot(
                 SCHEMA,
                 list(slot.orders.items()),
-                [(key, *unpack_dedupe(packed)) for key, packed in slot.dedupe.items()],
+                list(slot.dedupe.rows()),
             )
         )
     node = int(name)
@@ -100,9 +102,9 @@ def pack_part(state: ShardState, part: str, index: RowIndex) -> bytes:
             items.astype("<i4").tobytes(),
             {column: getattr(state.positions, column)[rows].astype("<i4").tobytes() for column in _KEPT},
             state.capacity.rows(node),
-            [(key, packed >> 128, unpack_dedupe(packed)[2]) for key, packed in held.dedupe.items()],
+            [(key, fingerprint, ms) for key, fingerprint, _, ms in held.dedupe.rows()],
             held.feeds,
-            held.movements,
+            held.movements.pack(),
             [(item, *setting) for item, setting in held.settings.items()],
             list(held.foreign.values()),
         )
@@ -122,7 +124,8 @@ def load_part(state: ShardState, part: str, seq: int, data: bytes) -> None:
         _check(loaded.schema)
         slot = state.slot(name)
         slot.orders = dict(loaded.orders)
-        slot.dedupe = {key: (fp << 128) | (order_no << 64) | ms for key, fp, order_no, ms in loaded.dedupe}
+        for key, fingerprint, order_no, ms in loaded.dedupe:
+            slot.dedupe.put(key, fingerprint, order_no, ms)
     else:
         _load_node(state, int(name), _NODE.decode(data))
 
@@ -142,11 +145,12 @@ def _load_node(state: ShardState, node: int, loaded: NodeSnapshot) -> None:
     for day, used in loaded.capacity:
         state.capacity.put(node, day, used)
     part = state.node(node)
-    part.dedupe = {key: (fp << 128) | ms for key, fp, ms in loaded.dedupe}
+    for key, fingerprint, ms in loaded.dedupe:
+        part.dedupe.put(key, fingerprint, 0, ms)
     part.feeds = dict(loaded.feeds)
-    part.movements = list(loaded.movements)
+    part.movements.load(loaded.movements)
     part.settings = {item: (mode, trust_bp, cap) for item, mode, trust_bp, cap in loaded.settings}
-    part.foreign = {(leg.order_no, leg.leg_no): leg for leg in loaded.foreign}
+    part.foreign = {leg_key(leg.order_no, leg.leg_no): leg for leg in loaded.foreign}
     for key in part.foreign:
         state.foreign_node[key] = node
     for item in part.settings:

@@ -186,43 +186,71 @@ class Positions:
 
 
 class Capacity:
-    """Units a node has given away per local ship day, in a ring of `DAYS` days: `used[node, day % DAYS]` of `day[...]`."""
+    """Units a node has given away per local ship day, in a ring of `DAYS` days: `used[node, day % DAYS]` of `day[...]`.
+
+    `used` includes claims: units of plans that are not decided yet, which live in memory only.
+    """
 
     DAYS = 64
 
     def __init__(self, node_capacity: int = 64) -> None:
         self.used = np.zeros((node_capacity, self.DAYS), np.int32)
         self.day = np.full((node_capacity, self.DAYS), -1, np.int32)
+        self._claimed: dict[tuple[int, int], int] = {}
+        self._bind()
+
+    def _bind(self) -> None:
+        self._v_used = _view(self.used.reshape(-1))
+        self._v_day = _view(self.day.reshape(-1))
 
     def get(self, node: int, day: int) -> int:
-        if node >= len(self.used) or self.day[node, day % self.DAYS] != day:
+        """Units given away or claimed."""
+        at = node * self.DAYS + day % self.DAYS
+        if at >= len(self._v_day) or self._v_day[at] != day:
             return 0
-        return int(self.used[node, day % self.DAYS])
+        return int(self._v_used[at])
 
-    def add(self, node: int, day: int, units: int) -> None:
-        """A day that the ring has moved past is forgotten: it can no longer be planned."""
+    def add(self, node: int, day: int, units: int) -> int:
+        """Give away (or take back) units of a day; returns what is given away now.
+
+        A day that the ring has moved past is forgotten: it can no longer be planned, and 0 is returned.
+        """
         if node >= len(self.used):
             self._grow(node + 1)
-        slot = day % self.DAYS
-        held_day = self.day[node, slot]
+        at = node * self.DAYS + day % self.DAYS
+        held_day = self._v_day[at]
         if held_day > day:
-            return
+            return 0
         if held_day < day:
-            self.day[node, slot] = day
-            self.used[node, slot] = 0
-        self.used[node, slot] = max(0, int(self.used[node, slot]) + units)
+            self._v_day[at] = day
+            self._v_used[at] = 0
+            if self._claimed:
+                self._claimed.pop((node, held_day), None)
+        self._v_used[at] = units = self._v_used[at] + units
+        return int(units)
+
+    def claim(self, node: int, day: int, units: int) -> None:
+        """Count units of an undecided plan, or (negative) no longer: in memory only."""
+        self.add(node, day, units)
+        key = (node, day)
+        left = self._claimed.get(key, 0) + units
+        if left:
+            self._claimed[key] = left
+        else:
+            self._claimed.pop(key, None)
 
     def put(self, node: int, day: int, units: int) -> None:
-        """Set an absolute value (a view of another shard's node)."""
-        self.add(node, day, units - self.get(node, day))
+        """Set an absolute value (a view of another shard's node); what is claimed here stays claimed."""
+        self.add(node, day, units + self._claimed.get((node, day), 0) - self.get(node, day))
 
-    def rows(self, node: int) -> list[tuple[int, int]]:
-        """(day, used) of a node, by day."""
+    def rows(self, node: int, *, zeros: bool = False) -> list[tuple[int, int]]:
+        """(day, given away, without claims) of a node, by day. `zeros` = days that were given back whole, too."""
         if node >= len(self.used):
             return []
         days = self.day[node].tolist()
         used = self.used[node].tolist()
-        return sorted((d, u) for d, u in zip(days, used, strict=True) if d >= 0 and u)
+        given = [(d, u - self._claimed.get((node, d), 0)) for d, u in zip(days, used, strict=True) if d >= 0]
+        return sorted(row for row in given if zeros or row[1])
 
     def _grow(self, needed: int) -> None:
         capacity = max(needed, len(self.used) * 2)
@@ -231,3 +259,4 @@ class Capacity:
         used[: len(self.used)] = self.used
         day[: len(self.day)] = self.day
         self.used, self.day = used, day
+        self._bind()

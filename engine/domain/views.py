@@ -16,7 +16,7 @@ def order_label(record: OrderRecord) -> str:
     if record.state != OrderState.COMMITTED:
         return OrderState(record.state).name.lower()
     live = [leg.state for leg in record.legs if leg.state not in _GONE]
-    if record.demand:
+    if record.demand and (not live or min(live) < LegState.SHIPPED or record.demand[0].parked):
         return "partially_allocated" if live else ("parked" if record.demand[0].parked else "unfilled")
     if not live:
         return "cancelled" if any(line.cancelled for line in record.lines) else "allocated"
@@ -35,8 +35,8 @@ def leg_view(catalog: Catalog, record: OrderRecord, leg: LegRecord) -> LegView:
         carrier,
         service,
         leg.parcels,
-        leg.ship_by_ms,
-        leg.deliver_by_ms,
+        leg.ship_by_s * 1_000,
+        leg.deliver_by_s * 1_000,
         sum(leg.cash_minor),
         leg.cash_minor,
         leg.tracking,
@@ -49,27 +49,21 @@ def order_view(
 ) -> OrderView:
     channel = catalog.channels[record.channel]
     cash, service, policy, opportunity = record.money_minor
+    ship_by_ms, deliver_by_ms = record.promise
     return OrderView(
         slot,
         order_no,
         record.order_id,
         order_label(record),
         tuple([leg_view(catalog, record, leg) for leg in record.legs]),
-        tuple(
-            [
-                UnfilledView(record.lines[d.line].line_id, d.quantity, d.reason, i if d.parked else None)
-                for i, d in enumerate(record.demand)
-            ]
-        )
-        if record.demand
-        else (),
+        _unfilled(record) if record.demand else (),
         cash,
         service,
         policy,
         opportunity,
         record.currency,
-        record.promise_ms[0],
-        record.promise_ms[1],
+        ship_by_ms,
+        deliver_by_ms,
         record.decision,
         RUNG_LABELS[record.rung],
         token,
@@ -79,3 +73,21 @@ def order_view(
         channel.channel_id if channel else "",
         record.customer_id,
     )
+
+
+def _unfilled(record: OrderRecord) -> tuple[UnfilledView, ...]:
+    """Demand by line; a kit is short by as many kits as its scarcest component is."""
+    views: list[UnfilledView] = []
+    kits: dict[str, int] = {}
+    for n, demand in enumerate(record.demand):
+        line = record.lines[demand.line]
+        quantity = -(-demand.quantity * line.kits // line.quantity) if line.kits else demand.quantity
+        at = kits.get(line.line_id) if line.kits else None
+        view = UnfilledView(line.line_id, quantity, demand.reason, n if demand.parked else None)
+        if at is None:
+            if line.kits:
+                kits[line.line_id] = len(views)
+            views.append(view)
+        elif views[at].quantity < quantity:
+            views[at] = view
+    return tuple(views)

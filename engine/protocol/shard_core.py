@@ -4,7 +4,8 @@ P1  At most one entry is outstanding. While it is, the next one is built on spec
 P2  An answer leaves only after the entry that its content rests on is durable: its own, or the newest one not yet durable.
 P3  Commands that finish or free stock are decided before new work; expiries before both, a bounded number a batch.
 P4  Entry time never goes back. Whether a hold lives is judged by entry time alone (S5).
-P5  A command is decided by one step without interruption; what needs another shard becomes a transaction (two_phase.py).
+P5  A command is decided by one step without interruption; what needs another shard becomes a transaction (two_phase.py), what
+    needs the solver a claim (claims.py).
 
 A batch: receive* -> poll (decide, apply, build) -> Append -> appended -> answers. The shell that runs this is
 engine/actors/runner.py; the simulator runs the same object.
@@ -12,10 +13,8 @@ engine/actors/runner.py; the simulator runs the same object.
 
 from __future__ import annotations
 
-import heapq
-from collections import deque
-from collections.abc import Callable
-from collections.abc import Iterable
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -24,20 +23,32 @@ from engine.domain.catalog import Catalog
 from engine.domain.commands import FINISHING, READS, Command, PlaceOrder
 from engine.domain.decide_legs import end_hold
 from engine.domain.events import Cause, Event, OrderPut, Recovered
-from engine.domain.ids import ORDER_COUNTER_MAX, make_order_no
-from engine.domain.orders import OrderRecord, OrderState
+from engine.domain.ids import ORDER_COUNTER_MAX, make_order_no, order_no_time_ms
+from engine.domain.orders import OrderRecord, OrderState, encode_record
 from engine.domain.parts import RowIndex, load_part, pack_part
 from engine.domain.plan import Planner
 from engine.domain.problems import CODES
 from engine.domain.replies import ConfigDoc, Problem, Reply
-from engine.domain.state import ShardState, apply, encode_record, index_work, rebuild_indexes
+from engine.domain.state import ShardState, apply, index_work, rebuild_indexes
+from engine.protocol.claims import Claims
+from engine.protocol.driver import Driver
 from engine.protocol.effects import Answer, Append, Effects, Fetch, Send
+from engine.protocol.expiry import ExpiryQueue
+from engine.protocol.flights import Flights
+from engine.protocol.handlers import handle
+from engine.protocol.participant import Participant
+from engine.protocol.placing import Asked, place_group
+from engine.protocol.reads import OrderNumbers
+from engine.protocol.replan import Replans
 from engine.protocol.tokens import make_token
+from engine.protocol.two_phase import TwoPhase
+from engine.protocol.view_feed import ViewFeed
 
 BATCH_ITEMS_MAX = 256
 BATCH_BYTES_MAX = 256 * 1024
 EXPIRIES_PER_BATCH = 64
 QUEUE_MAX = 20_000
+FINISHING_QUEUE_MAX = 50_000
 GRACE_MS = 30_000
 AFTER_WAIT_MS = 1_000
 _ENDS_HOLD = (Cause.COMMITTED, Cause.RELEASED, Cause.EXPIRED)
@@ -48,11 +59,13 @@ _encode_events = msgspec.msgpack.Encoder().encode
 class Batch:
     """One entry in the making: events already applied, and the answers that wait for it."""
 
-    __slots__ = ("answers", "decisions", "events", "seq", "size", "time_ms")
+    __slots__ = ("answers", "decisions", "events", "seq", "size", "time_ms", "token")
 
-    def __init__(self, seq: int, time_ms: int) -> None:
+    def __init__(self, seq: int, time_ms: int, token: str) -> None:
         self.seq = seq
         self.time_ms = time_ms
+        self.token = token
+        """Commit token of this entry alone."""
         self.events: list[Event] = []
         self.decisions: list[bytes] = []
         self.answers: list[Answer] = []
@@ -64,7 +77,10 @@ class Batch:
 
 
 class ShardCore:
-    """One shard. Feed it with `receive`, `peer_replied`, `appended`; do what `poll` says."""
+    """One shard. Feed it with `receive`, `peer_replied`, `solved`, `appended`; do what `poll` says.
+
+    solver_in_flight_max: components at the solver at once; more keep their greedy plans. 0 = there is no solver.
+    """
 
     def __init__(
         self,
@@ -76,9 +92,6 @@ class ShardCore:
         solver_deadline_ms: int = 40,
         solver_in_flight_max: int = 0,
     ) -> None:
-        from engine.protocol.two_phase import TwoPhase
-        from engine.protocol.view_feed import ViewFeed
-
         self.shard = shard
         self.catalog = catalog
         self.state = ShardState(catalog, dedupe_max=dedupe_max)
@@ -88,10 +101,15 @@ class ShardCore:
         self.epoch = 0
         self.durable_seq = 0
         self.rows = RowIndex()
+        self.flights = Flights()
+        self.claims = Claims(self)
         self.two_phase = TwoPhase(self)
+        self.driver = Driver(self)
+        self.participant = Participant(self)
+        self.replans = Replans(self)
         self.views = ViewFeed(self)
         self.shell_facts: dict[str, Any] = {}
-        self.counts: dict[str, int] = {}
+        self.counts: defaultdict[str, int] = defaultdict(int)
         self._finishing: deque[tuple[int, int, Command]] = deque()
         self._new: deque[tuple[int, int, Command]] = deque()
         self._reads: deque[tuple[int, int, Command]] = deque()
@@ -102,10 +120,11 @@ class ShardCore:
         self._ready: list[Answer] = []
         self._sends: list[Send] = []
         self._fetches: list[Fetch] = []
-        self._expiries: list[tuple[int, str, int]] = []
+        self._expiries = ExpiryQueue()
         self._order_ms = 0
         self._order_counter = 0
         self._peer_corr = 0
+        self.order_numbers = OrderNumbers()
 
     # -- recovery -------------------------------------------------------------------------------------------------
 
@@ -127,10 +146,16 @@ class ShardCore:
         state.seq = max(state.seq, seq)
         state.time_ms = max(state.time_ms, time_ms)
         self.durable_seq = state.seq
-        self._expiries = [entry for entry in rebuild_indexes(state) if entry[0]]
-        heapq.heapify(self._expiries)
+        derived = rebuild_indexes(state)
+        for expires_at_ms, slot, order_no in derived.holds:
+            self._expiries.push(expires_at_ms, slot, order_no)
+        newest = derived.newest_order_no.get(self.shard, 0)
+        self._order_ms = max(state.time_ms, order_no_time_ms(newest))
+        self._order_counter = ORDER_COUNTER_MAX  # this millisecond may be used up: begin with the next
         state.part_seq.clear()
-        self.two_phase.recovered()
+        self.views.recovered()
+        self.driver.recovered(derived.driving)
+        self.participant.recovered(now_ms)
         if state.open_holds:
             batch = self.batch(now_ms)
             self.put(batch, Recovered(batch.time_ms, batch.time_ms + GRACE_MS))
@@ -139,12 +164,13 @@ class ShardCore:
 
     def dirty_parts(self) -> list[str]:
         """Parts changed since they were last packed, longest waiting first. Ask only while nothing is outstanding."""
-        return list(self.state.dirty)
+        return [f"node:{key}" if isinstance(key, int) else f"slot:{key}" if key else "misc" for key in self.state.dirty]
 
     def pack_part(self, part: str) -> tuple[int, bytes]:
         """(sequence the bytes are true after, bytes). The part counts as clean from now on."""
-        assert self._building is None and self._outstanding is None, "parts are packed between batches"
-        self.state.dirty.pop(part, None)
+        assert self.idle, "parts are packed between batches"
+        kind, _, name = part.partition(":")
+        self.state.dirty.pop(int(name) if kind == "node" else name, None)
         return self.state.seq, pack_part(self.state, part, self.rows)
 
     @property
@@ -155,24 +181,25 @@ class ShardCore:
     # -- what the shell tells us ----------------------------------------------------------------------------------
 
     def receive(self, conn: int, corr: int, command: Command, *, now_ms: int) -> None:
-        """Queue a command. Finishing work is always taken; new work is refused when the queue is full."""
+        """Queue a command. Each queue has its limit; finishing work has by far the widest."""
         if isinstance(command, FINISHING):
-            self._finishing.append((conn, corr, command))
+            queue, limit = self._finishing, FINISHING_QUEUE_MAX
         elif isinstance(command, READS):
-            self._reads.append((conn, corr, command))
-        elif len(self._new) >= QUEUE_MAX:
-            self._ready.append(
-                Answer(conn, corr, Problem("overloaded", CODES["overloaded"].title, (), retry_after_ms=500))
-            )
+            queue, limit = self._reads, QUEUE_MAX
         else:
-            self._new.append((conn, corr, command))
+            queue, limit = self._new, QUEUE_MAX
+        if len(queue) < limit:
+            queue.append((conn, corr, command))
+        else:
+            problem = Problem("overloaded", CODES["overloaded"].title, (), retry_after_ms=500)
+            self._ready.append(Answer(conn, corr, problem))
 
     def peer_replied(self, shard: int, corr: int, reply: Reply, *, now_ms: int) -> None:
-        """A peer's answer to a Send, or an update of its view."""
+        """A peer's answer to a Send, or an update of its view. An answer that came before, or too late, says nothing."""
         if corr == self.views.corr:
             self.views.update(reply, now_ms)
-        else:
-            self.two_phase.replied(shard, corr, reply)
+        elif not self.two_phase.replied(shard, corr, reply) and not self.driver.replied(corr, reply, now_ms):
+            self.participant.replied(corr, reply, now_ms)
 
     def configure(self, docs: Iterable[ConfigDoc], version: int) -> None:
         """Take a push of the configuration. It is not journaled here: every order names the version it was planned with."""
@@ -180,6 +207,7 @@ class ShardCore:
 
     def solved(self, component: int, answer: bytes | None, *, now_ms: int) -> None:
         """The solver's answer about a component, None at the deadline."""
+        self.claims.solved(component, answer)
 
     def appended(self, seq: int) -> None:
         """The outstanding entry is durable: its answers may leave."""
@@ -188,7 +216,6 @@ class ShardCore:
         self._outstanding = None
         self.durable_seq = seq
         self._ready += batch.answers
-        self.views.durable()
 
     def disconnected(self, conn: int) -> None:
         """Answers to this connection will go nowhere; what was asked stays decided."""
@@ -200,6 +227,11 @@ class ShardCore:
 
     # -- building -------------------------------------------------------------------------------------------------
 
+    def time_ms(self, now_ms: int) -> int:
+        """Entry time of what is decided now (P4)."""
+        building = self._building
+        return building.time_ms if building is not None else max(self.state.time_ms, now_ms)
+
     def batch(self, now_ms: int) -> Batch:
         """The entry being built; a new one takes the next sequence and a time that never goes back (P4)."""
         building = self._building
@@ -207,21 +239,23 @@ class ShardCore:
             state = self.state
             state.seq += 1
             state.time_ms = max(state.time_ms, now_ms)
-            building = self._building = Batch(state.seq, state.time_ms)
+            building = self._building = Batch(state.seq, state.time_ms, self.token(state.seq))
         return building
 
     def put(self, batch: Batch, event: Event) -> None:
         """Apply an event and make it part of the entry."""
         apply(self.state, event, seq=batch.seq, time_ms=batch.time_ms)
         batch.events.append(event)
-        batch.size += 96 + (len(event.record) if type(event) is OrderPut else 0)
+        batch.size += 96 + len(event.record) if type(event) is OrderPut else 96
 
-    def answer(self, conn: int, corr: int, reply: Reply, batch: Batch | None = None) -> None:
-        """Answer once everything the reply rests on is durable (P2). conn < 0 = nobody asked."""
-        if conn < 0:
-            return
-        behind = batch or self._building or self._outstanding
+    def answer(self, conn: int, corr: int, reply: Reply) -> None:
+        """Answer once everything that was decided so far is durable (P2)."""
+        behind = self._building or self._outstanding
         (behind.answers if behind is not None else self._ready).append(Answer(conn, corr, reply))
+
+    def answers_now(self, answers: list[Answer]) -> None:
+        """Answers that promise nothing and wait for nothing: views."""
+        self._ready += answers
 
     def send(self, shard: int, command: Command) -> int:
         """Send a command to another shard; returns the correlation id its reply will carry."""
@@ -245,8 +279,8 @@ class ShardCore:
             self._order_ms, self._order_counter = self._order_ms + 1, 0
         return make_order_no(time_ms=self._order_ms, shard=self.shard, counter=self._order_counter)
 
-    def count(self, what: str, by: int = 1) -> None:
-        self.counts[what] = self.counts.get(what, 0) + by
+    def count(self, what: str) -> None:
+        self.counts[what] += 1
 
     def put_order(
         self,
@@ -266,32 +300,35 @@ class ShardCore:
             cause, slot, order_no, encode_record(record), tuple(stock), tuple(capacity), key_hash, fingerprint
         )
         self.put(batch, event)
+        state = self.state
         if cause in _ENDS_HOLD:
-            self.state.open_holds -= 1
+            state.open_holds -= 1
+            if cause == Cause.COMMITTED:
+                state.open_orders += 1
+        elif record.state == OrderState.CANCELLED:
+            state.open_orders -= 1
         if record.state != OrderState.HELD:
-            index_work(self.state, slot, order_no, record)
-        if any(leg.driving for leg in record.legs):
-            self.two_phase.drive(batch, slot, order_no, record)
+            index_work(state, slot, order_no, record)
+        self.driver.drive(batch.seq, slot, order_no, record)
 
     def watch_expiry(self, expires_at_ms: int, slot: str, order_no: int) -> None:
-        heapq.heappush(self._expiries, (expires_at_ms, slot, order_no))
+        self._expiries.push(expires_at_ms, slot, order_no)
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def poll(self, *, now_ms: int) -> Effects:
         """Decide what is queued, as far as one entry goes, and say what to do. Cheap when there is nothing to do."""
-        from engine.protocol.handlers import handle, place_group
-
-        state = self.state
         self._expire(now_ms)
         self.two_phase.tick(now_ms)
+        self.claims.tick(now_ms)
         if self._waiting:
             self._recheck_waiting(now_ms)
-        while self._finishing and not self._is_full():
-            handle(self, *self._finishing.popleft(), now_ms=now_ms)
-        group: list[tuple[int, int, PlaceOrder]] = []
-        while self._new and not self._is_full(len(group)):
-            conn, corr, command = self._new.popleft()
+        finishing, new, reads = self._finishing, self._new, self._reads
+        while finishing and not self._is_full():
+            handle(self, *finishing.popleft(), now_ms=now_ms)
+        group: list[Asked] = []
+        while new and not self._is_full(len(group)):
+            conn, corr, command = new.popleft()
             if type(command) is PlaceOrder:
                 if command.after is None or self._contains(conn, corr, command, now_ms):
                     group.append((conn, corr, command))
@@ -302,19 +339,22 @@ class ShardCore:
             handle(self, conn, corr, command, now_ms=now_ms)
         if group:
             place_group(self, group, now_ms=now_ms)
-        while self._reads:
-            handle(self, *self._reads.popleft(), now_ms=now_ms)
+        while reads:
+            handle(self, *reads.popleft(), now_ms=now_ms)
+        self.driver.tick(now_ms)
+        self.participant.tick(now_ms)
 
         append = None
         if self._outstanding is None and self._building is not None:
             batch = self._outstanding = self._building
             self._building = None
             append = Append(batch.seq, batch.time_ms, _encode_events(batch.events), batch.decisions)
+            self.views.closed(batch.seq)
         self.views.push(now_ms)
         answers, self._ready = self._ready, []
         sends, self._sends = self._sends, []
         fetches, self._fetches = self._fetches, []
-        return Effects(append, answers, sends, self._wake_at(now_ms, state), fetches)
+        return Effects(append, answers, sends, self._wake_at(now_ms), fetches, self.claims.take_solves())
 
     def fetch(self, conn: int, corr: int, at: tuple[int, int, int]) -> None:
         self._fetches.append(Fetch(conn, corr, *at))
@@ -323,39 +363,56 @@ class ShardCore:
         """Decide it again at the next poll, before what arrived later."""
         self._new.appendleft((conn, corr, command))
 
+    def queue_lengths(self) -> dict[str, int]:
+        return {"finishing": len(self._finishing), "new": len(self._new), "waiting_for_view": len(self._waiting)}
+
     def _is_full(self, planned: int = 0) -> bool:
         building = self._building
-        return building is not None and (building.full or len(building.events) + planned >= BATCH_ITEMS_MAX)
+        if building is None:
+            return planned >= BATCH_ITEMS_MAX
+        return building.full or len(building.events) + planned >= BATCH_ITEMS_MAX
 
-    def _wake_at(self, now_ms: int, state: ShardState) -> int | None:
-        if self._outstanding is None and (self._finishing or self._new or self._building):
+    def _wake_at(self, now_ms: int) -> int | None:
+        if self._outstanding is None and (self._finishing or self._new):
             return now_ms
-        times = [t for t in (self.two_phase.wake_at_ms, self.views.wake_at_ms) if t is not None]
-        if self._expiries:
-            times.append(max(self._expiries[0][0], now_ms + 1))
+        times = [
+            self.two_phase.wake_at_ms(now_ms),
+            self.claims.wake_at_ms(now_ms),
+            self.driver.wake_at_ms(),
+            self.participant.wake_at_ms(),
+            self.views.wake_at_ms(),
+        ]
+        due_ms = self._expiries.next_ms()
+        if (
+            due_ms is not None
+        ):  # when it is due already, this entry is full or older than it: the next poll is soon enough
+            times.append(max(due_ms, now_ms + 1))
         if self._waiting:
             times.append(min(entry[0] for entry in self._waiting))
-        return min(times) if times else None
+        return min((time for time in times if time is not None), default=None)
 
     def _expire(self, now_ms: int) -> None:
-        """End holds that are due, a bounded number a batch (P3)."""
-        expiries, state = self._expiries, self.state
-        done = 0
-        while expiries and expiries[0][0] <= now_ms and done < EXPIRIES_PER_BATCH and not self._is_full():
-            _, slot, order_no = heapq.heappop(expiries)
+        """End holds that are due by entry time, a bounded number a batch (P3, P4)."""
+        state, time_ms = self.state, self.time_ms(now_ms)
+        for _ in range(EXPIRIES_PER_BATCH):
+            if self._is_full():
+                return
+            entry = self._expiries.pop_due(time_ms)
+            if entry is None:
+                return
+            _, slot, order_no = entry
             record = state.order(slot, order_no)
             if record is None or record.state != OrderState.HELD:
                 continue
-            expires_at_ms = state.effective_expiry_ms(record)
-            if expires_at_ms > now_ms:
+            expires_at_ms = state.effective_expiry_ms(order_no, record)
+            if expires_at_ms > time_ms:
                 self.watch_expiry(expires_at_ms, slot, order_no)
                 continue
-            batch = self.batch(now_ms)
             change = end_hold(record, expired=True)
             assert not isinstance(change, Problem)
+            batch = self.batch(now_ms)
             self.put_order(batch, change.cause, slot, order_no, record, change.stock, change.capacity)
             self.count("expired")
-            done += 1
 
     def _contains(self, conn: int, corr: int, command: PlaceOrder, now_ms: int) -> bool:
         """Whether the views contain the command's token; if not, it waits up to a second for them."""
@@ -363,8 +420,10 @@ class ShardCore:
         if verdict is None:
             self.answer(conn, corr, Problem("invalid_token", CODES["invalid_token"].title))
             return False
-        if not verdict:
+        if not verdict and len(self._waiting) < QUEUE_MAX:
             self._waiting.append((now_ms + AFTER_WAIT_MS, conn, corr, command))
+        elif not verdict:
+            self.answer(conn, corr, Problem("overloaded", CODES["overloaded"].title, (), retry_after_ms=500))
         return verdict
 
     def _recheck_waiting(self, now_ms: int) -> None:

@@ -1,8 +1,10 @@
 """Views: what a shard sees of the others' stock and capacity, and what it shows them of its own.
 
-Owners push absolute values of touched positions with the sequence they are true at; a view applies by assignment, so a
-repeat or a skipped intermediate value does no harm. A new connection starts with a full picture. A view is never a promise:
-a plan that rests on it is checked again by the owner (TryLegs).
+V1  Owners push absolute values of touched positions with the entry they contain at least; a view applies by assignment, so a
+    repeat or a skipped intermediate value does no harm. What the entry being built touched is pushed again with that entry.
+V2  A new connection starts with a full picture.
+V3  A view is never a promise: a plan that rests on it is checked again by the owner (TryLegs).
+V4  Claims are not shown: they end within milliseconds, and their end touches nothing.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ if TYPE_CHECKING:
     from engine.protocol.shard_core import ShardCore
 
 PUSH_INTERVAL_MS = 5
-ROWS_PER_UPDATE = 50_000
+HEARTBEAT_MS = 1_000
+ROWS_PER_UPDATE = 10_000
 POSITION_FIELDS = 5
 CAPACITY_FIELDS = 3
+SLOTS_CACHED_MAX = 100_000
 
 
 class ViewFeed:
@@ -34,18 +38,22 @@ class ViewFeed:
     def __init__(self, core: ShardCore) -> None:
         self._core = core
         self._followers: dict[tuple[int, int], None] = {}
+        self._due: dict[int, None] = {}
+        """Positions (item << 32 | node) of closed entries that followers have not been told of."""
+        self._due_capacity: dict[int, None] = {}
+        self._seq = 0
+        """Newest closed entry: what the values shown contain at least."""
         self._pushed_seq = 0
         self._pushed_ms = 0
         self._points: dict[int, tuple[int, int]] = {}
         self._heard_ms: dict[int, int] = {}
         self._slots: dict[str, bool] = {}
         self._slots_version = -1
-        self.wake_at_ms: int | None = None
 
     def owns_slot(self, slot: str) -> bool:
         """Whether this shard is the home of a slot, at the placement it knows."""
         catalog = self._core.catalog
-        if self._slots_version != catalog.network_version:
+        if self._slots_version != catalog.network_version or len(self._slots) > SLOTS_CACHED_MAX:
             self._slots.clear()
             self._slots_version = catalog.network_version
         owns = self._slots.get(slot)
@@ -55,111 +63,130 @@ class ViewFeed:
 
     # -- owner ----------------------------------------------------------------------------------------------------
 
+    def recovered(self) -> None:
+        state = self._core.state
+        state.touched.clear()
+        state.touched_capacity.clear()
+        self._seq = self._pushed_seq = state.seq
+
+    def closed(self, seq: int) -> None:
+        """An entry is complete: what it touched is due."""
+        state = self._core.state
+        self._seq = seq
+        if self._followers:
+            self._due.update(state.touched)
+            self._due_capacity.update(state.touched_capacity)
+        state.touched.clear()
+        state.touched_capacity.clear()
+
     def follow(self, conn: int, corr: int, command: FollowView) -> None:
         """Send the whole picture, then keep the follower up to date."""
         core = self._core
-        positions = core.state.positions
+        positions, owner = core.state.positions, core.catalog.owner
         nodes = positions.node[: positions.size]
-        owned = np.isin(nodes, [n for n, owner in enumerate(core.catalog.owner) if owner == core.shard])
-        rows = np.flatnonzero(owned)
+        own = [node for node, shard in enumerate(owner) if shard == core.shard]
+        rows = np.flatnonzero(np.isin(nodes, own))
         items = positions.items()
-        capacity = [
-            (node, day, used)
-            for node in range(len(core.catalog.owner))
-            if core.catalog.owns_node(node)
-            for day, used in core.state.capacity.rows(node)
-        ]
+        capacity = [(node, day, used) for node in own for day, used in core.state.capacity.rows(node)]
         chunks = [rows[i : i + ROWS_PER_UPDATE] for i in range(0, len(rows), ROWS_PER_UPDATE)] or [rows]
         for n, chunk in enumerate(chunks):
             last = n == len(chunks) - 1
             update = ViewUpdate(
                 core.shard,
                 core.epoch,
-                core.durable_seq,
+                self._seq,
                 n == 0,
                 last,
                 self._pack(items[chunk], chunk),
                 np.array(capacity if last else [], "<i4").tobytes(),
             )
-            core.answer(conn, corr, update)
+            core.answers_now([Answer(conn, corr, update)])  # at once: a later push must not overtake it
         self._followers[(conn, corr)] = None
 
     def _pack(self, items: np.ndarray, rows: np.ndarray) -> bytes:
         positions = self._core.state.positions
-        taken = positions.held[rows] + positions.allocated[rows] + positions.claimed[rows] + positions.fenced[rows]
+        taken = positions.held[rows] + positions.allocated[rows] + positions.fenced[rows]
         table = np.stack([items, positions.node[rows], positions.on_hand[rows], taken, positions.safety[rows]], axis=1)
         return table.astype("<i4").tobytes()
 
-    def durable(self) -> None:
-        """The durable sequence moved: followers are due an update."""
-        if self._followers:
-            self.wake_at_ms = self._pushed_ms + PUSH_INTERVAL_MS
-
     def push(self, now_ms: int) -> None:
-        """Tell followers what was touched since the last push, at most every few milliseconds."""
-        core = self._core
-        touched = core.state.touched
+        """Tell followers what closed entries touched, at most every few milliseconds; nothing to tell is told, too."""
         if not self._followers:
-            if touched:
-                touched.clear()
             return
-        if core.durable_seq == self._pushed_seq and not touched:
-            self.wake_at_ms = None
+        interval_ms = HEARTBEAT_MS if self._seq == self._pushed_seq else PUSH_INTERVAL_MS
+        if now_ms < self._pushed_ms + interval_ms:
             return
-        if now_ms < self._pushed_ms + PUSH_INTERVAL_MS:
-            self.wake_at_ms = self._pushed_ms + PUSH_INTERVAL_MS
-            return
+        core = self._core
         positions = core.state.positions
-        pairs = [(item, positions.find(item, node)) for node, item in touched if item >= 0]
-        items = np.array([item for item, _ in pairs], np.int32)
-        rows = np.array([row for _, row in pairs], np.int64)
-        capacity = [(n, day, used) for n, item in touched if item < 0 for day, used in core.state.capacity.rows(n)]
-        touched.clear()
+        keys = np.fromiter(self._due, np.int64, len(self._due))
+        items = (keys >> 32).astype(np.int32)
+        nodes = (keys & 0xFFFFFFFF).tolist()
+        find = positions.find
+        rows = np.array([find(item, node) for item, node in zip(items.tolist(), nodes, strict=True)], np.int64)
+        capacity = [
+            (node, day, used) for node in self._due_capacity for day, used in core.state.capacity.rows(node, zeros=True)
+        ]
+        self._due.clear()
+        self._due_capacity.clear()
         update = ViewUpdate(
             core.shard,
             core.epoch,
-            core.durable_seq,
+            self._seq,
             False,
             True,
             self._pack(items, rows),
             np.array(capacity, "<i4").tobytes(),
         )
-        core._ready += [Answer(conn, corr, update) for conn, corr in self._followers]
-        self._pushed_seq, self._pushed_ms = core.durable_seq, now_ms
-        self.wake_at_ms = None
+        core.answers_now([Answer(conn, corr, update) for conn, corr in self._followers])
+        self._pushed_seq, self._pushed_ms = self._seq, now_ms
+
+    def wake_at_ms(self) -> int | None:
+        if not self._followers:
+            return None
+        return self._pushed_ms + (HEARTBEAT_MS if self._seq == self._pushed_seq else PUSH_INTERVAL_MS)
 
     def disconnected(self, conn: int) -> None:
         for key in [key for key in self._followers if key[0] == conn]:
             del self._followers[key]
+        if not self._followers:
+            self._due.clear()
+            self._due_capacity.clear()
 
     # -- follower -------------------------------------------------------------------------------------------------
 
-    def update(self, reply: Reply, now_ms: int = 0) -> None:
+    def update(self, reply: Reply, now_ms: int) -> None:
         """Apply an owner's values by assignment. A full picture first forgets what was seen of that owner."""
         if not isinstance(reply, ViewUpdate):
             return
         core = self._core
-        positions = core.state.positions
+        positions, capacity, owns_node = core.state.positions, core.state.capacity, core.catalog.owns_node
         if reply.full:
             self._points.pop(reply.shard, None)
-            theirs = [n for n, owner in enumerate(core.catalog.owner) if owner == reply.shard]
+            theirs = [node for node, owner in enumerate(core.catalog.owner) if owner == reply.shard]
             rows = np.flatnonzero(np.isin(positions.node[: positions.size], theirs))
             for column in (positions.on_hand, positions.held, positions.safety):
                 column[rows] = 0
+            for node in theirs:
+                for day, _ in capacity.rows(node):
+                    capacity.put(node, day, 0)
         table = np.frombuffer(reply.positions, "<i4").reshape(-1, POSITION_FIELDS)
         for item, node, on_hand, taken, safety in table.tolist():
-            if core.catalog.owns_node(node):
+            if owns_node(node):
                 continue  # ours by a newer map than the sender's
             row = positions.ensure(item, node)
             positions.v_on_hand[row] = on_hand
             positions.v_held[row] = taken
             positions.v_safety[row] = safety
         for node, day, used in np.frombuffer(reply.capacity, "<i4").reshape(-1, CAPACITY_FIELDS).tolist():
-            if not core.catalog.owns_node(node):
-                core.state.capacity.put(node, day, used)
+            if not owns_node(node):
+                capacity.put(node, day, used)
         if reply.last:
             self._points[reply.shard] = (reply.epoch, reply.seq)
             self._heard_ms[reply.shard] = now_ms
+
+    def point(self, shard: int) -> tuple[int, int]:
+        """(epoch, seq) that the view of a shard contains; (0, 0) = there is none."""
+        return self._points.get(shard, (0, 0))
 
     def contains(self, token: str) -> bool | None:
         """Whether everything a token names is in this shard's state and views; None = not a token."""
@@ -167,13 +194,8 @@ class ViewFeed:
         if points is None:
             return None
         core = self._core
-        for shard, (epoch, seq) in points.items():
-            if shard == core.shard:
-                if core.state.seq < seq:
-                    return False
-            elif self._points.get(shard, (0, 0)) < (epoch, seq):
-                return False
-        return True
+        own = (core.epoch, core.state.seq)
+        return all((own if shard == core.shard else self.point(shard)) >= point for shard, point in points.items())
 
     def lag_ms(self, now_ms: int) -> int:
         """Age of the oldest view, 0 where there are no others."""

@@ -1,0 +1,89 @@
+"""New orders between arrival and decision: planned, claimed at a solver, tried at other shards, or waiting for a claim's end.
+
+A repeat of the key of an order under way waits for the same answer; another order under its order id is refused.
+"""
+
+from __future__ import annotations
+
+from engine.domain.commands import PlaceOrder
+from engine.domain.decide_orders import Prepared, refuse
+from engine.domain.problems import CODES
+from engine.domain.replies import Problem
+
+
+class Flight:
+    """One new order that is not decided yet. `askers` = (conn, corr) of all that wait for its answer, the first one's first."""
+
+    __slots__ = (
+        "askers",
+        "command",
+        "order_no",
+        "prepared",
+        "registered",
+        "replans",
+        "rounds",
+        "wait_until_ms",
+        "waits_for",
+    )
+
+    def __init__(self, conn: int, corr: int, command: PlaceOrder, prepared: Prepared) -> None:
+        self.askers = [(conn, corr)]
+        self.command = command
+        self.prepared = prepared
+        self.order_no = 0
+        """Given by its first transaction; 0 = none yet."""
+        self.rounds = 0
+        """Transactions that other shards refused."""
+        self.replans = 0
+        """Plans that did not fit the state any more."""
+        self.registered = False
+        self.wait_until_ms = 0
+        """Set when it first waits for a claim; after it the order is decided as the state then stands."""
+        self.waits_for: tuple[int, ...] = ()
+        """Items whose claims it waits for."""
+
+    @property
+    def slot(self) -> str:
+        return self.prepared.slot
+
+
+class Flights:
+    """Orders under way by idempotency key and by order id, within their slots."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[tuple[str, int], Flight] = {}
+        self._by_id: dict[tuple[str, str], Flight] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def register(self, flight: Flight) -> None:
+        if not flight.registered:
+            flight.registered = True
+            command = flight.command
+            if command.key_hash:
+                self._by_key[(flight.slot, command.key_hash)] = flight
+            self._by_id[(flight.slot, command.order.order_id)] = flight
+
+    def close(self, flight: Flight) -> None:
+        """It is decided."""
+        if flight.registered:
+            flight.registered = False
+            command = flight.command
+            self._by_key.pop((flight.slot, command.key_hash), None)
+            self._by_id.pop((flight.slot, command.order.order_id), None)
+
+    def join(self, conn: int, corr: int, slot: str, command: PlaceOrder) -> Problem | bool:
+        """True = it waits with the order under way; a problem = it cannot; False = nothing like it is under way."""
+        if not self._by_id:
+            return False
+        flight = self._by_key.get((slot, command.key_hash)) if command.key_hash else None
+        if flight is not None:
+            if flight.command.fingerprint != command.fingerprint:
+                return Problem("key_reused", CODES["key_reused"].title)
+            flight.askers.append((conn, corr))
+            return True
+        order_id = command.order.order_id
+        if (slot, order_id) in self._by_id:
+            return refuse("duplicate_order", "/order_id", f"{order_id} is being placed")
+        return False

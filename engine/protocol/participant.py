@@ -1,0 +1,252 @@
+"""The other side of transactions: a shard that holds legs at its nodes for orders whose home is another shard.
+
+R1  A TRY holds all of its legs here or none, in one entry, and is answered when that is durable.
+R2  A newer transaction of a leg replaces an older one that never committed; an older one is refused.
+R3  A drive is acknowledged when durable; a repeat or an older version changes nothing. A leg only ever shrinks.
+R4  A leg that home has not spoken about is asked about until it has (T5); units stay held meanwhile: undersold, never oversold.
+R5  A cancel that overtakes its TRY leaves a tombstone in memory, so that the late TRY holds nothing. (Lost with the process:
+    then R4 frees it.)
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING
+
+from engine.domain.commands import DriveLeg, ResolveTxn, TryLegs
+from engine.domain.decide_legs import capacity_left
+from engine.domain.decide_orders import refuse
+from engine.domain.errors import InvariantBreach
+from engine.domain.events import LegDriven, LegHeld
+from engine.domain.orders import LegState
+from engine.domain.replies import Done, Reply, TryReply, TxnState
+from engine.domain.state import ForeignLeg, leg_key
+
+if TYPE_CHECKING:
+    from engine.protocol.shard_core import Batch, ShardCore
+
+RESOLVE_AFTER_MS = 3_000
+TOMBSTONE_MS = 60_000
+TOMBSTONES_MAX = 10_000
+_Pairs = tuple[tuple[int, int], ...]
+
+
+class Participant:
+    """Legs held for other homes."""
+
+    def __init__(self, core: ShardCore) -> None:
+        self._core = core
+        self._asks: list[tuple[int, int]] = []
+        """(due_ms, leg key), a heap of legs that home has not spoken about."""
+        self._by_corr: dict[int, int] = {}
+        """Leg key by correlation id of a question."""
+        self._told: dict[int, int] = {}
+        """Transaction by leg key where home said that it committed: it will drive the leg, no need to ask again."""
+        self._tombs: dict[tuple[int, int], int] = {}
+        """Until when a cancelled (home, txn) that was not held here is remembered, oldest first."""
+
+    def recovered(self, now_ms: int) -> None:
+        """Ask about every leg that home has not spoken about."""
+        for part in self._core.state.nodes.values():
+            for key, leg in part.foreign.items():
+                if not leg.resolved:
+                    heapq.heappush(self._asks, (now_ms, key))
+
+    # -- try ------------------------------------------------------------------------------------------------------
+
+    def hold(self, conn: int, corr: int, command: TryLegs, now_ms: int) -> None:
+        """R1, R2, R5."""
+        core = self._core
+        state, catalog = core.state, core.catalog
+        if (command.home, command.txn) in self._tombs:
+            core.answer(conn, corr, TryReply(False))
+            return
+        fresh = []
+        replaced = []
+        for leg in command.legs:
+            leg_no, node = leg[0], leg[1]
+            if not catalog.owns_node(node):
+                core.answer(conn, corr, refuse("moved", "", f"node {catalog.node_id(node)} belongs to another shard"))
+                return
+            found = state.foreign_leg(command.order_no, leg_no)
+            if found is None:
+                fresh.append(leg)
+            elif found[1].txn < command.txn and not found[1].resolved:
+                replaced.append((*found, leg_no))
+                fresh.append(leg)
+            elif found[1].txn != command.txn:
+                core.answer(conn, corr, TryReply(False))
+                return
+        for node, old, leg_no in replaced:
+            self._drive(
+                core.batch(now_ms),
+                node,
+                old,
+                DriveLeg(old.home, old.txn, old.slot, old.order_no, leg_no, LegState.CANCELLED, ()),
+            )
+        short, full = self._lacks(command, fresh)
+        if short or full:
+            core.answer(conn, corr, TryReply(False, short, full))
+            return
+        batch = core.batch(now_ms)
+        for leg_no, node, day, capacity, lines in fresh:
+            core.put(
+                batch,
+                LegHeld(command.home, command.txn, command.slot, command.order_no, leg_no, node, day, capacity, lines),
+            )
+            heapq.heappush(self._asks, (now_ms + RESOLVE_AFTER_MS, leg_key(command.order_no, leg_no)))
+        core.answer(conn, corr, TryReply(True, token=core.token()))
+
+    def _lacks(
+        self, command: TryLegs, legs: list[tuple[int, int, int, int, _Pairs]]
+    ) -> tuple[tuple[tuple[int, int, int], ...], tuple[tuple[int, int, int], ...]]:
+        """Positions that fall short, (item, node, ATP), and days that are full, (node, day, used)."""
+        core = self._core
+        state, catalog = core.state, core.catalog
+        spare = {(node, item): units for node, item, units in command.spare}
+        need: dict[tuple[int, int], int] = {}
+        room: dict[tuple[int, int], int] = {}
+        for _, node, day, capacity, lines in legs:
+            room[(node, day)] = room.get((node, day), 0) + capacity
+            for item, units in lines:
+                need[(item, node)] = need.get((item, node), 0) + units
+        short = []
+        for (item, node), units in need.items():
+            document = catalog.nodes[node]
+            row = state.positions.find(item, node)
+            free = state.positions.free(row) - spare.get((node, item), 0) if row >= 0 else 0
+            if document is None or document.state != "on":
+                free = 0
+            if free < units:
+                short.append((item, node, free))
+        full = []
+        for (node, day), units in room.items():
+            document = catalog.nodes[node]
+            limit = document.capacity if document else None
+            used = state.capacity.get(node, day)
+            if units and limit is not None and limit.hard and used + units > limit.per_day:
+                full.append((node, day, used))
+        return tuple(short), tuple(full)
+
+    # -- drive ----------------------------------------------------------------------------------------------------
+
+    def drive(self, conn: int, corr: int, command: DriveLeg, now_ms: int) -> None:
+        """R3."""
+        core = self._core
+        found = core.state.foreign_leg(command.order_no, command.leg_no)
+        if found is not None and found[1].txn == command.txn:
+            node, leg = found
+            if not leg.resolved or command.version > leg.version:
+                self._drive(core.batch(now_ms), node, leg, command)
+            core.answer(conn, corr, Done(1))
+        elif command.lines:
+            core.count("drives_without_leg")
+            core.answer(conn, corr, refuse("not_found", "", "no such leg is held here"))
+        else:
+            if found is None and command.to == LegState.CANCELLED:
+                self._bury(command.home, command.txn, now_ms)
+            core.answer(conn, corr, Done(0))
+
+    def _bury(self, home: int, txn: int, now_ms: int) -> None:
+        tombs = self._tombs
+        tombs[(home, txn)] = now_ms + TOMBSTONE_MS
+        while tombs:
+            first = next(iter(tombs))
+            if tombs[first] > now_ms and len(tombs) <= TOMBSTONES_MAX:
+                break
+            del tombs[first]
+
+    def _drive(self, batch: Batch, node: int, leg: ForeignLeg, command: DriveLeg) -> None:
+        """The event that moves a leg held here to a target, as explicit changes of stock and capacity."""
+        core = self._core
+        held, to = leg.state == LegState.HELD, command.to
+        old, new = dict(leg.lines), dict(command.lines)
+        old_shipped, shipped = dict(leg.shipped), dict(command.shipped)
+        old_written, written = dict(leg.written_off), dict(command.written_off)
+        stock: list[int] = []
+        for item in sorted({**old, **new, **shipped, **written}):
+            was, stays = old.get(item, 0), new.get(item, 0)
+            leaves = shipped.get(item, 0) - old_shipped.get(item, 0)
+            lost = written.get(item, 0) - old_written.get(item, 0)
+            if leaves < 0 or lost < 0 or was - stays - leaves - lost < 0:
+                raise InvariantBreach(f"R3: leg {leg.leg_no} of order {leg.order_no} grew: {leg} to {command}")
+            if held:
+                d_held, d_allocated = (stays if to == LegState.HELD else 0) - was, 0 if to == LegState.HELD else stays
+            else:
+                d_held, d_allocated = 0, stays - was
+            d_on_hand = -leaves - lost
+            if item in command.emptied and item not in leg.emptied:
+                positions = core.state.positions
+                row = positions.find(item, node)
+                promised = positions.v_held[row] + d_held + positions.v_allocated[row] + d_allocated
+                d_on_hand -= max(0, positions.v_on_hand[row] + d_on_hand - promised)
+            if d_on_hand or d_held or d_allocated:
+                stock += (node, item, d_on_hand, d_held, d_allocated)
+        before = (sum(old.values()) + sum(old_shipped.values()), len({**old, **old_shipped}))
+        after = (sum(new.values()) + sum(shipped.values()), len({**new, **shipped}))
+        left = capacity_left(leg.capacity_units, before, after)
+        capacity = (node, leg.ship_day, left - leg.capacity_units) if left != leg.capacity_units else ()
+        core.put(
+            batch,
+            LegDriven(
+                leg.slot,
+                leg.order_no,
+                leg.leg_no,
+                node,
+                to,
+                command.lines,
+                tuple(stock),
+                capacity,
+                command.shipped,
+                left,
+                command.version,
+                command.written_off,
+                command.emptied,
+            ),
+        )
+
+    # -- asking home ----------------------------------------------------------------------------------------------
+
+    def tick(self, now_ms: int) -> None:
+        """R4."""
+        asks = self._asks
+        while asks and asks[0][0] <= now_ms:
+            key = heapq.heappop(asks)[1]
+            leg = self._unresolved(key)
+            told = self._told.pop(key, 0)
+            if leg is not None and leg.txn != told:
+                core = self._core
+                corr = core.send(leg.home, ResolveTxn(leg.txn, leg.slot, leg.order_no, core.shard))
+                self._by_corr[corr] = key
+                heapq.heappush(asks, (now_ms + RESOLVE_AFTER_MS, key))
+
+    def _unresolved(self, key: int) -> ForeignLeg | None:
+        state = self._core.state
+        node = state.foreign_node.get(key)
+        if node is None:
+            return None
+        leg = state.nodes[node].foreign[key]
+        return None if leg.resolved else leg
+
+    def wake_at_ms(self) -> int | None:
+        while self._asks and self._unresolved(self._asks[0][1]) is None:
+            heapq.heappop(self._asks)
+        return self._asks[0][0] if self._asks else None
+
+    def replied(self, corr: int, reply: Reply, now_ms: int) -> bool:
+        """Home's answer about a leg; False = the correlation id is none of ours."""
+        key = self._by_corr.pop(corr, None)
+        if key is None:
+            return False
+        leg = self._unresolved(key)
+        if leg is None or not isinstance(reply, TxnState):
+            return True
+        core = self._core
+        if reply.state == "aborted":
+            node = core.state.foreign_node[key]
+            command = DriveLeg(leg.home, leg.txn, leg.slot, leg.order_no, leg.leg_no, LegState.CANCELLED, ())
+            self._drive(core.batch(now_ms), node, leg, command)
+            core.count("legs_freed")
+        elif reply.state == "committed":
+            self._told[key] = leg.txn
+        return True

@@ -1,0 +1,210 @@
+"""Placing new orders: look up, plan together, and make each plan an order, a transaction, a claim, or a refusal.
+
+Who gets the last unit is settled by priority, then arrival, before any cost. Every plan is checked against the state before it
+becomes an order: planners and solvers are asked, never believed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.domain.commands import PlaceOrder
+from engine.domain.decide_orders import (
+    build_record,
+    fits,
+    is_refused,
+    open_order,
+    prepare,
+    refuse,
+    shortage,
+    slot_for,
+)
+from engine.domain.ids import OrderRef, public_id
+from engine.domain.orders import OrderRecord, OrderState
+from engine.domain.plan import Plan, PlanRequest
+from engine.domain.problems import CODES
+from engine.domain.replies import Problem, Reply
+from engine.domain.state import index_order
+from engine.domain.views import order_view
+from engine.protocol.flights import Flight
+
+if TYPE_CHECKING:
+    from engine.protocol.shard_core import ShardCore
+
+Asked = tuple[int, int, PlaceOrder]
+"""(conn, corr, command)"""
+
+
+def place_group(core: ShardCore, group: list[Asked], *, now_ms: int) -> None:
+    """Place orders that arrived together."""
+    state = core.state
+    if any(command.order.priority for _, _, command in group):
+        group.sort(key=lambda entry: -entry[2].order.priority)
+    flights: list[Flight] = []
+    keys: dict[tuple[str, int | str], None] = {}
+    for conn, corr, command in group:
+        slot = slot_for(state, command)
+        if slot is not None:
+            if not core.views.owns_slot(slot):
+                core.answer(conn, corr, moved(core, slot))
+                continue
+            if _is_known(core, conn, corr, slot, command):
+                continue
+            order_key = (slot, command.order.order_id)
+            if order_key in keys or (command.key_hash and (slot, command.key_hash) in keys):
+                core.requeue(conn, corr, command)  # what came before it in this group decides what it is
+                continue
+            keys[order_key] = None
+            if command.key_hash:
+                keys[(slot, command.key_hash)] = None
+        prepared = prepare(state, core.planner, command, slot)
+        if isinstance(prepared, Problem):
+            core.answer(conn, corr, prepared)
+        else:
+            flights.append(Flight(conn, corr, command, prepared))
+    if flights:
+        plan_flights(core, flights, now_ms=now_ms)
+
+
+def plan_flights(core: ShardCore, flights: list[Flight], *, now_ms: int) -> None:
+    """Plan orders together and decide each."""
+    plans = core.planner.plan([flight.prepared.request for flight in flights], now_ms=now_ms)
+    components: dict[int, list[tuple[Flight, Plan]]] = {}
+    for flight, plan in zip(flights, plans, strict=True):
+        if plan.component:
+            components.setdefault(plan.component, []).append((flight, plan))
+    for component, members in components.items():
+        core.claims.begin(component, members, now_ms=now_ms)
+    for flight, plan in zip(flights, plans, strict=True):
+        if not plan.component:
+            place(core, flight, plan, now_ms=now_ms)
+
+
+def plan_alone(core: ShardCore, request: PlanRequest, *, now_ms: int) -> Plan:
+    """A plan of one order, final."""
+    (plan,) = core.planner.plan([request], now_ms=now_ms)
+    if plan.component:
+        (plan,) = core.planner.improved(plan.component, None)
+    return plan
+
+
+def place(core: ShardCore, flight: Flight, plan: Plan, *, now_ms: int) -> None:
+    """Make a plan an order: at once where all its nodes are ours, else as a transaction."""
+    prepared = flight.prepared
+    if plan.unfilled:
+        if core.claims.waits(flight, plan, now_ms=now_ms):
+            return
+        if is_refused(flight.command, prepared, plan):
+            core.count("refused")
+            settle(core, flight, shortage(core.state, prepared, plan))
+            return
+    state = core.state
+    if flight.command.key_hash and not state.make_room(core.time_ms(now_ms)):
+        problem = Problem("dedupe_full", CODES["dedupe_full"].title, (), retry_after_ms=60_000)
+        settle(core, flight, problem)
+        return
+    if not fits(state, [(prepared, plan.legs)]):
+        core.count("plans_unfit")
+        flight.replans += 1
+        if flight.replans > 1:
+            settle(core, flight, Problem("internal", "the planner's plan does not fit the stock"))
+        else:
+            place(core, flight, plan_alone(core, prepared.request, now_ms=now_ms), now_ms=now_ms)
+        return
+    owner = core.catalog.owner
+    for leg in plan.legs:
+        if owner[leg.node] != core.shard:
+            core.two_phase.begin(flight, plan, now_ms=now_ms)
+            return
+    finish_place(core, flight, plan, now_ms=now_ms)
+
+
+def finish_place(
+    core: ShardCore,
+    flight: Flight,
+    plan: Plan,
+    *,
+    now_ms: int,
+    txn: int = 0,
+    points: dict[int, tuple[int, int]] | None = None,
+) -> OrderRecord:
+    """The commit point of an order: its record, its stock and its decision in one entry."""
+    state, slot, command = core.state, flight.prepared.slot, flight.command
+    batch = core.batch(now_ms)
+    order_no = flight.order_no or core.next_order_no(batch.time_ms)
+    record = build_record(state, command, flight.prepared, plan, now_ms=batch.time_ms, txn=txn)
+    if plan.record:
+        record.decided_at = [(core.epoch, batch.seq, len(batch.decisions))]
+        batch.decisions.append(plan.record)
+        batch.size += len(plan.record)
+    held = record.state == OrderState.HELD
+    if txn and not held:
+        for leg in record.legs:
+            leg.driving = not leg.local
+    core.put(batch, open_order(slot, order_no, record, command))
+    index_order(state, slot, order_no, record)
+    if held:
+        state.open_holds += 1
+        core.watch_expiry(record.expires_at_ms, slot, order_no)
+    else:
+        state.open_orders += 1
+        for leg in record.legs:
+            state.work.setdefault(leg.node, {})[order_no << 12 | leg.leg_no] = slot
+        if txn:
+            core.driver.drive(batch.seq, slot, order_no, record)
+    counts = core.counts
+    counts["placed"] += 1
+    counts["legs"] += len(record.legs)
+    token = core.token(batch.seq, points) if points else batch.token
+    settle(core, flight, order_view(core.catalog, slot, order_no, record, token=token))
+    return record
+
+
+def settle(core: ShardCore, flight: Flight, reply: Reply) -> None:
+    """Answer everyone who waits for an order, once what the answer rests on is durable."""
+    for conn, corr in flight.askers:
+        core.answer(conn, corr, reply)
+    core.flights.close(flight)
+
+
+def moved(core: ShardCore, slot: str) -> Problem:
+    owner = core.catalog.owner_of_slot(slot)
+    return refuse("moved", "", f"slot {slot} belongs to shard {owner}", shard=owner, version=core.catalog.version)
+
+
+def _is_known(core: ShardCore, conn: int, corr: int, slot: str, command: PlaceOrder) -> bool:
+    """Answer a repeat of a key, or a second open order under one id; False = it is new."""
+    part = core.state.slots.get(slot)
+    if part is not None and command.key_hash:
+        known = part.dedupe.get(command.key_hash)
+        if known is not None:
+            answer_repeat(core, conn, corr, slot, known[1], known[0] == command.fingerprint)
+            return True
+    joined = core.flights.join(conn, corr, slot, command)
+    if joined is not False:
+        if isinstance(joined, Problem):
+            core.answer(conn, corr, joined)
+        return True
+    found = core.state.order_of_id(slot, command.order.order_id) if part is not None else None
+    if found is None:
+        return False
+    order_no, record = found
+    if record.state not in (OrderState.HELD, OrderState.COMMITTED):
+        return False
+    open_id = public_id("res" if record.state == OrderState.HELD else "alc", OrderRef(slot, order_no))
+    detail = f"{command.order.order_id} is open as {open_id}"
+    core.answer(conn, corr, refuse("duplicate_order", "/order_id", detail, id=open_id))
+    return True
+
+
+def answer_repeat(core: ShardCore, conn: int, corr: int, slot: str, order_no: int, same_body: bool) -> None:
+    """A repeated key: the first answer, rebuilt from the order; or 422 where the body differs."""
+    if not same_body:
+        core.answer(conn, corr, Problem("key_reused", CODES["key_reused"].title))
+        return
+    record = core.state.order(slot, order_no)
+    if record is None:
+        core.answer(conn, corr, refuse("not_found", "", "the order of this key is no longer kept"))
+        return
+    core.count("replayed")
+    core.answer(conn, corr, order_view(core.catalog, slot, order_no, record, token=core.token(), replayed=True))

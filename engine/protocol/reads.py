@@ -1,0 +1,283 @@
+"""Answers about state: orders, work lists, availability, decisions, status, and the auditor's dumps. All are bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from heapq import nsmallest
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine.domain import decide_legs
+from engine.domain.commands import DumpPart, GetAvailability, GetDecision, GetOrder, GetStatus, ListLegs
+from engine.domain.decide_orders import METHOD_TAGS, extra_safety, refuse
+from engine.domain.ids import EPOCH_2020_MS
+from engine.domain.orders import Method
+from engine.domain.problems import CODES
+from engine.domain.replies import DumpReply, LegList, LegView, Problem, StatusReply, StockReply, StockView
+from engine.domain.state import LEG_NO_MAX, ShardState, leg_key
+from engine.domain.views import LEG_LABELS, leg_view, order_view
+from engine.protocol.placing import moved
+
+if TYPE_CHECKING:
+    from engine.protocol.shard_core import ShardCore
+
+PAGE_MAX = 5_000
+SKUS_MAX = 1_000
+LEGS_SCANNED_MAX = 5_000
+"""Legs that one page of a work list looks at; a page may then be short, or empty, with a cursor."""
+
+
+def split_leg_key(key: int) -> tuple[int, int]:
+    """(order number, leg number) of a leg_key."""
+    return key >> 12, key & LEG_NO_MAX
+
+
+def stock_view(core: ShardCore, node: int, item: int, now_ms: int, method: int = Method.SHIP) -> StockView:
+    """One position with its numbers and the age of the count behind it."""
+    positions, catalog = core.state.positions, core.catalog
+    row = positions.find(item, node)
+    if row < 0:
+        return StockView(catalog.node_id(node), catalog.sku(item), 0, 0, 0, 0, 0)
+    extra = extra_safety(core.state, node, method)
+    part = core.state.nodes.get(node)
+    setting = part.settings.get(item) if part else None
+    counted_s = positions.v_counted_s[row]
+    free = positions.free(row)
+    return StockView(
+        catalog.node_id(node),
+        catalog.sku(item),
+        positions.v_on_hand[row],
+        positions.v_held[row],
+        positions.v_allocated[row],
+        positions.v_safety[row] + extra,
+        max(0, free - extra),
+        max(0, -free - positions.v_claimed[row]),
+        setting[0] if setting else "counted",
+        max(0, (now_ms - EPOCH_2020_MS) // 1_000 - counted_s) if counted_s else None,
+    )
+
+
+def availability(core: ShardCore, conn: int, corr: int, command: GetAvailability, now_ms: int) -> None:
+    catalog, positions = core.catalog, core.state.positions
+    if command.method not in METHOD_TAGS:
+        core.answer(conn, corr, refuse("invalid_field", "/method", f"one of {', '.join(METHOD_TAGS.values())}"))
+        return
+    if len(command.skus) > SKUS_MAX:
+        core.answer(conn, corr, refuse("invalid_field", "/sku", f"at most {SKUS_MAX} SKUs", skus=len(command.skus)))
+        return
+    tag = METHOD_TAGS[Method(command.method)]
+    views = []
+    for n, sku in enumerate(command.skus):
+        item = catalog.item_of.get(sku)
+        if item is None:
+            core.answer(conn, corr, refuse("unknown_sku", f"/sku/{n}", f"no item {sku!r}", sku=sku))
+            return
+        for row in positions.rows(item):
+            node = positions.v_node[row]
+            document = catalog.nodes[node] if node < len(catalog.nodes) else None
+            if document is None or not catalog.owns_node(node):
+                continue
+            if command.node_id is not None and document.node_id != command.node_id:
+                continue
+            channels = document.channels
+            if command.channel is not None and channels is not None and command.channel not in channels:
+                continue
+            if tag in document.offers and document.state == "on":
+                views.append(stock_view(core, node, item, now_ms, command.method))
+    views.sort(key=lambda view: (view.sku, view.node_id))
+    core.answer(conn, corr, StockReply(tuple(views), core.shard, core.epoch, core.state.seq, core.token()))
+
+
+def get_order(core: ShardCore, conn: int, corr: int, command: GetOrder, now_ms: int) -> None:
+    if not core.views.owns_slot(command.slot):
+        core.answer(conn, corr, moved(core, command.slot))
+        return
+    record = core.state.order(command.slot, command.order_no)
+    if record is None:
+        core.answer(conn, corr, refuse("not_found", "", "no such order"))
+        return
+    core.answer(conn, corr, order_view(core.catalog, command.slot, command.order_no, record, token=core.token()))
+
+
+def get_decision(core: ShardCore, conn: int, corr: int, command: GetDecision, now_ms: int) -> None:
+    if not core.views.owns_slot(command.slot):
+        core.answer(conn, corr, moved(core, command.slot))
+        return
+    record = core.state.order(command.slot, command.order_no)
+    if record is None or not 0 <= command.decision < len(record.decided_at):
+        core.answer(conn, corr, refuse("not_found", "", "no such decision"))
+        return
+    core.fetch(conn, corr, record.decided_at[command.decision])
+
+
+def list_legs(core: ShardCore, conn: int, corr: int, command: ListLegs, now_ms: int) -> None:
+    """A node's open legs in the order of their numbers. A short page with a cursor is not the last one."""
+    node = core.catalog.node_of.get(command.node_id)
+    if node is None:
+        core.answer(conn, corr, refuse("unknown_node", "/node_id", f"no node {command.node_id!r}"))
+        return
+    if command.state is not None and command.state not in LEG_LABELS:
+        core.answer(conn, corr, refuse("invalid_field", "/state", f"one of {', '.join(LEG_LABELS)}"))
+        return
+    cursor = _parse_cursor(command.cursor)
+    if cursor is None:
+        core.answer(conn, corr, Problem("invalid_cursor", CODES["invalid_cursor"].title))
+        return
+    after = leg_key(*cursor) if command.cursor else -1
+    limit = max(1, min(command.limit, PAGE_MAX))
+    entries = core.state.work.get(node, {})
+    keys = nsmallest(LEGS_SCANNED_MAX, (key for key in entries if key > after))
+    page: list[tuple[str, int, str, LegView]] = []
+    last = -1
+    for key in keys:
+        order_no, leg_no = split_leg_key(key)
+        if len(page) == limit:
+            break
+        last = key
+        record = core.state.order(entries[key], order_no)
+        leg = decide_legs.find_leg(record, leg_no) if record else None
+        if record is None or leg is None or (command.state is not None and LEG_LABELS[leg.state] != command.state):
+            continue
+        page.append((entries[key], order_no, record.order_id, leg_view(core.catalog, record, leg)))
+    more = len(keys) == LEGS_SCANNED_MAX or (keys and last != keys[-1])
+    core.answer(conn, corr, LegList(tuple(page), "{}-{}".format(*split_leg_key(last)) if more else ""))
+
+
+def _parse_cursor(cursor: str) -> tuple[int, int] | None:
+    if not cursor:
+        return (-1, -1)
+    parts = cursor.split("-")
+    if len(parts) != 2 or not all(p.isascii() and p.isdigit() and len(p) < 20 for p in parts):
+        return None
+    return (int(parts[0]), int(parts[1]))
+
+
+def status(core: ShardCore, conn: int, corr: int, command: GetStatus, now_ms: int) -> None:
+    state = core.state
+    facts: dict[str, Any] = {
+        "shard": core.shard,
+        "epoch": core.epoch,
+        "seq": state.seq,
+        "durable_seq": core.durable_seq,
+        "config_version": core.catalog.version,
+        "positions": state.positions.size,
+        "open_holds": state.open_holds,
+        "open_orders": state.open_orders,
+        "orders": sum(len(part.orders) for part in state.slots.values()),
+        "dedupe_entries": state.dedupe_count,
+        "dedupe_max": state.dedupe_max,
+        "dedupe_window_ms": state.dedupe_window_ms(core.time_ms(now_ms)),
+        "short_positions": len(state.short_positions),
+        "dirty_parts": len(state.dirty),
+        "transactions_pending": core.two_phase.pending_count,
+        "legs_driving": core.driver.count,
+        "foreign_legs": len(state.foreign_node),
+        "claims_in_flight": core.claims.in_flight,
+        "orders_in_flight": len(core.flights),
+        "view_lag_ms": core.views.lag_ms(now_ms),
+        "time_ms": state.time_ms,
+    }
+    facts.update({f"queue_{name}": length for name, length in core.queue_lengths().items()})
+    facts.update({f"count_{name}": value for name, value in sorted(core.counts.items())})
+    core.answer(conn, corr, StatusReply({**facts, **core.shell_facts}))
+
+
+def dump(core: ShardCore, conn: int, corr: int, command: DumpPart, now_ms: int) -> None:
+    """Rows for the auditor: `node` = own positions by (item, node); `slot` = orders by number; `foreign` = legs of other homes."""
+    after = _parse_cursor(command.cursor)
+    dumper = _DUMPERS.get(command.kind)
+    if after is None:
+        core.answer(conn, corr, Problem("invalid_cursor", CODES["invalid_cursor"].title))
+    elif dumper is None:
+        core.answer(conn, corr, refuse("invalid_field", "/kind", f"one of {', '.join(_DUMPERS)}"))
+    else:
+        rows, cursor = dumper(core, after, max(1, min(command.limit, PAGE_MAX)))
+        core.answer(conn, corr, DumpReply(tuple(rows), cursor, core.state.seq))
+
+
+_Rows = tuple[list[tuple[Any, ...]], str]
+
+
+def _dump_positions(core: ShardCore, after: tuple[int, int], limit: int) -> _Rows:
+    """(item, node, on hand, held, allocated, safety)"""
+    positions = core.state.positions
+    positions.merge()
+    items = positions.items()
+    start = 0
+    if after[0] >= 0:
+        start = int(items.searchsorted(after[0], "left"))
+        while start < positions.size and (int(items[start]), positions.v_node[start]) <= after:
+            start += 1
+    rows: list[tuple[Any, ...]] = []
+    for row in range(start, positions.size):
+        node = positions.v_node[row]
+        if not core.catalog.owns_node(node):
+            continue
+        if len(rows) == limit:
+            return rows, f"{rows[-1][0]}-{rows[-1][1]}"
+        rows.append(
+            (
+                int(items[row]),
+                node,
+                positions.v_on_hand[row],
+                positions.v_held[row],
+                positions.v_allocated[row],
+                positions.v_safety[row],
+            )
+        )
+    return rows, ""
+
+
+class OrderNumbers:
+    """Order numbers of all slots in order, kept from one page of a dump to the next: 12 bytes an order."""
+
+    def __init__(self) -> None:
+        self._numbers = np.empty(0, np.int64)
+        self._slot_of = np.empty(0, np.int32)
+        self._slots: list[str] = []
+
+    def after(self, state: ShardState, order_no: int) -> Iterator[tuple[str, int]]:
+        """(slot, order number) of every order after one."""
+        count = sum(len(part.orders) for part in state.slots.values())
+        if count != len(self._numbers):
+            self._slots = list(state.slots)
+            sizes = [len(part.orders) for part in state.slots.values()]
+            every = chain.from_iterable(part.orders for part in state.slots.values())
+            numbers = np.fromiter(every, np.int64, count)
+            order = np.argsort(numbers, kind="stable")
+            self._numbers = numbers[order]
+            self._slot_of = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)[order]
+        for at in range(int(self._numbers.searchsorted(order_no, "right")), count):
+            yield self._slots[self._slot_of[at]], int(self._numbers[at])
+
+
+def _dump_orders(core: ShardCore, after: tuple[int, int], limit: int) -> _Rows:
+    """(slot, order number, order id, state, legs), legs = (leg no, node, local, state, lines)"""
+    state = core.state
+    rows: list[tuple[Any, ...]] = []
+    for slot, order_no in core.order_numbers.after(state, after[0]):
+        if len(rows) == limit:
+            return rows, f"{rows[-1][1]}-0"
+        record = state.order(slot, order_no)
+        if record is not None:
+            legs = [(leg.leg_no, leg.node, leg.local, leg.state, leg.lines) for leg in record.legs]
+            rows.append((slot, order_no, record.order_id, record.state, legs))
+    return rows, ""
+
+
+def _dump_foreign(core: ShardCore, after: tuple[int, int], limit: int) -> _Rows:
+    """(node, slot, order number, leg number, state, lines), by (order number, leg number)"""
+    state = core.state
+    first = leg_key(*after) if after[0] >= 0 else -1
+    keys = nsmallest(limit + 1, (key for key in state.foreign_node if key > first))
+    rows: list[tuple[Any, ...]] = []
+    for key in keys[:limit]:
+        node = state.foreign_node[key]
+        leg = state.nodes[node].foreign[key]
+        rows.append((node, leg.slot, leg.order_no, leg.leg_no, leg.state, leg.lines))
+    return rows, f"{rows[-1][2]}-{rows[-1][3]}" if len(keys) > limit else ""
+
+
+_DUMPERS = {"node": _dump_positions, "slot": _dump_orders, "foreign": _dump_foreign}

@@ -1,0 +1,189 @@
+"""New legs for units of committed orders that lost their node (a rejection), never at a node that rejected the order.
+
+N1  One attempt an order at a time; what was freed meanwhile is planned when it ends.
+N2  What finds no node stays parked demand of the order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.domain.decide_orders import Prepared, fits, legs_of, stock_of
+from engine.domain.events import Cause
+from engine.domain.orders import (
+    LegState,
+    LineRecord,
+    LineRequest,
+    OnShort,
+    OrderRecord,
+    OrderRequest,
+    OrderState,
+    promise_of,
+)
+from engine.domain.plan import Plan, PlanRequest
+from engine.domain.state import LEG_NO_MAX
+from engine.protocol.placing import plan_alone
+from engine.protocol.two_phase import ROUNDS_MAX, Pending
+
+if TYPE_CHECKING:
+    from engine.protocol.shard_core import ShardCore
+
+
+class Replan:
+    """One attempt: the purpose of a transaction for new legs of an old order."""
+
+    __slots__ = ("order_no", "prepared", "rounds", "slot", "wanted_again")
+
+    def __init__(self, slot: str, order_no: int, prepared: Prepared) -> None:
+        self.slot = slot
+        self.order_no = order_no
+        self.prepared = prepared
+        self.rounds = 0
+        self.wanted_again = False
+
+    def first_leg_no(self, core: ShardCore) -> int:
+        record = core.state.order(self.slot, self.order_no)
+        return _next_leg_no(record) if record is not None else 1
+
+    def committed(self, core: ShardCore, pending: Pending, *, now_ms: int) -> OrderRecord | None:
+        record = _add_legs(core, self, pending.plan, first=pending.first_leg, txn=pending.txn, now_ms=now_ms)
+        if record is None:
+            self.wanted_again = True  # the order changed while its shards were asked
+        core.replans.ended(self, now_ms=now_ms)
+        return record
+
+    def planned_again(self, core: ShardCore, plan: Plan, *, now_ms: int) -> None:
+        if self.rounds > ROUNDS_MAX:
+            core.replans.ended(self, now_ms=now_ms)
+        else:
+            core.replans.use(self, plan, now_ms=now_ms)
+
+
+class Replans:
+    """Attempts under way, by order."""
+
+    def __init__(self, core: ShardCore) -> None:
+        self._core = core
+        self._under_way: dict[int, Replan] = {}
+
+    def start(self, slot: str, order_no: int, *, now_ms: int) -> None:
+        """Find nodes for the parked units of an order."""
+        core = self._core
+        running = self._under_way.get(order_no)
+        if running is not None:
+            running.wanted_again = True
+            return
+        record = core.state.order(slot, order_no)
+        if record is None or record.state != OrderState.COMMITTED or not any(d.parked for d in record.demand):
+            return
+        replan = Replan(slot, order_no, _prepare(core, slot, record))
+        self._under_way[order_no] = replan
+        self.use(replan, plan_alone(core, replan.prepared.request, now_ms=now_ms), now_ms=now_ms)
+
+    def use(self, replan: Replan, plan: Plan, *, now_ms: int) -> None:
+        """Take a plan's legs: at once where all nodes are ours, else as a transaction."""
+        core = self._core
+        if plan.legs and any(core.catalog.owner[leg.node] != core.shard for leg in plan.legs):
+            core.two_phase.attempt(replan, plan, now_ms=now_ms)
+            return
+        if plan.legs and fits(core.state, [(replan.prepared, plan.legs)]):
+            first = replan.first_leg_no(core)
+            _add_legs(core, replan, plan, first=first, txn=0, now_ms=now_ms)
+        self.ended(replan, now_ms=now_ms)
+
+    def ended(self, replan: Replan, *, now_ms: int) -> None:
+        del self._under_way[replan.order_no]
+        if replan.wanted_again:
+            self.start(replan.slot, replan.order_no, now_ms=now_ms)
+
+
+def _next_leg_no(record: OrderRecord) -> int:
+    return max((leg.leg_no for leg in record.legs), default=0) + 1
+
+
+def _prepare(core: ShardCore, slot: str, record: OrderRecord) -> Prepared:
+    """The parked units of an order as a request to plan."""
+    catalog = core.catalog
+    channel = catalog.channels[record.channel]
+    parked = [demand for demand in record.demand if demand.parked]
+    old = [record.lines[demand.line] for demand in parked]
+    lines = [
+        LineRecord(
+            line.line_id,
+            line.item,
+            demand.quantity,
+            line.unit_price_minor,
+            line.method,
+            line.group,
+            line.pickup_node,
+            0,
+            line.splittable,
+        )
+        for demand, line in zip(parked, old, strict=True)
+    ]
+    request = OrderRequest(
+        record.order_id,
+        channel.channel_id if channel else "",
+        record.service,
+        record.ship_to,
+        tuple(
+            [
+                LineRequest(line.line_id, catalog.sku(line.item), line.quantity, line.unit_price_minor, line.method)
+                for line in lines
+            ]
+        ),
+        record.currency,
+        record.placed_at_ms,
+        record.customer_id,
+        OnShort.PARK,
+        record.priority,
+        record.tags,
+        record.promised_by_ms,
+        record.ship_after_ms,
+        record.max_legs,
+    )
+    plan_request = PlanRequest(request, lines, record.channel, record.rejected_nodes, record.max_legs)
+    return Prepared(slot, plan_request, lines, [demand.line for demand in parked], OnShort.PARK)
+
+
+def _add_legs(core: ShardCore, replan: Replan, plan: Plan, *, first: int, txn: int, now_ms: int) -> OrderRecord | None:
+    """Journal the new legs; None where the order no longer wants them, or has given their numbers away."""
+    record = core.state.order(replan.slot, replan.order_no)
+    if record is None or record.state != OrderState.COMMITTED or _next_leg_no(record) > first:
+        return None
+    if first + len(plan.legs) > LEG_NO_MAX or any(leg.node in record.rejected_nodes for leg in plan.legs):
+        return None
+    wanted: dict[int, int] = {}
+    for planned in plan.legs:
+        for i, units in planned.lines:
+            line = replan.prepared.planned[i]
+            wanted[line] = wanted.get(line, 0) + units
+    parked: dict[int, int] = {}
+    for demand in record.demand:
+        if demand.parked:
+            parked[demand.line] = parked.get(demand.line, 0) + demand.quantity
+    if any(parked.get(line, 0) < units for line, units in wanted.items()):
+        return None
+    for demand in record.demand:
+        if demand.parked:
+            taken = min(demand.quantity, wanted.get(demand.line, 0))
+            demand.quantity -= taken
+            wanted[demand.line] = wanted.get(demand.line, 0) - taken
+    record.demand = [demand for demand in record.demand if demand.quantity]
+    batch = core.batch(now_ms)
+    legs = legs_of(core.state, replan.prepared.planned, plan, leg_state=LegState.ALLOCATED, first=first, txn=txn)
+    for leg in legs:
+        leg.driving = not leg.local
+    promise_ms = tuple(max(a, b) for a, b in zip(record.promise, plan.promise_ms, strict=True))
+    record.legs += legs
+    record.promise_ms = (0, 0) if promise_ms == promise_of(record.legs) else (promise_ms[0], promise_ms[1])
+    old, new = record.money_minor, plan.money_minor
+    record.money_minor = (old[0] + new[0], old[1] + new[1], old[2] + new[2], old[3] + new[3])
+    if plan.record:
+        record.decided_at = [*record.decided_at, (core.epoch, batch.seq, len(batch.decisions))]
+        batch.decisions.append(plan.record)
+        batch.size += len(plan.record)
+    stock, capacity = stock_of(record, legs, held=False)
+    core.put_order(batch, Cause.REPLANNED, replan.slot, replan.order_no, record, list(stock), list(capacity))
+    core.count("replanned")
+    return record
