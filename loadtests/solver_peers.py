@@ -1,4 +1,4 @@
-"""What the joint path is measured against: CP-SAT on line-node models, built lean, one worker, `linearization_level=2`."""
+"""What the joint path is measured against: CP-SAT on line-node and column models, built lean, one worker, `linearization_level=2`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from ortools.sat.python import cp_model
 
 from loadtests.solver_instances import LEGS_MAX, Batch
 from solvers.joint_columns import NEVER
-from solvers.joint_flat import Flags
-from solvers.joint_wire import Ints
+from solvers.joint_cpsat import solve_columns
+from solvers.joint_flat import Flags, flatten
+from solvers.joint_wire import Ints, JointArrays
 
 _TIME_LIMIT_S = 20.0
 
@@ -59,6 +60,18 @@ def line_node_model(batch: Batch, orders: Ints, allowed: Flags) -> int:
         if sum(amounts[r]) > free:
             model.add_linear_constraint(cp_model.LinearExpr.weighted_sum(xs, amounts[r]), 0, free)
     model.minimize(cp_model.LinearExpr.weighted_sum(variables, money))
+    return _optimum(model, len(orders))
+
+
+def column_model(problem: JointArrays) -> int:
+    """Optimum of a joint problem. Raises PeerUnfinished."""
+    answer = solve_columns(flatten(*problem), deterministic_limit=_TIME_LIMIT_S, wall_limit_s=_TIME_LIMIT_S)
+    if not answer.exact:
+        raise PeerUnfinished(f"{len(problem.cost)} columns: bound {answer.bound} after {_TIME_LIMIT_S} s")
+    return answer.bound
+
+
+def _optimum(model: cp_model.CpModel, orders: int) -> int:
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = 7
@@ -66,5 +79,5 @@ def line_node_model(batch: Batch, orders: Ints, allowed: Flags) -> int:
     solver.parameters.max_time_in_seconds = _TIME_LIMIT_S
     status = solver.solve(model)
     if status != cp_model.OPTIMAL:
-        raise PeerUnfinished(f"{len(orders)} orders: {solver.status_name(status)} after {solver.wall_time:.1f} s")
+        raise PeerUnfinished(f"{orders} orders: {solver.status_name(status)} after {solver.wall_time:.1f} s")
     return round(solver.objective_value)
