@@ -56,25 +56,39 @@ def up(
 
 
 async def _up(settings: Settings, ready_file: Path | None) -> int:
-    from engine.bootstrap import StartError, running_stack
+    from engine.bootstrap import StartError
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    serving = asyncio.create_task(_serve(settings, ready_file))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    serving.cancel()  # also while it is still starting
     try:
-        async with running_stack(settings, say=lambda text: _console.print(f"[dim]{text}[/]")) as stack:
-            for url in stack.base_urls:
-                _console.print(f"[bold green]ready[/] {url}")
-            _console.print(f"key   {stack.api_key}")
-            _console.print(f"data  {settings.data_dir.resolve()}")
-            if ready_file is not None:
-                _write_ready(ready_file, stack)
-            await stop.wait()
+        await serving
+    except asyncio.CancelledError:
+        return 0
     except StartError as error:
         _console.print(f"[red]cannot start:[/] {error}")
         return 1
     return 0
+
+
+async def _serve(settings: Settings, ready_file: Path | None) -> None:
+    """Until it is cancelled."""
+    from engine.bootstrap import running_stack
+
+    async with running_stack(settings, say=lambda text: _console.print(f"[dim]{text}[/]")) as stack:
+        for url in stack.base_urls:
+            _console.print(f"[bold green]ready[/] {url}")
+        _console.print(f"key   {stack.api_key}")
+        _console.print(f"data  {settings.data_dir.resolve()}")
+        if ready_file is not None:
+            _write_ready(ready_file, stack)
+        await asyncio.Event().wait()
 
 
 def _write_ready(path: Path, stack: Stack) -> None:

@@ -25,11 +25,16 @@ def fresh(prefix: str = "A") -> str:
 
 def set_up_network(client: httpx.Client, *, units: int = 100, capacity: dict[str, Any] | None = None) -> None:
     """Channel, carrier, items, nodes and `units` of every item everywhere."""
-    put(client, "/v1/channels/web", {"name": "Web", "demand_centre": {"country": "US", "postal_code": "60606"}})
+    put(
+        client,
+        "/v1/channels/web",
+        {"channel_id": "web", "name": "Web", "demand_centre": {"country": "US", "postal_code": "60606"}},
+    )
     put(
         client,
         "/v1/carriers/acme",
         {
+            "carrier_id": "acme",
             "services": [
                 {
                     "service_id": "ground",
@@ -48,13 +53,14 @@ def set_up_network(client: httpx.Client, *, units: int = 100, capacity: dict[str
                         }
                     ],
                 }
-            ]
+            ],
         },
     )
     for sku in SKUS:
-        put(client, f"/v1/items/{sku}", {"weight_g": 500, "unit_value_minor": 2_500})
+        put(client, f"/v1/items/{sku}", {"sku": sku, "weight_g": 500, "unit_value_minor": 2_500})
     for node_id, (postal_code, lat, lon, zone) in NODES.items():
         document: dict[str, Any] = {
+            "node_id": node_id,
             "postal_code": postal_code,
             "lat": lat,
             "lon": lon,
