@@ -245,12 +245,13 @@ async def audit(
         await _audit_foreign_legs(stock, names, progress, sleep)
     if acknowledged is not None:
         report.acknowledged = len(acknowledged)
-        report.drift += await _audit_acknowledged(stock, acknowledged, progress)
+        report.drift = await _audit_acknowledged(stock, acknowledged, progress)
+        report.drift_count = len(report.drift)
     for one in audits:
+        one.report.drift_count = max(one.report.drift_count, len(one.drift))  # not every one is kept
+        report.drift_count += one.report.drift_count
         report.shards.append(one.report)
         report.drift += one.drift
-        report.drift_count += max(0, one.report.drift_count - len(one.drift))
-    report.drift_count += len(report.drift)
     report.drift = report.drift[: DRIFT_KEPT * 2]
     report.seconds = round(time.monotonic() - started, 2)
     return report

@@ -12,21 +12,31 @@ B3  Parts loaded from snapshots are true after their own entry; what they contai
 
 from __future__ import annotations
 
-import sys
 from array import array
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import msgspec
+from engine.verify.layouts import (
+    HELD,
+    Change,
+    ForeignLeg,
+    Order,
+    decode,
+    difference,
+    effect_of,
+    int32s,
+    pack_order,
+    position_key,
+    reduce_record,
+    stated_changes,
+    sum_pairs,
+    unpack_order,
+)
 
-_ORDER_PUT, _STOCK_MOVED, _STOCK_COUNTED, _POSITION_SET, _LEG_HELD, _LEG_DRIVEN, _RECOVERED = range(1, 8)
+_ORDER_PUT, _STOCK_MOVED, _STOCK_COUNTED, _POSITION_SET, _LEG_HELD, _LEG_DRIVEN, _RECOVERED, _DRIVE_ACKED = range(1, 9)
 _LEG_REJECTED = 12
 """Cause of an order event whose leg the node would not ship."""
-_HELD, _ALLOCATED, _PICKING, _SHIPPED, _DELIVERED, _CANCELLED, _REJECTED = 0, 1, 4, 5, 6, 7, 8
 FAULTS_KEPT = 1_000
-
-_decode = msgspec.msgpack.Decoder().decode
-_encode = msgspec.msgpack.Encoder().encode
 
 
 class Position(NamedTuple):
@@ -34,41 +44,6 @@ class Position(NamedTuple):
     held: int
     allocated: int
     safety: int
-
-
-class Leg(NamedTuple):
-    leg_no: int
-    node: int
-    local: bool
-    state: int
-    lines: list[list[int]]
-    """(line index, units)"""
-    effect: str
-    txn: int
-
-
-class Order(NamedTuple):
-    """What the books keep of an order record."""
-
-    slot: str
-    order_no: int
-    order_id: str
-    state: int
-    items: list[int]
-    """Item by line."""
-    legs: list[Leg]
-
-
-class ForeignLeg(NamedTuple):
-    """A leg at a node of this shard, of an order whose home is another one."""
-
-    home: int
-    txn: int
-    slot: str
-    state: int
-    lines: dict[int, int]
-    """Units by item that are still held or allocated."""
-    shipped: dict[int, int]
 
 
 class Fault(NamedTuple):
@@ -88,11 +63,6 @@ class Touched(NamedTuple):
     positions: set[int]
     orders: set[int]
     foreign: set[tuple[int, int, int]]
-
-
-def position_key(item: int, node: int) -> int:
-    """One integer for a position; numeric order = by item, then node."""
-    return item << 32 | node
 
 
 class Books:
@@ -132,10 +102,10 @@ class Books:
 
     def order(self, order_no: int) -> Order | None:
         packed = self._orders.get(order_no)
-        return None if packed is None else _unpack_order(order_no, packed)
+        return None if packed is None else unpack_order(order_no, packed)
 
     def orders(self) -> Iterator[Order]:
-        return (_unpack_order(order_no, packed) for order_no, packed in self._orders.items())
+        return (unpack_order(order_no, packed) for order_no, packed in self._orders.items())
 
     def order_numbers(self) -> Iterator[int]:
         return iter(self._orders)
@@ -152,25 +122,28 @@ class Books:
         self.seq = max(self.seq, seq)
         if kind == "slot":
             self._slot_seq[name] = seq
-            _schema, orders, *_ = _decode(data)
+            _schema, orders, *_ = decode(data)
             for order_no, record in orders:
-                order = _reduce(name, order_no, record)
-                self._orders[order_no] = _pack_order(order)
-                for key, (_, held, allocated) in _effect(order).items():
+                order = reduce_record(name, order_no, record)
+                self._orders[order_no] = pack_order(order)
+                for key, (_, held, allocated) in effect_of(order).items():
                     self._add(key, 0, held, allocated)
         elif kind == "node":
             self._load_node(int(name), seq, data)
 
     def _load_node(self, node: int, seq: int, data: bytes) -> None:
         self._node_seq[node] = seq
-        _schema, items, columns, *rest = _decode(data)
-        on_hand, safety = _int32(columns["on_hand"]), _int32(columns["safety"])
-        for n, item in enumerate(_int32(items)):
+        _schema, items, columns, *rest = decode(data)
+        on_hand, safety = int32s(columns["on_hand"]), int32s(columns["safety"])
+        for n, item in enumerate(int32s(items)):
             row = self._ensure(position_key(item, node))
             self._on_hand[row] += on_hand[n]
             self._safety[row] = safety[n]
         for home, txn, slot, order_no, leg_no, state, _day, _capacity, lines, _held_at, *tail in rest[-1]:
-            leg = ForeignLeg(home, txn, slot, state, _sum(lines), _sum(tail[1]) if len(tail) > 1 else {})
+            _resolved, shipped, _version, written_off, emptied = tail
+            leg = ForeignLeg(
+                home, txn, slot, state, sum_pairs(lines), sum_pairs(shipped), sum_pairs(written_off), tuple(emptied)
+            )
             self.foreign[(node, order_no, leg_no)] = leg
             self._book_foreign(node, leg, 1)
 
@@ -181,7 +154,7 @@ class Books:
 
         Exhaust it: what is not drawn is not booked.
         """
-        for event in _decode(payload):
+        for event in decode(payload):
             touched = Touched(set(), set(), set())
             handler = _HANDLERS.get(event[0])
             if handler is None:
@@ -195,37 +168,29 @@ class Books:
 
     def _order_put(self, seq: int, event: list[Any], touched: Touched) -> None:
         cause, slot, order_no, record, stated = event[1:6]
-        stated_by_key = _stated(stated)
         if seq <= self._slot_seq.get(slot, 0):
             # The record is from the snapshot, so what this entry shipped is not known any more: B2 rests on what it states.
-            for key, (on_hand, _, _) in stated_by_key.items():
-                self._add(key, on_hand if seq > self._node_seq.get(key & 0xFFFFFFFF, 0) else 0, 0, 0)
+            for key, (on_hand, _, _) in stated_changes(stated).items():
+                self._add(key, on_hand if self._is_newer(seq, key) else 0, 0, 0)
                 touched.positions.add(key)
             return
-        new = _reduce(slot, order_no, record)
+        new = reduce_record(slot, order_no, record)
         old = self.order(order_no)
         if old is not None and old.slot != slot:
             self._fault(seq, f"order {order_no} moved from slot {old.slot} to {slot}")
-        change = _difference(_effect(old), _effect(new))
-        self._orders[order_no] = _pack_order(new)
+        change = difference(effect_of(old), effect_of(new))
+        self._orders[order_no] = pack_order(new)
         touched.orders.add(order_no)
-        emptied = self._rejected_units(old, new, change) if cause == _LEG_REJECTED and old is not None else ()
+        emptied = self._rejected_units(old, new, change) if cause == _LEG_REJECTED and old is not None else []
         for key, (on_hand, held, allocated) in change.items():
-            if seq <= self._node_seq.get(key & 0xFFFFFFFF, 0):
-                on_hand = 0
-            self._add(key, on_hand, held, allocated)
-        for key in emptied:
-            row = self._ensure(key)
-            excess = self._on_hand[row] - self._held[row] - self._allocated[row]
-            if excess > 0 and seq > self._node_seq.get(key & 0xFFFFFFFF, 0):
-                self._on_hand[row] -= excess
-                on_hand, held, allocated = change.get(key, (0, 0, 0))
-                change[key] = (on_hand - excess, held, allocated)
+            self._add(key, on_hand if self._is_newer(seq, key) else 0, held, allocated)
+        self._declare_empty([key for key in emptied if self._is_newer(seq, key)], change)
         touched.positions.update(change)
-        for key in {**change, **stated_by_key}:
-            derived, says = change.get(key, (0, 0, 0)), stated_by_key.get(key, (0, 0, 0))
-            if derived != says and seq > self._node_seq.get(key & 0xFFFFFFFF, 0):
-                self._fault(seq, f"order {order_no}", key, says, derived)
+        self._compare(seq, f"order {order_no}", stated_changes(stated), change)
+
+    def _is_newer(self, seq: int, key: int) -> bool:
+        """Whether an entry is not yet in the snapshot part of a position's node (B3)."""
+        return seq > self._node_seq.get(key & 0xFFFFFFFF, 0)
 
     def _rejected_units(self, old: Order, new: Order, change: dict[int, tuple[int, int, int]]) -> list[int]:
         """Book what a rejection writes off into `change`; returns the positions it declares empty."""
@@ -235,8 +200,8 @@ class Books:
             was = before.get(leg.leg_no)
             if was is None or not leg.local or leg.effect == "none":
                 continue
-            units = _sum(was.lines)
-            for line, left in _sum(leg.lines).items():
+            units = sum_pairs(was.lines)
+            for line, left in sum_pairs(leg.lines).items():
                 units[line] -= left
             for line, freed in units.items():
                 if freed <= 0:
@@ -277,55 +242,70 @@ class Books:
         if key in self.foreign:
             self._fault(seq, f"leg {leg_no} of order {order_no} is held twice", position_key(0, node))
             self._book_foreign(node, self.foreign[key], -1)
-        leg = self.foreign[key] = ForeignLeg(home, txn, slot, _HELD, _sum(lines), {})
+        leg = self.foreign[key] = ForeignLeg(home, txn, slot, HELD, sum_pairs(lines))
         touched.positions.update(self._book_foreign(node, leg, 1))
         touched.foreign.add(key)
 
     def _leg_driven(self, seq: int, event: list[Any], touched: Touched) -> None:
-        _slot, order_no, leg_no, node, to, lines, stated, _capacity, shipped = event[1:10]
+        _slot, order_no, leg_no, node, to, lines, stated, _capacity, shipped, _left, _version, off, emptied = event[
+            1:14
+        ]
         if seq <= self._node_seq.get(node, 0):
             return
         key = (node, order_no, leg_no)
         old = self.foreign.get(key)
         touched.foreign.add(key)
+        what = f"leg {leg_no} of order {order_no}"
         if old is None:
-            self._fault(seq, f"leg {leg_no} of order {order_no} is driven but was never held", position_key(0, node))
+            self._fault(seq, f"{what} is driven but was never held", position_key(0, node))
             return
-        new = old._replace(state=to, lines=_sum(lines), shipped=_sum(shipped))
-        change: dict[int, tuple[int, int, int]] = {}
-        for item in {**old.lines, **new.lines, **new.shipped}:
+        new = old._replace(
+            state=to,
+            lines=sum_pairs(lines),
+            shipped=sum_pairs(shipped),
+            written_off=sum_pairs(off),
+            emptied=tuple(emptied),
+        )
+        change: dict[int, Change] = {}
+        for item in {**old.lines, **new.lines, **new.shipped, **new.written_off}:
             leaves = new.shipped.get(item, 0) - old.shipped.get(item, 0)
+            lost = new.written_off.get(item, 0) - old.written_off.get(item, 0)
             was, stays = old.lines.get(item, 0), new.lines.get(item, 0)
-            held = (stays if to == _HELD else 0) - (was if old.state == _HELD else 0)
-            allocated = (0 if to == _HELD else stays) - (0 if old.state == _HELD else was)
-            if leaves or held or allocated:
-                change[position_key(item, node)] = (-leaves, held, allocated)
-            if leaves < 0 or was - stays - leaves < 0:
-                self._fault(
-                    seq, f"leg {leg_no} of order {order_no} grew", position_key(item, node), (stays, leaves), (was,)
-                )
-        stated_by_key = _stated(stated)
-        for pos, (on_hand, held, allocated) in {**dict.fromkeys(stated_by_key, (0, 0, 0)), **change}.items():
-            says = stated_by_key.get(pos, (0, 0, 0))
-            self._add(pos, on_hand, held, allocated)
-            item = pos >> 32
-            freed = old.lines.get(item, 0) - new.lines.get(item, 0) + on_hand
-            extra = says[0] - on_hand
-            row = self._row[pos]
-            excess = max(0, self._on_hand[row] - self._held[row] - self._allocated[row])
-            if extra and freed > 0 and to != _CANCELLED and -extra in (freed, excess):
-                self._on_hand[row] += extra  # B2: written off, or the shelf is declared empty
-                on_hand += extra
-            if (on_hand, held, allocated) != says:
-                self._fault(seq, f"leg {leg_no} of order {order_no}", pos, says, (on_hand, held, allocated))
-            touched.positions.add(pos)
-        if to in (_CANCELLED, _REJECTED):
-            del self.foreign[key]
-        else:
+            held = (stays if to == HELD else 0) - (was if old.state == HELD else 0)
+            allocated = (0 if to == HELD else stays) - (0 if old.state == HELD else was)
+            if leaves or lost or held or allocated:
+                change[position_key(item, node)] = (-leaves - lost, held, allocated)
+            if leaves < 0 or lost < 0 or was - stays - leaves - lost < 0:
+                self._fault(seq, f"{what} grew", position_key(item, node), (stays, leaves, lost), (was,))
+        for pos, numbers in change.items():
+            self._add(pos, *numbers)
+        self._declare_empty([position_key(item, node) for item in new.emptied if item not in old.emptied], change)
+        self._compare(seq, what, stated_changes(stated), change)
+        touched.positions.update(change)
+        if new.lines:
             self.foreign[key] = new
+        else:
+            del self.foreign[key]
 
-    def _recovered(self, seq: int, event: list[Any], touched: Touched) -> None:
-        """Nothing about units."""
+    def _declare_empty(self, keys: list[int], change: dict[int, Change]) -> None:
+        """What is on the shelf beyond what is promised comes off it, and into `change` (B2)."""
+        for key in keys:
+            row = self._ensure(key)
+            excess = self._on_hand[row] - self._held[row] - self._allocated[row]
+            if excess > 0:
+                self._on_hand[row] -= excess
+                on_hand, held, allocated = change.get(key, (0, 0, 0))
+                change[key] = (on_hand - excess, held, allocated)
+
+    def _compare(self, seq: int, what: str, stated: dict[int, Change], derived: dict[int, Change]) -> None:
+        """What an entry states against what follows from its records, at the nodes whose part it changes."""
+        for key in {**derived, **stated}:
+            follows, says = derived.get(key, (0, 0, 0)), stated.get(key, (0, 0, 0))
+            if follows != says and self._is_newer(seq, key):
+                self._fault(seq, what, key, says, follows)
+
+    def _no_units(self, seq: int, event: list[Any], touched: Touched) -> None:
+        """A recovery, or other shards' acknowledgement: nothing about units."""
 
     # -- small change ---------------------------------------------------------------------------------------------
 
@@ -349,7 +329,7 @@ class Books:
         for item, units in leg.lines.items():
             key = position_key(item, node)
             keys.append(key)
-            if leg.state == _HELD:
+            if leg.state == HELD:
                 self._add(key, 0, sign * units, 0)
             else:
                 self._add(key, 0, 0, sign * units)
@@ -371,89 +351,6 @@ _HANDLERS = {
     _POSITION_SET: Books._position_set,
     _LEG_HELD: Books._leg_held,
     _LEG_DRIVEN: Books._leg_driven,
-    _RECOVERED: Books._recovered,
+    _RECOVERED: Books._no_units,
+    _DRIVE_ACKED: Books._no_units,
 }
-
-
-def _reduce(slot: str, order_no: int, record: bytes) -> Order:
-    """The part of a packed order record that the books need."""
-    fields = _decode(record)
-    legs = [
-        Leg(
-            leg[0],
-            leg[1],
-            leg[2],
-            leg[3],
-            leg[4],
-            leg[16] if len(leg) > 16 else "none",
-            leg[18] if len(leg) > 18 else 0,
-        )
-        for leg in fields[8]
-    ]
-    return Order(slot, order_no, fields[0], fields[3], [line[1] for line in fields[7]], legs)
-
-
-def _pack_order(order: Order) -> bytes:
-    return _encode((order.slot, order.order_id, order.state, order.items, order.legs))
-
-
-def _unpack_order(order_no: int, packed: bytes) -> Order:
-    slot, order_id, state, items, legs = _decode(packed)
-    return Order(slot, order_no, order_id, state, items, [Leg(*leg) for leg in legs])
-
-
-def _effect(order: Order | None) -> dict[int, tuple[int, int, int]]:
-    """(shipped as a negative change of on hand, held, allocated) by position, from the local legs of an order (B1)."""
-    effect: dict[int, tuple[int, int, int]] = {}
-    for leg in order.legs if order else ():
-        if not leg.local:
-            continue
-        for line, units in leg.lines:
-            key = position_key(order.items[line], leg.node) if order else 0
-            on_hand, held, allocated = effect.get(key, (0, 0, 0))
-            if leg.state == _HELD:
-                held += units
-            elif _ALLOCATED <= leg.state <= _PICKING:
-                allocated += units
-            elif leg.state in (_SHIPPED, _DELIVERED):
-                on_hand -= units
-            effect[key] = (on_hand, held, allocated)
-    return effect
-
-
-def _difference(
-    old: dict[int, tuple[int, int, int]], new: dict[int, tuple[int, int, int]]
-) -> dict[int, tuple[int, int, int]]:
-    change = {}
-    for key in {**old, **new}:
-        a, b = old.get(key, (0, 0, 0)), new.get(key, (0, 0, 0))
-        if a != b:
-            change[key] = (b[0] - a[0], b[1] - a[1], b[2] - a[2])
-    return change
-
-
-def _stated(stock: list[int]) -> dict[int, tuple[int, int, int]]:
-    """Flat (node, item, on hand, held, allocated) changes by position, those that cancel out left away."""
-    change: dict[int, tuple[int, int, int]] = {}
-    for i in range(0, len(stock), 5):
-        node, item, on_hand, held, allocated = stock[i : i + 5]
-        key = position_key(item, node)
-        a = change.get(key, (0, 0, 0))
-        change[key] = (a[0] + on_hand, a[1] + held, a[2] + allocated)
-    return {key: value for key, value in change.items() if any(value)}
-
-
-def _sum(pairs: Any) -> dict[int, int]:
-    """Units by the first number of each pair."""
-    out: dict[int, int] = {}
-    for key, units in pairs:
-        out[key] = out.get(key, 0) + units
-    return out
-
-
-def _int32(data: bytes) -> array[int]:
-    """Little-endian 32-bit integers, whatever this machine's own order is."""
-    values = array("i", data)
-    if sys.byteorder != "little":
-        values.byteswap()
-    return values

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine.verify.books import position_key
+from engine.verify.layouts import position_key
 from engine.verify.pages import JournalEntry, Key
 
 CAUSES_KEPT = 5

@@ -13,12 +13,15 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from typing import Any, NamedTuple, Protocol
 
-from engine.verify.books import Books, Order, Touched, position_key
+from engine.verify.books import Books, Touched
+from engine.verify.layouts import Order, position_key
 
 PAGE_ROWS = 2_000
 CANDIDATES_MAX = 200
 """Rows that are asked for again one by one; more than this and the first ones speak for all."""
 CONFIRMATIONS = 3
+_LEG_BITS = 12
+"""Cursors of foreign legs are (node, order number << 12 | leg number)."""
 
 Key = Any
 """An integer, or (node, order number, leg number): sortable within a kind."""
@@ -142,7 +145,8 @@ class ForeignLegs:
         return touched.foreign
 
     def cursor_before(self, key: tuple[int, int, int]) -> str:
-        return ""
+        node, order_no, leg_no = key
+        return f"{node}-{(order_no << _LEG_BITS | leg_no) - 1}"
 
 
 def _leg(leg_no: int, node: int, local: bool, state: int, lines: Iterable[Iterable[int]]) -> tuple[Any, ...]:
@@ -255,7 +259,7 @@ async def _confirm(kind: Kind, follower: Follower, ask: Ask, candidate: Mismatch
     """Ask for one row again; None once it agrees."""
     key = candidate.key
     for _ in range(CONFIRMATIONS):
-        page = await ask(kind.name, kind.cursor_before(key), 1 if kind.name != "foreign" else PAGE_ROWS)
+        page = await ask(kind.name, kind.cursor_before(key), 1)
         found = dict(kind.row(row) for row in page.rows)
         mismatches = await _check(kind, follower, {key: found.get(key)}, page.seq)
         if not mismatches:

@@ -21,7 +21,8 @@ from engine.domain.commands import (
 )
 from engine.domain.orders import OnShort
 from engine.domain.replies import OrderView, Problem
-from engine.verify.books import Books, position_key
+from engine.verify.books import Books
+from engine.verify.layouts import position_key
 from tests.builders import a_destination, a_place, an_order
 from tests.sim.little_cluster import LittleCluster
 
