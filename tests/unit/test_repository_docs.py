@@ -11,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import click
 import pytest
 import typer.main
 
@@ -57,7 +56,8 @@ def _commands() -> list[tuple[str, str]]:
 
 
 @cache
-def _quartermaster() -> click.Command:
+def _quartermaster() -> Any:
+    """The command tree. Typer carries its own copy of click, so what is what is told by attributes."""
     from engine.cli.main import build
 
     return typer.main.get_command(build())
@@ -66,22 +66,21 @@ def _quartermaster() -> click.Command:
 def _check_quartermaster(words: list[str]) -> None:
     """Every sub-command, option and argument of a command line exists. Does not run it."""
     command = _quartermaster()
-    while words and isinstance(command, click.Group):
+    while words and hasattr(command, "commands"):
         if words[0] == "--help":
             return
         name = words.pop(0)
         assert name in command.commands, f"no command {name!r}"
         command = command.commands[name]
     options = {name: option for option in command.params for name in (*option.opts, *option.secondary_opts)}
-    arguments = [option for option in command.params if isinstance(option, click.Argument)]
+    arguments = [option for option in command.params if option.param_type_name == "argument"]
     while words:
         word = words.pop(0)
         if word == "--help":
             continue
         if word.startswith("--"):
             assert word in options, f"no option {word!r}"
-            option: Any = options[word]
-            if not option.is_flag:
+            if not options[word].is_flag:
                 assert words, f"{word} needs a value"
                 words.pop(0)
         else:
