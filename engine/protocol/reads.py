@@ -149,7 +149,7 @@ def _parse_cursor(cursor: str) -> tuple[int, int] | None:
     if not cursor:
         return (-1, -1)
     parts = cursor.split("-")
-    if len(parts) != 2 or not all(p.isascii() and p.isdigit() and len(p) < 20 for p in parts):
+    if len(parts) != 2 or not all(p.isascii() and p.isdigit() and len(p) < 25 for p in parts):
         return None
     return (int(parts[0]), int(parts[1]))
 
@@ -268,16 +268,14 @@ def _dump_orders(core: ShardCore, after: tuple[int, int], limit: int) -> _Rows:
 
 
 def _dump_foreign(core: ShardCore, after: tuple[int, int], limit: int) -> _Rows:
-    """(node, slot, order number, leg number, state, lines), by (order number, leg number)"""
+    """(node, slot, order number, leg number, state, lines), by (node, order number, leg number)"""
     state = core.state
-    first = leg_key(*after) if after[0] >= 0 else -1
-    keys = nsmallest(limit + 1, (key for key in state.foreign_node if key > first))
+    keys = nsmallest(limit + 1, (pair for pair in ((n, key) for key, n in state.foreign_node.items()) if pair > after))
     rows: list[tuple[Any, ...]] = []
-    for key in keys[:limit]:
-        node = state.foreign_node[key]
+    for node, key in keys[:limit]:
         leg = state.nodes[node].foreign[key]
         rows.append((node, leg.slot, leg.order_no, leg.leg_no, leg.state, leg.lines))
-    return rows, f"{rows[-1][2]}-{rows[-1][3]}" if len(keys) > limit else ""
+    return rows, "{}-{}".format(*keys[limit - 1]) if len(keys) > limit else ""
 
 
 _DUMPERS = {"node": _dump_positions, "slot": _dump_orders, "foreign": _dump_foreign}

@@ -28,16 +28,20 @@ from engine.protocol.two_phase import ROUNDS_MAX, Pending
 if TYPE_CHECKING:
     from engine.protocol.shard_core import ShardCore
 
+ATTEMPTS_MAX = 4
+
 
 class Replan:
     """One attempt: the purpose of a transaction for new legs of an old order."""
 
-    __slots__ = ("order_no", "prepared", "rounds", "slot", "wanted_again")
+    __slots__ = ("attempts", "order_no", "prepared", "rounds", "slot", "wanted_again")
 
-    def __init__(self, slot: str, order_no: int, prepared: Prepared) -> None:
+    def __init__(self, slot: str, order_no: int, prepared: Prepared, attempts: int) -> None:
         self.slot = slot
         self.order_no = order_no
         self.prepared = prepared
+        self.attempts = attempts
+        """How many this one is, without a pause."""
         self.rounds = 0
         self.wanted_again = False
 
@@ -46,11 +50,17 @@ class Replan:
         return _next_leg_no(record) if record is not None else 1
 
     def committed(self, core: ShardCore, pending: Pending, *, now_ms: int) -> OrderRecord | None:
+        if not fits(core.state, [(self.prepared, pending.plan.legs)]):
+            return None
         record = _add_legs(core, self, pending.plan, first=pending.first_leg, txn=pending.txn, now_ms=now_ms)
-        if record is None:
-            self.wanted_again = True  # the order changed while its shards were asked
-        core.replans.ended(self, now_ms=now_ms)
+        if record is not None:
+            core.replans.ended(self, now_ms=now_ms)
         return record
+
+    def overtaken(self, core: ShardCore, *, now_ms: int) -> None:
+        """The order, or the stock, changed while the shards were asked: start afresh."""
+        self.wanted_again = self.attempts < ATTEMPTS_MAX
+        core.replans.ended(self, now_ms=now_ms)
 
     def planned_again(self, core: ShardCore, plan: Plan, *, now_ms: int) -> None:
         if self.rounds > ROUNDS_MAX:
@@ -66,7 +76,7 @@ class Replans:
         self._core = core
         self._under_way: dict[int, Replan] = {}
 
-    def start(self, slot: str, order_no: int, *, now_ms: int) -> None:
+    def start(self, slot: str, order_no: int, *, now_ms: int, attempts: int = 1) -> None:
         """Find nodes for the parked units of an order."""
         core = self._core
         running = self._under_way.get(order_no)
@@ -76,7 +86,7 @@ class Replans:
         record = core.state.order(slot, order_no)
         if record is None or record.state != OrderState.COMMITTED or not any(d.parked for d in record.demand):
             return
-        replan = Replan(slot, order_no, _prepare(core, slot, record))
+        replan = Replan(slot, order_no, _prepare(core, slot, record), attempts)
         self._under_way[order_no] = replan
         self.use(replan, plan_alone(core, replan.prepared.request, now_ms=now_ms), now_ms=now_ms)
 
@@ -94,7 +104,7 @@ class Replans:
     def ended(self, replan: Replan, *, now_ms: int) -> None:
         del self._under_way[replan.order_no]
         if replan.wanted_again:
-            self.start(replan.slot, replan.order_no, now_ms=now_ms)
+            self.start(replan.slot, replan.order_no, now_ms=now_ms, attempts=replan.attempts + 1)
 
 
 def _next_leg_no(record: OrderRecord) -> int:

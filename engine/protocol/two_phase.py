@@ -23,7 +23,7 @@ import heapq
 from typing import TYPE_CHECKING, Protocol
 
 from engine.domain.commands import DriveLeg, ResolveTxn, TryLegs
-from engine.domain.decide_orders import Prepared, extra_safety
+from engine.domain.decide_orders import Prepared, extra_safety, fits
 from engine.domain.orders import LegState, OrderRecord
 from engine.domain.plan import Plan
 from engine.domain.replies import Reply, TryReply, TxnState
@@ -54,7 +54,10 @@ class Purpose(Protocol):
     def first_leg_no(self, core: ShardCore) -> int: ...
 
     def committed(self, core: ShardCore, pending: Pending, *, now_ms: int) -> OrderRecord | None:
-        """All hold: journal it. None = it is not wanted any more, cancel what is held."""
+        """All hold: journal it. None = it cannot be any more, cancel what is held."""
+
+    def overtaken(self, core: ShardCore, *, now_ms: int) -> None:
+        """What `committed` could not journal was cancelled: go on without it."""
 
     def planned_again(self, core: ShardCore, plan: Plan, *, now_ms: int) -> None:
         """A transaction was refused and its order was planned again."""
@@ -127,7 +130,14 @@ class NewOrder:
         return 1
 
     def committed(self, core: ShardCore, pending: Pending, *, now_ms: int) -> OrderRecord | None:
+        """None where a stock fact took the units of a leg of our own while the others were asked."""
+        if not fits(core.state, [(self.prepared, pending.plan.legs)]):
+            return None
         return finish_place(core, self.flight, pending.plan, now_ms=now_ms, txn=pending.txn, points=pending.points)
+
+    def overtaken(self, core: ShardCore, *, now_ms: int) -> None:
+        self.flight.rounds += 1
+        self.planned_again(core, plan_alone(core, self.prepared.request, now_ms=now_ms), now_ms=now_ms)
 
     def planned_again(self, core: ShardCore, plan: Plan, *, now_ms: int) -> None:
         place(core, self.flight, plan, now_ms=now_ms)
@@ -266,6 +276,7 @@ class TwoPhase:
             record = purpose.committed(core, pending, now_ms=now_ms)
             if record is None:
                 self._abort(pending)
+                purpose.overtaken(core, now_ms=now_ms)
             else:
                 core.count("transactions_committed")
                 self._expect_views(pending, record)
