@@ -44,6 +44,7 @@ class NetworkSpec:
     """Share of SKUs that are hazmat or oversize: only warehouses take them."""
     capacity_slack: float = 0.0
     """Orders a node ships a day over its expected share of `orders`; 0 = no limit."""
+    sku_prefix: str = "SKU"
     safety_units: int = 0
     """Units that a store never promises of a SKU of which it has at least four times as many."""
     flat_units: int = 0
@@ -241,7 +242,7 @@ def make_items(spec: NetworkSpec, rng: np.random.Generator) -> list[Item]:
         hazmat = spec.handling_share / 2 <= special[i] < spec.handling_share
         items.append(
             Item(
-                sku=f"SKU-{i + 1:06d}",
+                sku=f"{spec.sku_prefix}-{i + 1:06d}",
                 name=f"{kind.name} {i + 1}",
                 category=kind.name,
                 weight_g=weight_g,

@@ -122,7 +122,8 @@ class Engine(Server):
     ) -> None:
         self.data_dir = data_dir
         self.ready_file = data_dir.parent / f"{data_dir.name}.ready.json"
-        command = [sys.executable, "-m", "engine.cli.main", "up", "--data-dir", str(data_dir), "--port", "0"]
+        command = [sys.executable, "-c", "from engine.cli.main import main; main()"]
+        command += ["up", "--data-dir", str(data_dir), "--port", "0"]
         command += ["--shards", str(shards), "--gateways", str(gateways), "--ready-file", str(self.ready_file)]
         super().__init__(
             name,

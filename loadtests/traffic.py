@@ -96,11 +96,12 @@ class Traffic:
                 self._choose(chosen, (home + int(rng.integers(1, regions))) % regions, 1)
             self._choose(chosen, home, min(int(sizes[i]), len(self._pools[home][0])))
             units = [1] * len(chosen) if spec.single_unit else self._units(len(chosen))
+            by_air = express[i] and not any("hazmat" in self.network.items[item].tags for item in chosen)
             orders.append(
                 Order(
                     place,
                     list(zip(chosen, units, strict=True)),
-                    "express" if express[i] else "standard",
+                    "express" if by_air else "standard",
                     "marketplace" if marketplace[i] else CHANNEL,
                     int(customers[i]),
                 )

@@ -1,0 +1,161 @@
+"""One shard without its shell: the deciding core on a generated network, fed and polled here, its journal a counter of bytes.
+
+For what has to be measured without sockets and processes: CPU of a decision, bytes of state and of journal.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from engine.actors.planner import SolverPlanner
+from engine.domain.catalog import Catalog
+from engine.domain.commands import Command, CountStock, PlaceOrder
+from engine.domain.config import Document, Placement
+from engine.domain.orders import Destination, LineRequest, OrderRequest
+from engine.domain.replies import ConfigDoc, OrderView, Problem, Reply
+from engine.protocol.shard_core import ShardCore
+from engine.settings import Settings
+from loadtests.network import Network
+from loadtests.traffic import Order
+
+PLACED_AT_MS = int(datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp() * 1_000)
+
+
+def catalog_of(network: Network, *, shard: int = 0, shards: int = 1) -> Catalog:
+    """The configuration as the control shard would have pushed it."""
+    documents: list[tuple[str, str, Document]] = [("placement", "", Placement(shard_count=shards))]
+    documents += [("channel", channel.channel_id, channel) for channel in network.channels]
+    documents += [("carrier", carrier.carrier_id, carrier) for carrier in network.carriers]
+    documents += [("node", node.node_id, node) for node in network.nodes]
+    documents += [("item", item.sku, item) for item in network.items]
+    index: dict[str, int] = {}
+    docs = []
+    for version, (kind, name, document) in enumerate(documents, 1):
+        at = index[kind] = index.get(kind, -1) + 1
+        docs.append(ConfigDoc(kind, name, at, version, msgspec.Raw(msgspec.json.encode(document))))
+    catalog = Catalog(shard)
+    catalog.apply(docs, len(docs))
+    return catalog
+
+
+class LocalShard:
+    """A core that owns the whole network. `place` decides a batch as one entry, as the runner would."""
+
+    def __init__(self, network: Network, *, stocked: bool = True) -> None:
+        self.network = network
+        self.core = ShardCore(0, catalog_of(network), lambda state: SolverPlanner(state, Settings()))
+        self.wal_bytes = 0
+        self._corr = 0
+        self.core.recovered(epoch=1, seq=0, time_ms=0, now_ms=_now_ms())
+        if stocked:
+            self.load_stock()
+
+    def load_stock(self) -> None:
+        """Count every node."""
+        network = self.network
+        skus = [item.sku for item in network.items]
+        for node, rows in network.stock.by_node():
+            pairs = tuple(
+                (skus[item], units)
+                for item, units in zip(
+                    network.stock.item[rows].tolist(), network.stock.units[rows].tolist(), strict=True
+                )
+            )
+            command = CountStock(network.nodes[node].node_id, "loader", _now_ms(), 1, "delta", pairs)
+            (reply,) = self.run([command])
+            if isinstance(reply, Problem):
+                raise RuntimeError(f"the count of {network.nodes[node].node_id} was refused: {reply}")
+        self.core.state.positions.merge()
+
+    def run(self, commands: Sequence[Command]) -> list[Reply]:
+        """Feed commands, poll until all are answered; every entry counts as durable at once."""
+        core, now_ms = self.core, _now_ms()
+        first = self._corr
+        for command in commands:
+            core.receive(1, self._corr, command, now_ms=now_ms)
+            self._corr += 1
+        replies: dict[int, Reply] = {}
+        while len(replies) < len(commands):
+            effects = core.poll(now_ms=now_ms)
+            if effects.append is not None:
+                self.wal_bytes += len(effects.append.payload) + sum(len(d) for d in effects.append.decisions)
+                core.appended(effects.append.seq)
+            for answer in effects.answers:
+                replies[answer.corr] = answer.reply
+        return [replies[first + n] for n in range(len(commands))]
+
+    def place(self, commands: Sequence[PlaceOrder]) -> int:
+        """Decide; returns how many were placed."""
+        return sum(type(reply) is OrderView for reply in self.run(commands))
+
+
+def commands_of(
+    network: Network, orders: Sequence[Order], *, prefix: str, first: int = 0, ttl_s: int = 0
+) -> list[PlaceOrder]:
+    """Orders as the gateway hands them over, each with a key of its own."""
+    out = []
+    items, places = network.items, network.places.rows
+    for n, order in enumerate(orders, first):
+        place = places[order.place]
+        lines = tuple(
+            LineRequest(str(i), items[item].sku, units, items[item].unit_value_minor)
+            for i, (item, units) in enumerate(order.lines, 1)
+        )
+        request = OrderRequest(
+            f"{prefix}{n:09d}",
+            order.channel,
+            order.service,
+            Destination("US", place.postal_code, place.region, True),
+            lines,
+            "USD",
+            PLACED_AT_MS,
+            f"C-{order.customer:07d}",
+            0,
+        )
+        # Any 64 bits do for a key: what counts is that each is another one.
+        key = (hash((prefix, n)) & 0x7FFF_FFFF_FFFF_FFFF) | 1
+        out.append(PlaceOrder(request, ttl_s, key, key ^ 0x5555))
+    return out
+
+
+class PlainLine(msgspec.Struct, frozen=True, gc=False):
+    line_id: str
+    sku: str
+    quantity: int
+    unit_price_minor: int
+    method: str
+
+
+class PlainShipTo(msgspec.Struct, frozen=True, gc=False):
+    country: str
+    region: str
+    postal_code: str
+    residential: bool
+
+
+class PlainOrder(msgspec.Struct, frozen=True, gc=False):
+    """The order without a single constraint: the yardstick of `decide_vs_decode`."""
+
+    order_id: str
+    channel: str
+    service: str
+    placed_at: str
+    customer_id: str
+    ship_to: PlainShipTo
+    lines: tuple[PlainLine, ...]
+    currency: str
+    on_short: str
+
+
+def json_size(body: bytes) -> int:
+    """Lines of a body, to make sure that it is the order that was meant."""
+    return len(json.loads(body)["lines"])
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

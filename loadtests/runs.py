@@ -1,0 +1,165 @@
+"""What all parts of the benchmark share: scale, rounds, the driver, checks of every run, and what is noted beside the figures."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from loadtests.drive import DriverProcess
+from loadtests.driver import Result, Run
+from loadtests.figures import Figure
+from loadtests.histogram import Histogram
+from loadtests.servers import Engine, Server
+
+
+class BenchError(RuntimeError):
+    """A run that must not count: wrong answers, a port that is another's, drift."""
+
+
+@dataclass
+class Bench:
+    """One benchmark. `shrink` divides sizes (1 = full, 10 = QUICK)."""
+
+    seed: int
+    quick: bool
+    folder: Path
+    out: Console
+    figures: dict[str, Figure] = field(default_factory=dict)
+    notes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    cpu_us: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """Run -> process -> CPU microseconds per order, by round."""
+    _driver: DriverProcess | None = None
+    _runs: int = 0
+
+    @property
+    def shrink(self) -> int:
+        return 10 if self.quick else 1
+
+    @property
+    def rounds(self) -> int:
+        return 3 if self.quick else 5
+
+    @property
+    def seconds(self) -> float:
+        """Measured seconds of one run."""
+        return 2.0 if self.quick else 5.0
+
+    @property
+    def warmup_s(self) -> float:
+        return 0.5 if self.quick else 1.0
+
+    @property
+    def driver(self) -> DriverProcess:
+        if self._driver is None:
+            self._driver = DriverProcess()
+        return self._driver
+
+    def close(self) -> None:
+        if self._driver is not None:
+            self._driver.close()
+
+    def say(self, text: str) -> None:
+        self.out.print(f"[dim]{text}[/]", highlight=False)
+
+    def note(self, key: str, **facts: Any) -> None:
+        """Keep what stands behind a figure, and show it."""
+        self.notes.setdefault(key, {}).update(facts)
+        shown = ", ".join(f"{name} {_text(value)}" for name, value in facts.items())
+        self.say(f"{key}: {shown}")
+
+    def drive(
+        self,
+        server: Server,
+        pool: Path,
+        *,
+        label: str,
+        connections: int = 64,
+        allowed: Iterable[str] = (),
+        record: Path | None = None,
+        **more: Any,
+    ) -> Result:
+        """One run against one server, checked: its own port, no error but the allowed codes, nothing unknown or missed."""
+        server.check()
+        self._runs += 1
+        run = Run(
+            ports=server.ports,
+            pool=str(pool),
+            id_prefix=f"{label}-{self._runs}-",
+            connections=connections,
+            duration_s=more.pop("duration_s", self.seconds),
+            warmup_s=self.warmup_s,
+            seed=self.seed,
+            record=str(record) if record else None,
+            **more,
+        )
+        before = server.cpu()
+        result = self.driver.run(run)
+        after = server.cpu()
+        server.check()
+        wrong = {code: count for code, count in result.by_code.items() if code not in set(allowed)}
+        if wrong or result.unknown or result.missed:
+            raise BenchError(
+                f"{label} on {server.name}: {wrong}, {result.unknown} unanswered, {result.missed} never sent; "
+                f"{server.log_end()[-800:]}"
+            )
+        if not result.requests:
+            raise BenchError(f"{label} on {server.name}: nothing was answered; {server.log_end()[-800:]}")
+        answered = max(1, result.acknowledged + sum(result.by_code.values()))
+        spent = self.cpu_us.setdefault(label, {})
+        for role, seconds in after.items():
+            spent.setdefault(role, []).append((seconds - before.get(role, 0.0)) / answered * 1e6)
+        spent.setdefault("driver", []).append(result.cpu_s / max(1, result.requests) * 1e6)
+        return result
+
+
+def p50_ms(result: Result) -> float:
+    return Histogram.unpacked(result.latency).percentile_us(50) / 1_000
+
+
+def verify(engine: Engine, acknowledged: Sequence[Path], *, folder: Path) -> dict[str, Any]:
+    """`quartermaster verify` as a command of its own; raises BenchError on drift or a lost acknowledgement."""
+    ids = folder / f"{engine.name}.acknowledged"
+    with ids.open("wb") as out:
+        for path in acknowledged:
+            if path.exists():
+                out.write(path.read_bytes())
+    command = [*quartermaster(), "verify", "--data-dir", str(engine.data_dir), "--acknowledged", str(ids), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 1):
+        raise BenchError(f"verify of {engine.name} could not be done: {done.stderr[-2_000:]}")
+    report: dict[str, Any] = json.loads(done.stdout)
+    if report["drift_count"]:
+        raise BenchError(f"verify of {engine.name}: drift {report['drift_count']}: {json.dumps(report['drift'][:5])}")
+    return report
+
+
+def shard_facts(engine: Engine, shard: int) -> dict[str, Any]:
+    """What a shard says of itself (`quartermaster status`)."""
+    command = [*quartermaster(), "status", "--data-dir", str(engine.data_dir), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if not done.stdout:
+        raise BenchError(f"status of {engine.name} could not be asked: {done.stderr[-1_000:]}")
+    for facts in json.loads(done.stdout)["shards"]:
+        if facts["shard"] == shard:
+            if "problem" in facts:
+                raise BenchError(f"shard {shard} of {engine.name}: {facts['problem']}")
+            return dict(facts)
+    raise BenchError(f"{engine.name} has no shard {shard}")
+
+
+def quartermaster() -> list[str]:
+    """The command, run by this interpreter."""
+    return [sys.executable, "-c", "from engine.cli.main import main; main()"]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Figure):
+        return f"{value.value:.4g} [{value.low:.4g}-{value.high:.4g}]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
