@@ -59,10 +59,8 @@ async def _up(settings: Settings, ready_file: Path | None) -> int:
     from engine.bootstrap import StartError
 
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    serving = asyncio.create_task(_serve(settings, ready_file))
+    stop_on_signals(stop)
+    serving = asyncio.create_task(_serve(settings, ready_file, stop))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -77,11 +75,21 @@ async def _up(settings: Settings, ready_file: Path | None) -> int:
     return 0
 
 
-async def _serve(settings: Settings, ready_file: Path | None) -> None:
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """SIGINT and SIGTERM set the event. Called again after Ray has started, which puts a handler of its own in place."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+
+async def _serve(settings: Settings, ready_file: Path | None, stop: asyncio.Event) -> None:
     """Until it is cancelled."""
     from engine.bootstrap import running_stack
 
-    async with running_stack(settings, say=lambda text: _console.print(f"[dim]{text}[/]")) as stack:
+    def say(text: str) -> None:
+        stop_on_signals(stop)
+        _console.print(f"[dim]{text}[/]")
+
+    async with running_stack(settings, say=say) as stack:
         for url in stack.base_urls:
             _console.print(f"[bold green]ready[/] {url}")
         _console.print(f"key   {stack.api_key}")
