@@ -29,7 +29,8 @@ from engine.journal.embedded import EmbeddedError, EmbeddedServer, runtime_dir
 from engine.journal.port import JournalError
 from engine.settings import Settings
 
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 180.0
+RAY_TRIES = 3
 ADMIN_KEY_FILE = "admin.key"
 RAY_OBJECT_STORE_BYTES = 80 * 1024 * 1024
 ADMIN_SCOPES = ["*"]
@@ -109,6 +110,21 @@ def start_ray(settings: Settings, temp_dir: Path) -> None:
     )
 
 
+def _start_ray_patiently(settings: Settings, temp_dir: Path) -> None:
+    """Ray gives its own processes 30 s and no more; a machine that is busy may need a second try."""
+    import ray
+
+    for attempt in range(RAY_TRIES):
+        try:
+            start_ray(settings, temp_dir)
+            return
+        except Exception as error:
+            # Ray raises bare exceptions here; the last one is told to the person who started the engine.
+            ray.shutdown()
+            if attempt == RAY_TRIES - 1:
+                raise StartError(f"Ray did not start: {error}") from error
+
+
 @asynccontextmanager
 async def running_stack(settings: Settings, *, say: Say = lambda _: None) -> AsyncIterator[Stack]:
     """Start everything, yield it once it is ready, stop it in order. Raises StartError with a sentence that helps."""
@@ -135,7 +151,7 @@ async def running_stack(settings: Settings, *, say: Say = lambda _: None) -> Asy
 
     try:
         say("starting Ray")
-        await asyncio.to_thread(start_ray, settings, folder / "ray")
+        await asyncio.to_thread(_start_ray_patiently, settings, folder / "ray")
         from engine.actors.options import supervisor_actor
 
         supervisor = supervisor_actor().remote(settings_json, str(folder), ports)
