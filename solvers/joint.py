@@ -22,7 +22,7 @@ import numpy as np
 from solvers.joint_cpsat import solve_columns
 from solvers.joint_cuts import strengthen
 from solvers.joint_flat import Flags, Flat, extract, flatten, reduce
-from solvers.joint_prices import cheapest, drop_dear, price_rows, scale_for
+from solvers.joint_prices import cheapest, drop_dear, improve, price_rows, scale_for
 from solvers.joint_search import search
 from solvers.joint_wire import (
     EXACT,
@@ -62,6 +62,7 @@ __all__ = [
 _TINY_PRODUCT = 64
 """Choices of a component up to which pricing costs more than looking at all of them."""
 _PRICE_ROUNDS = 300
+_PRICE_TURNS = 3
 _NODES_MAX = 20_000
 _DEPTH_MAX = 4
 
@@ -140,8 +141,11 @@ def _component(flat: Flat, clock: _Clock, *, depth: int) -> _Part:
     lagrangian = 0
     alive = np.ones(len(flat.cost), dtype=np.bool_)
     if not tiny:
-        lagrangian = price_rows(*body, incumbent, price, scale, _PRICE_ROUNDS)
-        bound = base - (-lagrangian // scale)
+        for _ in range(_PRICE_TURNS):  # a better incumbent makes better steps, and the other way round
+            lagrangian = price_rows(*body, incumbent, price, scale, _PRICE_ROUNDS)
+            bound = base - (-lagrangian // scale)
+            if bound >= flat.cost_of(incumbent) or improve(*body, incumbent) == 0:
+                break
         if bound >= int(flat.cost[incumbent].sum()):
             return _Part(incumbent, flat.cost_of(incumbent), True)
         alive = drop_dear(*body[:5], incumbent, price, scale, lagrangian)

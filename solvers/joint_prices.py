@@ -177,6 +177,89 @@ def _repair(
 
 
 @compiled
+def improve(ptr: Ints, cost: Ints, take_ptr: Ints, row: Ints, units: Ints, stock: Ints, chosen: Ints) -> int:
+    """Cheaper columns for single orders and for pairs, one making room for the other, until none helps; returns the saving.
+
+    `chosen` (edited in place) fits the stock before and after.
+    """
+    orders = len(ptr) - 1
+    left = stock.copy()
+    for o in range(orders):
+        _move(left, chosen[o], take_ptr, row, units, -1)
+    saving = 0
+    moved = True
+    while moved:
+        moved = False
+        for o in range(orders):
+            _move(left, chosen[o], take_ptr, row, units, 1)
+            best, best_other, best_way, gain = chosen[o], -1, -1, 0
+            for c in range(ptr[o], ptr[o + 1]):
+                spared = cost[chosen[o]] - cost[c]
+                if spared <= gain:
+                    continue
+                if fits(c, take_ptr, row, units, left):
+                    best, best_other, gain = c, -1, spared
+                    continue
+                _move(left, c, take_ptr, row, units, -1)
+                other, way, price = _make_room(ptr, cost, take_ptr, row, units, left, chosen, o, c, spared - gain)
+                _move(left, c, take_ptr, row, units, 1)
+                if other >= 0:
+                    best, best_other, best_way, gain = c, other, way, spared - price
+            chosen[o] = best
+            _move(left, best, take_ptr, row, units, -1)
+            if best_other >= 0:
+                _move(left, chosen[best_other], take_ptr, row, units, 1)
+                chosen[best_other] = best_way
+                _move(left, best_way, take_ptr, row, units, -1)
+            saving += gain
+            moved = moved or gain > 0
+    return saving
+
+
+@compiled
+def _make_room(
+    ptr: Ints,
+    cost: Ints,
+    take_ptr: Ints,
+    row: Ints,
+    units: Ints,
+    left: Ints,
+    chosen: Ints,
+    mover: int,
+    wanted: int,
+    most: int,
+) -> tuple[int, int, int]:
+    """(order, its new column, what it costs more): the cheapest move of one other order, for less than `most`, after which no row
+    that the mover's column `wanted` takes from is overdrawn; -1 = none. `left` is negative where one is."""
+    over = 0
+    for t in range(take_ptr[wanted], take_ptr[wanted + 1]):
+        over += left[row[t]] < 0
+    found, way = -1, -1
+    for o in range(len(chosen)):
+        if o == mover:
+            continue
+        freed = 0
+        for t in range(take_ptr[chosen[o]], take_ptr[chosen[o] + 1]):
+            freed += left[row[t]] < 0 and left[row[t]] + units[t] >= 0
+        if freed < over:
+            continue
+        _move(left, chosen[o], take_ptr, row, units, 1)
+        for c in range(ptr[o], ptr[o + 1]):
+            price = cost[c] - cost[chosen[o]]
+            if price < most and fits(c, take_ptr, row, units, left):
+                found, way, most = o, c, price
+        _move(left, chosen[o], take_ptr, row, units, -1)
+    return found, way, most
+
+
+@compiled
+def _move(left: Ints, c: int, take_ptr: Ints, row: Ints, units: Ints, sign: int) -> None:
+    """Give a column's units back (1) or take them (-1)."""
+    for t in range(take_ptr[c], take_ptr[c + 1]):
+        left[row[t]] += sign * units[t]
+
+
+@compiled
 def drop_dear(
     ptr: Ints,
     cost: Ints,
