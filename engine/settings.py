@@ -53,6 +53,8 @@ class Settings(BaseSettings):
     """After this a request is answered 503: its outcome is unknown, the same key tells it."""
     rate_per_key_per_s: int = Field(0, ge=0)
     """Requests a second for each API key; 0 = no limit."""
+    docs_enabled: bool = True
+    """Serve the API's own documentation at /docs and /openapi.json, without a key."""
 
     dedupe_max: int = Field(5_000_000, ge=1_000)
     """Idempotency keys remembered by a shard for 24 hours; beyond it for less, never under one hour."""

@@ -147,7 +147,8 @@ async def _send(rendered: Rendered, send: Send, receive: Receive, *, close: bool
     status, headers, body = rendered
     if status not in (204, 304):
         headers.append((b"content-length", b"%d" % len(body)))
-    headers += STANDARD_HEADERS
+    given = {name for name, _ in headers}
+    headers += [header for header in STANDARD_HEADERS if header[0] not in given]
     if close:
         headers.append(CLOSE)
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -47,8 +47,8 @@ def status_of(found: Problem) -> int:
     return code.status if code else 500
 
 
-def problem_value(found: Problem, request_id: str) -> dict[str, Any]:
-    """The body of a problem answer."""
+def problem_value(found: Problem, request_id: str) -> Any:
+    """The body of a problem answer: what gateway.schemas.ProblemShown describes, with each fault's numbers."""
     code = CODES.get(found.code)
     status, title = (code.status, code.title) if code else (500, CODES["internal"].title)
     value: dict[str, Any] = {

@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from engine.domain.replies import Problem
+from engine.protocol.tokens import parse_token
 from gateway.call import PUBLIC, Answer, Ask, Call
 from gateway.errors import (
     DECODE_ERRORS,
@@ -88,6 +89,11 @@ def admit(call: Call) -> Problem | None:
                     return refusal
                 assert given is not None
                 call.key_hash = hash_key(key.hash_prefix, given)
+
+    if route.takes_after:
+        token = headers.get(b"x-qm-after")
+        if token is not None and parse_token(token.decode("latin-1")) is None:
+            return problem("invalid_token")
 
     if route.answer_type:
         if not accepts(headers.get(b"accept"), route.answer_type.encode()):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from engine.domain.config import Country, Id, MoneyMinor, PostalCode, Tag
 from engine.domain.replies import Problem
@@ -50,6 +50,27 @@ class Page(Shown):
     data: list[Any]
     next_cursor: str | None
     has_more: bool
+
+
+class ProblemError(Shown):
+    """One fault: where (a JSON pointer into the request), what, and numbers under names of their own."""
+
+    pointer: str
+    detail: str
+
+
+class ProblemShown(Shown):
+    """Why a request was refused (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[ProblemError] | UnsetType = UNSET
+    errors_total: int | UnsetType = UNSET
+    retry_after_ms: int | UnsetType = UNSET
 
 
 class ShipTo(Body, kw_only=True):

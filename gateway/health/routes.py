@@ -99,6 +99,23 @@ def problem_page(call: Call) -> Answer | Problem:
     return Answer(ProblemPage(code, known.status, known.title, page.cause, page.cure))
 
 
+def openapi(call: Call) -> Answer | Problem:
+    from gateway.openapi import document_bytes
+
+    if not call.gateway.settings.docs_enabled:
+        return problem("not_found", "documentation is not served here")
+    return Answer(document_bytes(), media_type=b"application/json")
+
+
+def docs(call: Call) -> Answer | Problem:
+    from gateway.health.docs_page import CONTENT_SECURITY_POLICY, page
+
+    if not call.gateway.settings.docs_enabled:
+        return problem("not_found", "documentation is not served here")
+    policy = (b"content-security-policy", CONTENT_SECURITY_POLICY)
+    return Answer(page(), headers=(policy,), media_type=b"text/html; charset=utf-8")
+
+
 ROUTES = [
     Route("GET", "/livez", PUBLIC, livez, "Whether the process runs", "health", answer=Live),
     Route(
@@ -133,5 +150,29 @@ ROUTES = [
         "health",
         "The `type` of every problem points here.",
         answer=ProblemPage,
+    ),
+    Route(
+        "GET",
+        "/openapi.json",
+        PUBLIC,
+        openapi,
+        "This document",
+        "health",
+        "`404` where QM_DOCS_ENABLED is off.",
+        answer=dict,
+        answer_type="application/json",
+        problems=("not_found",),
+    ),
+    Route(
+        "GET",
+        "/docs",
+        PUBLIC,
+        docs,
+        "This document as a page",
+        "health",
+        "`404` where QM_DOCS_ENABLED is off.",
+        answer=str,
+        answer_type="text/html",
+        problems=("not_found",),
     ),
 ]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from gateway.inventory.schemas import Units
 from gateway.jobs.store import Job
-from gateway.schemas import INT_MAX, Body, Id, Shown
+from gateway.schemas import INT_MAX, Body, Id, ProblemShown, Shown
 from gateway.times import iso
 
 
@@ -55,7 +55,7 @@ class JobShown(Shown):
     rows_failed: int
     bytes_total: int
     errors: list[JobError]
-    problem: dict[str, Any] | None
+    problem: ProblemShown | None
     created_at: str | None
     finished_at: str | None
 

@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, Any
 
 import structlog
 
@@ -63,7 +63,7 @@ class Job:
         if len(self.errors) < ERRORS_MAX:
             self.errors.append(RowError(line, pointer, detail))
 
-    def problem_value(self) -> dict[str, object] | None:
+    def problem_value(self) -> Any:
         return problem_value(self.problem, self.job_id) if self.problem is not None else None
 
 

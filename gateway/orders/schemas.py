@@ -17,6 +17,7 @@ from gateway.schemas import (
     Body,
     Id,
     MoneyMinor,
+    ProblemShown,
     Quantity,
     Reason,
     ShipTo,
@@ -235,7 +236,7 @@ class BatchItem(Shown):
 
     status: int
     body: Allocation | UnsetType = UNSET
-    problem: dict[str, object] | UnsetType = UNSET
+    problem: ProblemShown | UnsetType = UNSET
     replayed: bool = False
 
 

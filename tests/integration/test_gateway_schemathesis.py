@@ -13,18 +13,35 @@ import msgspec
 import pytest
 import schemathesis
 from schemathesis import Case
+from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.config import SchemathesisConfig
 
+from engine.protocol.tokens import parse_token
+from gateway.jobs.reader import TYPES
 from gateway.openapi import document
 from tests.integration.gateway_engine import GatewayEngine
 
 MAX_EXAMPLES = 8
-_MSGPACK = ("application/vnd.msgpack", "application/msgpack", "application/x-msgpack")
+ANSWER_S = 2.0
 
 
-@schemathesis.serializer(*_MSGPACK)
+def _within_64_bits(value: Any) -> Any:
+    """MessagePack has no larger integers."""
+    if isinstance(value, dict):
+        return {str(k): _within_64_bits(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_within_64_bits(v) for v in value]
+    return str(value) if isinstance(value, int) and not -(2**63) <= value < 2**64 else value
+
+
+@schemathesis.serializer("application/vnd.msgpack")
 def _packed(ctx: Any, value: Any) -> bytes:
-    return msgspec.msgpack.encode(value, enc_hook=str)
+    return msgspec.msgpack.encode(_within_64_bits(value), enc_hook=str)
+
+
+@schemathesis.serializer(*TYPES)
+def _file(ctx: Any, value: Any) -> bytes:
+    return value.encode("utf-8", "replace") if isinstance(value, str) else msgspec.json.encode(value, enc_hook=str)
 
 
 class Served:
@@ -68,6 +85,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     served.stop()
 
 
+load_all_checks()
+# No schema can say that a node exists, a cursor was given out, or a document names what its path names: a request that
+# fits its schema may be refused with a typed 4xx. That it is typed, and documented, the other checks see to.
+_NOT_SAID = CHECKS.get_one("positive_data_acceptance")
+# An item may be called "import", so that path also takes the methods of /v1/items/{sku}.
+_SHARED_PATH = CHECKS.get_one("allow_header_conformance")
+# A batch and a file are taken as wholes; what is wrong with an order or a row is said in its place of a 200 or of the job.
+_BY_ROW = CHECKS.get_one("negative_data_rejection")
+
 schema = schemathesis.openapi.from_dict(
     document(), config=SchemathesisConfig.from_dict({"generation": {"max-examples": MAX_EXAMPLES}})
 )
@@ -82,4 +108,15 @@ schema = schemathesis.openapi.from_dict(
     suppress_health_check=list(hypothesis.HealthCheck),
 )
 def test_the_document_is_kept(case: Case, served: Served) -> None:
-    case.call_and_validate(base_url=served.url, headers={"Authorization": f"Bearer {served.token}"})
+    after = case.headers.get("X-QM-After")
+    if after is not None and parse_token(after) is not None:
+        del case.headers["X-QM-After"]  # an invented token is of entries that never come: a second's wait, then 503
+    excluded = [_NOT_SAID]
+    if case.operation.path.endswith("/import"):
+        excluded += [_SHARED_PATH, _BY_ROW]
+    elif case.operation.path.endswith("/batch"):
+        excluded.append(_BY_ROW)
+    response = case.call_and_validate(
+        base_url=served.url, headers={"Authorization": f"Bearer {served.token}"}, excluded_checks=excluded
+    )
+    assert response.elapsed < ANSWER_S

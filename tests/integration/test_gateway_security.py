@@ -49,6 +49,8 @@ def test_every_route_declares_its_scope(routes: list[Route]) -> None:
         "GET /livez",
         "GET /readyz",
         "GET /version",
+        "GET /openapi.json",
+        "GET /docs",
         "GET /problems/{code}",
     }
     assert {route.scope for route in routes} >= set(SCOPES), "a scope that opens nothing"
@@ -131,3 +133,16 @@ async def test_every_answer_carries_the_security_headers(engine: GatewayEngine) 
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         assert "access-control-allow-origin" not in answer.headers
         assert "server" not in answer.headers
+
+
+async def test_documentation_can_be_switched_off(tmp_path: Path, engine: GatewayEngine) -> None:
+    from gateway.app import create_app
+
+    assert (await engine.client.get("/openapi.json")).json()["openapi"] == "3.1.0"
+    shown = await engine.client.get("/docs")
+    assert shown.headers["content-type"].startswith("text/html")
+    assert "script" not in shown.headers["content-security-policy"]
+    engine.door = create_app(engine.cluster, engine.settings.model_copy(update={"docs_enabled": False}))
+    off = engine.client_for(engine.admin)
+    for path in ("/docs", "/openapi.json", "/redoc"):
+        assert (await off.get(path)).status_code == 404

@@ -1,0 +1,83 @@
+"""The OpenAPI document and the pages made with it say what the code does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.app import all_routes
+from gateway.call import Route
+from gateway.health.docs_page import page
+from gateway.openapi import api_markdown, document, document_text
+from gateway.problem_pages import as_markdown
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+AGAIN = "run: .venv/bin/python -m gateway.openapi"
+ROUTES = all_routes()
+
+
+@pytest.mark.parametrize(
+    ("name", "made"), [("openapi.json", document_text), ("problems.md", as_markdown), ("api.md", api_markdown)]
+)
+def test_the_pages_in_the_repository_are_what_the_code_makes(name: str, made: Any) -> None:
+    assert (REFERENCE / name).read_text() == made(), AGAIN
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=[route.name for route in ROUTES])
+def test_every_example_is_valid(route: Route) -> None:
+    if route.body is not None:
+        assert route.body_examples, "a body without an example"
+        for example in route.body_examples.values():
+            msgspec.json.decode(msgspec.json.encode(example["value"]), type=route.body)
+    for media in route.raw_examples:
+        assert media in route.body_types
+    if route.answer_example is not None:
+        assert route.answer is not None
+        msgspec.json.decode(msgspec.json.encode(route.answer_example), type=route.answer)
+        assert set(route.answer_example) <= set(route.answer.__struct_fields__), "a field that the answer lacks"
+
+
+def test_every_route_is_in_the_document_with_its_scope() -> None:
+    doc = document()
+    assert doc["openapi"] == "3.1.0"
+    for route in ROUTES:
+        operation = doc["paths"][route.path][route.method.lower()]
+        wanted = {"public": [], "any_key": [{"bearer": []}]}.get(route.scope, [{"bearer": [route.scope]}])
+        assert operation["security"] == wanted, route.name
+    names = [op["operationId"] for methods in doc["paths"].values() for op in methods.values()]
+    assert len(set(names)) == len(names) == len(ROUTES)
+
+
+def test_references_resolve() -> None:
+    doc = document()
+
+    def walk(node: Any) -> None:
+        if isinstance(node, dict):
+            ref = node.get("$ref")
+            if isinstance(ref, str):
+                found: Any = doc
+                for step in ref.removeprefix("#/").split("/"):
+                    found = found[step]
+            for value in node.values():
+                walk(value)
+        elif isinstance(node, list):
+            for value in node:
+                walk(value)
+
+    walk(doc)
+
+
+def test_patterns_are_plain_regular_expressions() -> None:
+    assert "(?!" not in document_text()
+
+
+def test_the_page_needs_nothing_from_elsewhere() -> None:
+    html = page().decode()
+    assert "<script" not in html
+    assert "http://" not in html
+    assert "https://" not in html
+    for route in ROUTES:
+        assert route.summary.replace("'", "&#x27;") in html
