@@ -158,7 +158,8 @@ def show(found: Explanation, decision_id: str, order: OrderView) -> None:
     """The decision for a person."""
     _out.print(f"[bold]{found.sentence}[/]", highlight=False, soft_wrap=True)
     when = found.decided_at.strftime("%Y-%m-%d %H:%M:%S UTC")
-    _out.print(f"[dim]{decision_id}, order {order.order_id} ({order.state}), decided {when}[/]", highlight=False)
+    about = f"{decision_id}, order {order.order_id} ({order.state}), decided {when}"
+    _out.print(f"[dim]{about}[/]", highlight=False, soft_wrap=True)
     _out.print()
     _out.print(_legs(found))
     cash, service, policy, opportunity = found.money_minor
@@ -190,37 +191,35 @@ def show(found: Explanation, decision_id: str, order: OrderView) -> None:
 
 
 def _table(*columns: tuple[str, str]) -> Table:
+    """Columns that are figures or dates stay whole in a narrow terminal; texts wrap."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading, justify in columns:
-        table.add_column(heading, justify="right" if justify == "right" else "left")
+    for heading, kind in columns:
+        table.add_column(heading, justify="right" if kind == "figure" else "left", no_wrap=kind != "text")
     return table
 
 
 def _legs(found: Explanation) -> Table:
-    left, right = "left", "right"
+    """Kinds of cash that no leg has are left out."""
+    kinds = ("postage", "per line", "per unit", "node fee")
+    shown = [n for n in range(len(kinds)) if n == 0 or any(leg.cash_minor[n] for leg in found.legs)]
     table = _table(
-        ("leg from", left),
-        ("by", left),
-        ("ships", left),
-        ("days", right),
-        ("parcels", right),
-        ("postage", right),
-        ("handling", right),
-        ("surcharge", right),
-        ("service", right),
+        ("leg from", "text"),
+        ("by", "text"),
+        ("ships", "date"),
+        ("days", "figure"),
+        ("parcels", "figure"),
+        *((kinds[n], "figure") for n in shown),
+        ("service", "figure"),
     )
     for leg in found.legs:
-        postage, surcharge = (money(leg.cash_minor[part], found.currency) for part in (0, 3))
-        handling = money(leg.cash_minor[1] + leg.cash_minor[2], found.currency)
+        cash = [money(leg.cash_minor[n], found.currency) for n in shown]
         service = money(leg.service_minor, found.currency)
-        table.add_row(
-            leg.node, leg.carrier, leg.ships_on, str(leg.days), str(leg.parcels), postage, handling, surcharge, service
-        )
+        table.add_row(leg.node, leg.carrier, leg.ships_on, str(leg.days), str(leg.parcels), *cash, service)
     return table
 
 
 def _candidates(found: Explanation) -> Table:
-    table = _table(("candidate", "left"), ("km", "right"), ("verdict", "left"), ("why", "left"))
+    table = _table(("candidate", "text"), ("km", "figure"), ("verdict", "text"), ("why", "text"))
     for one in found.candidates:
         style = "green" if one.verdict == "chosen" else ""
         table.add_row(one.node, f"{one.km:,}", one.verdict, one.reason, style=style)

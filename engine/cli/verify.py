@@ -163,6 +163,7 @@ def show(report: Report) -> None:
             f"shard {one.shard}: {one.entries:,} entries {base}; {one.positions:,} positions, {one.orders:,} orders, "
             f"{one.holds:,} open holds, {one.foreign_legs:,} legs held for other shards compared",
             highlight=False,
+            soft_wrap=True,
         )
     if report.acknowledged is not None:
         lost = sum(1 for drift in report.drift if drift.kind == "acknowledged")

@@ -117,19 +117,20 @@ def sentence(record: DecisionRecord, catalog: Catalog, *, lines: int, unfilled: 
         return f"{said}: no other set of nodes could serve it."
     nodes, (cash, service, policy, opportunity) = runner_up
     if cash > 0:
-        reasons = [f"{money(cash, currency)} cheaper than the next best, {nodes}"]
+        said += f": {money(cash, currency)} cheaper than the next best, {nodes}"
     elif cash < 0:
-        reasons = [f"{money(-cash, currency)} dearer to ship than the next best, {nodes}"]
+        said += f": {money(-cash, currency)} dearer to ship than the next best, {nodes}"
     else:
-        reasons = [f"as cheap to ship as the next best, {nodes}"]
+        said += f": as cheap to ship as the next best, {nodes}"
     for amount, better, worse in (
         (service, "sooner at the door", "later at the door"),
         (policy, "preferred by rules", "against the preference of rules"),
         (opportunity, "sparing scarce stock", "using scarcer stock"),
     ):
         if amount:
-            reasons.append(f"{better if amount > 0 else worse} (worth {money(abs(amount), currency)})")
-    return f"{said}: {_and(reasons)}."
+            link = "and" if amount > 0 else "though"
+            said += f", {link} {better if amount > 0 else worse} (worth {money(abs(amount), currency)})"
+    return f"{said}."
 
 
 def why_not(record: DecisionRecord, catalog: Catalog, node: int, currency: str) -> str | None:
@@ -146,7 +147,7 @@ def reason(candidate: Candidate, currency: str) -> str:
     numbers = candidate.numbers
     verdict = candidate.verdict
     if verdict == Verdict.CHOSEN:
-        return f"chosen for leg {numbers[0]}"
+        return f"chosen: leg {numbers[0] + 1} of the plan"
     if verdict in (Verdict.DEARER, Verdict.DEARER_BY_PRICE):
         parts = [
             f"{money(amount, currency, signed=True)} {kind}"
@@ -158,7 +159,7 @@ def reason(candidate: Candidate, currency: str) -> str:
             return f"alone it would cost {parts[0]} against the chosen plan"
         return f"alone it would cost {total} more: {', '.join(parts)}" if parts else "alone it would cost the same"
     if verdict == Verdict.SHORT:
-        return f"has only {numbers[1]:,} of line {numbers[0] + 1}"
+        return f"has {f'only {numbers[1]:,}' if numbers[1] else 'none'} of line {numbers[0] + 1}"
     return candidate.text
 
 
@@ -204,7 +205,7 @@ def _runner_up(record: DecisionRecord, catalog: Catalog) -> tuple[str, tuple[int
     if not record.runner_up:
         return None
     cash, service, policy, opportunity, *nodes = record.runner_up
-    return _and(_unique([node_name(catalog, node) for node in nodes])), (cash, service, policy, opportunity)
+    return " + ".join(_unique([node_name(catalog, node) for node in nodes])), (cash, service, policy, opportunity)
 
 
 def _looked_at(counts: Sequence[int]) -> list[tuple[str, int]]:

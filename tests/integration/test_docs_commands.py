@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import service_missing
 from tests.integration.engine_process import Engine
 
@@ -16,6 +18,7 @@ TUTORIAL = ROOT / "docs" / "tutorial" / "first-allocation.md"
 BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.M | re.S)
 
 
+@pytest.mark.timeout(400)  # two starts of a whole engine
 def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
     if shutil.which("curl") is None:
         service_missing("curl")
@@ -41,7 +44,7 @@ def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
 def _run(folder: Path, script: str) -> str:
     """What a bash script printed; AssertionError with all of it where a command failed."""
     run = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script], cwd=folder, capture_output=True, text=True, timeout=110, check=False
+        ["bash", "-euo", "pipefail", "-c", script], cwd=folder, capture_output=True, text=True, timeout=150, check=False
     )
     assert run.returncode == 0, f"exit {run.returncode}\n{run.stdout}\n{run.stderr}"
     return run.stdout

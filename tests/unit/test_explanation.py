@@ -49,10 +49,10 @@ def test_the_sentence_names_node_lines_price_and_the_difference_to_the_next_best
 @pytest.mark.parametrize(
     ("runner_up", "ending"),
     [
-        ([110, 50, 0, 0, DALLAS], "$1.10 cheaper than the next best, Dallas and sooner at the door (worth $0.50)."),
-        ([-30, 90, 0, 0, DALLAS], "$0.30 dearer to ship than the next best, Dallas and sooner at the door (worth $0.90)."),
-        ([0, 0, 0, 190, DALLAS], "as cheap to ship as the next best, Dallas and sparing scarce stock (worth $1.90)."),
-        ([200, -40, 0, 0, DALLAS, TULSA], "$2.00 cheaper than the next best, Dallas and ST-9 and later at the door (worth $0.40)."),
+        ([110, 50, 0, 0, DALLAS], "$1.10 cheaper than the next best, Dallas, and sooner at the door (worth $0.50)."),
+        ([-30, 90, 0, 0, DALLAS], "$0.30 dearer to ship than the next best, Dallas, and sooner at the door (worth $0.90)."),
+        ([0, 0, 0, 190, DALLAS], "as cheap to ship as the next best, Dallas, and sparing scarce stock (worth $1.90)."),
+        ([200, -40, 0, 0, DALLAS, TULSA], "$2.00 cheaper than the next best, Dallas + ST-9, though later at the door (worth $0.40)."),
         ([], "no other set of nodes could serve it."),
     ],
 )  # fmt: skip
@@ -73,7 +73,7 @@ def test_every_verdict_has_a_reason_with_all_its_numbers(verdict: Verdict) -> No
     numbers = tuple(range(5, 5 + _NUMBERS[verdict]))
     text = explanation.reason(Candidate(RENO, 10, verdict, numbers), "USD")
     assert text
-    shown = text.replace("line 6", "line 5")  # lines are counted from one
+    shown = text.replace("line 6", "line 5").replace("leg 6", "leg 5")  # both are counted from one
     for number in numbers:
         assert str(number) in shown or money(number, "USD") in shown or money(number, "USD", signed=True) in shown
 
