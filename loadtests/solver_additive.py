@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 
 from solvers.joint_columns import NEVER
-from solvers.joint_flat import compiled
+from solvers.joint_jit import compiled
 from solvers.joint_wire import Ints
 
 

@@ -23,7 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from solvers.joint_flat import Flags, compiled
+from solvers.joint_flat import Flags
+from solvers.joint_jit import compiled
 from solvers.joint_wire import Ints, JointArrays
 
 NEVER = 2**45

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from solvers.joint_flat import Flat, compiled
+from solvers.joint_flat import Flat
+from solvers.joint_jit import compiled
 from solvers.joint_wire import Ints
 
 UNITS_CUT_MAX = 16

@@ -15,22 +15,15 @@ F3  a row is critical only while the orders that are still open could ask for mo
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from solvers.joint_jit import compiled
 from solvers.joint_wire import Ints
 
 Flags: TypeAlias = NDArray[np.bool_]
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def compiled(function: _F) -> _F:
-    """Compile with Numba: no Python objects, exact integers, machine code kept beside the source."""
-    return cast(_F, njit(cache=True, nogil=True)(function))
 
 
 class Flat(NamedTuple):

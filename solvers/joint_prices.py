@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from solvers.joint_flat import Flags, Flat, compiled
+from solvers.joint_flat import Flags, Flat
+from solvers.joint_jit import compiled
 from solvers.joint_wire import Ints
 
 SCALE_MAX = 256

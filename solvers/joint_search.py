@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from solvers.joint_flat import compiled
+from solvers.joint_jit import compiled
 from solvers.joint_prices import cheapest, excess_of, fits
 from solvers.joint_wire import Ints
 

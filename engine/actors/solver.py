@@ -49,10 +49,11 @@ class SolverActor:
         if self._started:  # a restarted supervisor calls again
             await asyncio.Event().wait()
         self._started = True
-        from solvers.worker import RECYCLE_AFTER, answer
+        from solvers.worker import RECYCLE_AFTER, answer, warm
 
         set_up_logging(self._settings)
         os.nice(max(0, NICENESS - os.nice(0)))
+        await asyncio.to_thread(warm)  # seconds, when something is still to compile; shards find no socket until then
         self._path.unlink(missing_ok=True)
         loop = asyncio.get_running_loop()
         server = await loop.create_unix_server(lambda: _Connection(self._queue), str(self._path))
