@@ -15,7 +15,9 @@ from tests.integration.engine_process import Engine
 
 ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial" / "first-allocation.md"
+OPERATE = ROOT / "docs" / "how-to" / "operate.md"
 BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.M | re.S)
+ASKING = re.compile(r"^quartermaster (?:status|verify|explain) .*$", re.M)
 
 
 @pytest.mark.timeout(400)  # two starts of a whole engine
@@ -33,6 +35,14 @@ def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
         assert '"decision_id"' in first
         assert "out_of_stock" in first
         assert re.search(r"(New York|Chicago).* ships? .* for \$", first), "explain answers in one sentence"
+
+        found = re.search(r"dec_\w+", first)
+        assert found is not None
+        (tmp_path / "acknowledged.txt").write_text("A-1001\nA-1002\n")
+        for command in ASKING.findall(OPERATE.read_text("utf-8")):
+            command = command.replace("DECISION_ID", found[0]).replace("STORE-17", "NYC")
+            said = _run(tmp_path, f".venv/bin/{command}")
+            assert said.strip(), command
 
         engine.kill_everything()
         engine.start()
