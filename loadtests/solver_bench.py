@@ -34,7 +34,8 @@ from solvers.joint_wire import Ints
 
 ORDERS = 64
 COLUMNS_MAX = 400
-DEADLINE_MS = 1_000
+DEADLINE_MS = 60_000
+"""Out of reach: what is measured and compared is bounded by deterministic work."""
 
 Figure = dict[str, float]
 T = TypeVar("T")
@@ -120,13 +121,14 @@ def timed(call: Callable[[Batch], T], batch: Batch) -> tuple[float, T]:
 
 def ratio(name: str, peers: list[Callable[[Batch], int]], batches: list[Batch], rounds: int) -> Figure:
     """Median and range over rounds of (sum of the times of each batch's faster peer / sum of ours); gaps are printed."""
-    ratios, ours_ms, peer_ms, gaps = [], [], [], []
+    ratios, ours_ms, peer_ms, gaps, contended = [], [], [], [], 0
     for _ in range(rounds):
         mine, theirs = [], []
         for batch in batches:
             ms, outcome = timed(ours, batch)
             others = [timed(peer, batch) for peer in peers]
             mine.append(ms)
+            contended += outcome.rung != "separable"
             theirs.append(min(other_ms for other_ms, _ in others))
             gaps += [100 * (outcome.cost / optimum - 1) for _, optimum in others]
         ratios.append(sum(theirs) / sum(mine))
@@ -136,7 +138,7 @@ def ratio(name: str, peers: list[Callable[[Batch], int]], batches: list[Batch], 
         f"{name}: {statistics.median(ratios):.1f} ({min(ratios):.1f}-{max(ratios):.1f}); "
         f"ours {statistics.median(ours_ms):.2f} ms (max {max(ours_ms):.2f}), "
         f"peer {statistics.median(peer_ms):.1f} ms (max {max(peer_ms):.1f}); "
-        f"gap mean {statistics.mean(gaps):.3f} %, max {max(gaps):.3f} %"
+        f"gap mean {statistics.mean(gaps):.3f} %, max {max(gaps):.3f} %; {contended}/{len(ours_ms)} contended"
     )
     return {"value": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
 

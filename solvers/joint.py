@@ -64,6 +64,12 @@ _TINY_PRODUCT = 64
 _PRICE_ROUNDS = 300
 _PRICE_TURNS = 3
 _NODES_MAX = 20_000
+_PRICE_WORK = 10_000_000
+"""Takes that one turn of pricing may look at (about 10 ms): fewer rounds where there are very many."""
+_EXCHANGE_WORK = 30_000_000
+"""Columns x takes up to which pairs of orders are exchanged."""
+_SEARCH_WORK = 8_000_000
+"""Nodes x columns of one search (about 10 ms): where thousands of columns are left it would not end anyway."""
 _DEPTH_MAX = 4
 
 
@@ -142,9 +148,12 @@ def _component(flat: Flat, clock: _Clock, *, depth: int) -> _Part:
     alive = np.ones(len(flat.cost), dtype=np.bool_)
     if not tiny:
         for _ in range(_PRICE_TURNS):  # a better incumbent makes better steps, and the other way round
-            lagrangian = price_rows(*body, incumbent, price, scale, _PRICE_ROUNDS)
+            rounds = min(_PRICE_ROUNDS, 1 + _PRICE_WORK // len(flat.row))
+            lagrangian = price_rows(*body, incumbent, price, scale, rounds)
             bound = base - (-lagrangian // scale)
-            if bound >= flat.cost_of(incumbent) or improve(*body, incumbent) == 0:
+            if bound >= flat.cost_of(incumbent) or len(flat.cost) * len(flat.row) > _EXCHANGE_WORK:
+                break
+            if improve(*body, incumbent) == 0:
                 break
         if bound >= int(flat.cost[incumbent].sum()):
             return _Part(incumbent, flat.cost_of(incumbent), True)
@@ -155,8 +164,8 @@ def _component(flat: Flat, clock: _Clock, *, depth: int) -> _Part:
             return _Part(deeper.chosen, max(bound, deeper.bound), deeper.exact)
     else:
         price[:] = 0
-    nodes = search(*body, incumbent, price, scale, lagrangian, _NODES_MAX)
-    if nodes < _NODES_MAX:
+    nodes_max = min(_NODES_MAX, 1 + _SEARCH_WORK // len(flat.cost))
+    if search(*body, incumbent, price, scale, lagrangian, nodes_max) < nodes_max:
         return _Part(incumbent, flat.cost_of(incumbent), True)
     bound = min(base - (-lagrangian // scale), flat.cost_of(incumbent))
     return _last_resort(flat._replace(incumbent=incumbent), alive, bound, clock)

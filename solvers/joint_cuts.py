@@ -16,6 +16,8 @@ from solvers.joint_flat import Flat
 from solvers.joint_jit import compiled
 from solvers.joint_wire import Ints
 
+CLIQUES_MAX = 32
+"""Clique rows of one stock row: every big take of it is in all of them."""
 UNITS_CUT_MAX = 16
 """Takes beyond this are never rounded: with large numbers fractions do little harm."""
 
@@ -51,13 +53,15 @@ def _with_cuts(ptr: Ints, take_ptr: Ints, row: Ints, units: Ints, stock: Ints) -
     clique_row = [np.int64(0) for _ in range(0)]  # row of each clique
     clique_order = [np.int64(0) for _ in range(0)]
     last_order = np.full(rows, -1, np.int64)
+    cliques_of = np.zeros(rows, np.int64)
     first_clique = len(new_stock)
     for o in range(orders):
         for c in range(ptr[o], ptr[o + 1]):
             for t in range(take_ptr[c], take_ptr[c + 1]):
                 r = row[t]
                 small = 2 * units[t] <= stock[r] and small_big[r] > 0 and units[t] + small_big[r] > stock[r]
-                if small and last_order[r] != o:
+                if small and last_order[r] != o and cliques_of[r] < CLIQUES_MAX:
+                    cliques_of[r] += 1
                     last_order[r] = o
                     clique_row.append(np.int64(r))
                     clique_order.append(np.int64(o))

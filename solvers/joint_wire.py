@@ -20,6 +20,8 @@ EXACT, TIME_BOXED = 0, 1
 MONEY_MAX = 2**50
 UNITS_MAX = 2**40
 STOCK_MAX = 2**50
+COLUMNS_MAX = 2**19
+COLUMNS_OF_ORDER_MAX = 2**11
 
 
 class JointColumn(msgspec.Struct, array_like=True):
@@ -99,6 +101,8 @@ def check(arrays: JointArrays) -> JointArrays:
             raise ValueError(f"{name} does not cut its {end} entries")
     if len(take_ptr) != len(cost) + 1 or len(row) != len(units):
         raise ValueError("columns and takes have arrays of different lengths")
+    if len(cost) > COLUMNS_MAX or (len(ptr) > 1 and np.diff(ptr).max() > COLUMNS_OF_ORDER_MAX):
+        raise ValueError(f"more than {COLUMNS_MAX} columns, or than {COLUMNS_OF_ORDER_MAX} of one order")
     empty = np.flatnonzero(np.diff(ptr) == 0)
     if len(empty):
         raise ValueError(f"order {int(empty[0])} has no columns")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import time
 
 import msgspec
 import pytest
@@ -135,6 +136,17 @@ def test_money_and_units_near_the_limits_do_not_overflow() -> None:
     assert answer.cost == 6 * big - big
 
 
+def test_a_large_problem_ends_near_its_deadline() -> None:
+    """2,000 orders on scarce rows, far beyond a batch: every step is bounded by work, so the deadline is overrun by little."""
+    problem = many_orders(1, orders=2_000, rows=400)
+    run(many_orders(1, orders=12, rows=6))  # compiled
+    started_s = time.process_time()
+    answer = run(problem, deadline_ms=100)
+    assert time.process_time() - started_s < 2.0
+    assert answer.status == TIME_BOXED
+    assert answer.bound <= answer.cost < 2_000 * 3_000
+
+
 @pytest.mark.parametrize(
     ("problem", "words"),
     [
@@ -142,6 +154,7 @@ def test_money_and_units_near_the_limits_do_not_overflow() -> None:
         (JointProblem([[JointColumn(1, [(2, 1)])]], [5, 5]), "row 2"),
         (JointProblem([[JointColumn(1, [(-1, 1)])]], [5, 5]), "row -1"),
         (JointProblem([[JointColumn(1, [(0, -1)])]], [5, 5]), "units -1"),
+        (JointProblem([[JointColumn(1, [])] * 2_049], []), "of one order"),
         (JointProblem([[JointColumn(2**60, [])]], []), "money"),
         (JointProblem([[JointColumn(1, [])]], [-1]), "stock -1"),
         (JointProblem([[JointColumn(1, [(0, 2)])], [JointColumn(1, [(0, 2)])]], [3]), "more of row 0"),
