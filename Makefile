@@ -62,7 +62,8 @@ test: $(STAMP) redis-server static ## All that CI runs: format, lint, types, imp
 check: $(STAMP) static unit ## The quick part of it, under a minute: the same without the slow tests
 
 bench: $(STAMP) ## Measure against the peers, side by side (QUICK=1: under 5 minutes)
-	@$(BIN)/python -m loadtests.bench $(if $(QUICK),--quick)
+	@code=0; $(BIN)/python -m loadtests.bench $(if $(QUICK),--quick) || code=$$?; \
+		if [ -e loadtests/results/latest.json ]; then $(BIN)/python -m docs.tools.figures; fi; exit $$code
 
 static: $(STAMP)
 	@$(BIN)/ruff format --check --quiet .

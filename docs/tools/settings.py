@@ -1,4 +1,4 @@
-"""Writes docs/reference/settings.md from engine/settings.py. Run: .venv/bin/python docs/tools/settings.py"""
+"""Writes docs/reference/settings.md from engine/settings.py. Run: .venv/bin/python -m docs.tools.settings"""
 
 from __future__ import annotations
 
