@@ -67,7 +67,7 @@ def main() -> None:
     wanted = set(arguments.only or KEYS)
     # With --only, an incomplete file must not replace the complete one.
     path = arguments.out or (None if arguments.only else figures.RESULTS / "latest.json")
-    out = Console()
+    out = Console() if sys.stdout.isatty() else Console(width=150)
     folder = Path(tempfile.mkdtemp(prefix="qm-bench-"))
     bench = Bench(arguments.seed, arguments.quick, folder, out)
     scale = "reduced" if arguments.quick else "full"

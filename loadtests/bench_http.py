@@ -36,9 +36,8 @@ BATCH = 100
 BATCH_CONNECTIONS = 8
 POOL_ORDERS = 8_000
 HOT_SKUS = 20
-HOT_LINES = 2
 REFUSED_SHARE = 0.30
-RESTOCK_UNITS = 40
+RESTOCK_EACH = 10
 LINES = 3
 
 PEER_OF = {
@@ -146,18 +145,20 @@ def _start_peers(
 
 def _make_pools(bench: Bench, engine: Engine, network: Network, hot: Network) -> Pools:
     orders = Traffic(network, TrafficSpec(seed=bench.seed, lines=LINES)).draw(POOL_ORDERS)
-    wanted_by_all = Traffic(hot, TrafficSpec(seed=bench.seed, lines=HOT_LINES, hot_skus=HOT_SKUS, single_unit=True))
+    wanted_by_all = Traffic(hot, TrafficSpec(seed=bench.seed, lines=LINES, hot_skus=HOT_SKUS, single_unit=True))
     folder, headers = bench.folder, engine.headers
     restock = [
         (
             "/v1/inventory/adjustments",
             msgspec.json.encode(
-                {"node_id": node.node_id, "sku": item.sku, "kind": "received", "quantity": RESTOCK_UNITS}
+                {
+                    "node_id": node.node_id,
+                    "moves": [{"sku": i.sku, "kind": "received", "quantity": RESTOCK_EACH} for i in hot.items],
+                }
             ),
         )
         for node in hot.nodes
         if node.kind == "warehouse"
-        for item in hot.items
     ]
     path = "/v1/allocations"
     return Pools(
@@ -233,9 +234,9 @@ def _rounds(
             allowed=("out_of_stock",),
             record=acknowledged,
             side_pool=str(pools.restock),
-            side_units=RESTOCK_UNITS,
+            side_units=RESTOCK_EACH * HOT_SKUS,
             side_share=1 - REFUSED_SHARE,
-            units_per_request=float(HOT_LINES),
+            units_per_request=float(LINES),
         )
         rates.add("contended", result.requests / result.seconds)
         rates.add("refused", 1 - result.orders_ok / result.requests)

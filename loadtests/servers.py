@@ -50,7 +50,7 @@ class Server:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env, start_new_session=True
             )
-        self.processes = {self.name: self._process.pid}
+        self.processes = {"peer": self._process.pid}
 
     def start(self) -> None:
         """Start and wait until it answers on its own port. Raises ServerError with the end of its log."""

@@ -20,6 +20,7 @@ class RedisWriter:
         self._script.sha = self._client.script_load(SCRIPT)
         stock = network.stock
         self._positions = list(zip(stock.node[:3_000].tolist(), stock.item[:3_000].tolist(), strict=True))
+        self._client.mset({position_key(node, item): 1_000_000_000 for node, item in self._positions})
         self._prefix = prefix
         self._next = 0
 
