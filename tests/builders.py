@@ -28,7 +28,7 @@ from engine.domain.replies import ConfigDoc
 
 NOW_MS = 1_790_000_000_000
 """A fixed instant of the tests, September 2026."""
-_KIND_OF = {Item: "item", Node: "node", Channel: "channel", Carrier: "carrier", Placement: "placement"}
+KIND_OF = {Item: "item", Node: "node", Channel: "channel", Carrier: "carrier", Placement: "placement"}
 
 
 def an_item(sku: str = "SKU-1", *, components: dict[str, int] | None = None, **fields: Any) -> Item:
@@ -66,7 +66,7 @@ def as_docs(documents: Iterable[Document], *, first_version: int = 1) -> list[Co
     docs: list[ConfigDoc] = []
     counts: dict[str, int] = {}
     for n, document in enumerate(documents):
-        kind = _KIND_OF[type(document)]
+        kind = KIND_OF[type(document)]
         index = counts.get(kind, 0)
         counts[kind] = index + 1
         name = str(getattr(document, KEY_FIELD[kind])) if KEY_FIELD[kind] else ""

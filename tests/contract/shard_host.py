@@ -39,6 +39,7 @@ class HostedShard:
     ) -> None:
         self.shard = shard
         self.settings = Settings(snapshot_interval_s=0.05, **settings)
+        self.token = self.settings.cluster_token.get_secret_value() if self.settings.cluster_token else ""
         self.directory = directory
         self.folder = folder
         self.journal: Journal = MemoryJournal(server, shard)
@@ -52,7 +53,7 @@ class HostedShard:
             core = ControlCore()
         elif core is None:
             catalog = Catalog(self.shard)
-            self.cluster = Cluster(self.directory.find, peer=self.shard, catalog=catalog)
+            self.cluster = Cluster(self.directory.find, token=self.token, peer=self.shard, catalog=catalog)
             await self.cluster.start()
             assert await self.cluster.wait_configured(5.0)
             core = ShardCore(self.shard, catalog, GreedyPlanner)
@@ -61,7 +62,7 @@ class HostedShard:
         box: list[Runner] = []
         self._sockets = ShardServer(
             self.shard,
-            token="",
+            token=self.token,
             on_commands=lambda conn, items: box[0].on_commands(conn, items),
             on_left=lambda conn: box[0].on_left(conn),
         )
@@ -70,6 +71,8 @@ class HostedShard:
         path = self.folder / f"{self.shard}-{uuid.uuid4().hex[:8]}.sock"
         await self._sockets.listen_unix(path)
         address = f"unix:{host_id()}:{path}"
+        if self.settings.tcp:
+            address = f"tcp:127.0.0.1:{await self._sockets.listen_tcp('127.0.0.1')}"
         acquired = await self.journal.acquire(uuid.uuid4().hex, [address])
         await self.runner.start(acquired)
         if self.cluster is not None:

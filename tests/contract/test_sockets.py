@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from pydantic import SecretStr
 
 from engine.client.cluster import Cluster
 from engine.domain.commands import AdjustStock, GetAvailability, GetOrder, GetStatus, PutConfig, StockMove
@@ -21,13 +22,15 @@ from tests.contract.shard_host import Directory, HostedShard
 
 
 class Engine:
-    def __init__(self, folder: Path, shards: int) -> None:
+    def __init__(self, folder: Path, shards: int, *, token: str = "", **settings: object) -> None:
+        if token:
+            settings["cluster_token"] = SecretStr(token)
         self.folder = folder
         self.server = MemoryServer()
         self.directory = Directory()
-        self.control = HostedShard(CONTROL_SHARD, folder, self.server, self.directory)
-        self.stock = [HostedShard(n, folder, self.server, self.directory) for n in range(shards)]
-        self.cluster = Cluster(self.directory.find, timeout_s=3.0)
+        self.control = HostedShard(CONTROL_SHARD, folder, self.server, self.directory, **settings)
+        self.stock = [HostedShard(n, folder, self.server, self.directory, **settings) for n in range(shards)]
+        self.cluster = Cluster(self.directory.find, token=token, timeout_s=3.0)
 
     async def start(self) -> Engine:
         await self.control.start()
@@ -40,12 +43,10 @@ class Engine:
         return self
 
     async def put(self, document: Document) -> None:
-        from tests.builders import _KIND_OF
+        from tests.builders import KIND_OF
 
-        kind = _KIND_OF[type(document)]
-        reply = await self.cluster.ask(
-            CONTROL_SHARD, PutConfig(kind, (msgspec.json.encode(document),)), timeout_s=5.0
-        )
+        kind = KIND_OF[type(document)]
+        reply = await self.cluster.ask(CONTROL_SHARD, PutConfig(kind, (msgspec.json.encode(document),)), timeout_s=5.0)
         assert isinstance(reply, ConfigReply), reply
         assert KEY_FIELD[kind] is not None
 
@@ -171,3 +172,39 @@ async def test_many_askers_race_for_one_unit(engine: Engine) -> None:
     assert len(winners) == 1
     assert {r.code for r in losers} == {"out_of_stock"}
     assert losers[0].errors[0].facts["available_to_promise"] == 0
+
+
+async def test_shards_speak_tcp_between_machines(tmp_path: Path) -> None:
+    """The same, over TCP with a shared token: an order whose legs lie on two shards."""
+    engine = await Engine(tmp_path, 2, token="open sesame", tcp=True).start()
+    try:
+        await engine.stock_up("N-0", "SKU-0", 1)
+        stocked = await engine.stock_up("N-1", "SKU-1", 1)
+        order = an_order(lines={"SKU-0": 1, "SKU-1": 1})
+        reply = await engine.cluster.ask(0, a_place(order, key=9, after=stocked.token))
+        assert isinstance(reply, OrderView), reply
+        assert len(reply.legs) == 2
+    finally:
+        await engine.close()
+
+
+async def test_a_wrong_token_gets_no_answer(tmp_path: Path) -> None:
+    engine = await Engine(tmp_path, 1, token="open sesame", tcp=True).start()
+    stranger = Cluster(engine.directory.find, token="guess", timeout_s=0.5)
+    try:
+        reply = await stranger.ask(0, GetStatus())
+        assert isinstance(reply, Problem)
+        assert reply.code == "unavailable"
+    finally:
+        await stranger.close()
+        await engine.close()
+
+
+async def test_bytes_that_are_no_frame_close_the_connection_and_harm_nobody(engine: Engine) -> None:
+    address = engine.directory.found[0].addresses[0].split(":", 2)[2]
+    for junk in (b"\xff" * 4, b"\x04\x00\x00\x00abcd", b"GET / HTTP/1.1\r\n\r\n"):
+        reader, writer = await asyncio.open_unix_connection(address)
+        writer.write(junk)
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+    assert isinstance(await engine.cluster.ask(0, GetStatus()), StatusReply)

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-READY_TIMEOUT_S = 120.0
+READY_TIMEOUT_S = 240.0
 
 
 class Engine:
