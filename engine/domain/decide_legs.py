@@ -63,26 +63,29 @@ def wrong_state(record: OrderRecord, wanted: str) -> Problem:
 
 def take_from_leg(record: OrderRecord, leg: LegRecord, line: int, units: int, change: Change) -> int:
     """Take up to `units` of a line out of a leg; returns how many were taken. Frees stock and capacity of local legs."""
-    for n, (index, have) in enumerate(leg.lines):
-        if index != line:
-            continue
-        taken = min(have, units)
-        before_units, before_lines = sum(u for _, u in leg.lines), len(leg.lines)
-        if taken == have:
-            leg.lines.pop(n)
+    have = sum(there for index, there in leg.lines if index == line)
+    taken = min(have, units)
+    if not taken:
+        return 0
+    before_units, before_lines = sum(there for _, there in leg.lines), len(leg.lines)
+    kept: list[tuple[int, int]] = []
+    left = taken
+    for index, there in leg.lines:
+        gone = min(there, left) if index == line else 0
+        left -= gone
+        if there > gone:
+            kept.append((index, there - gone))
+    leg.lines = kept
+    if leg.local:
+        item = record.lines[line].item
+        if leg.state == LegState.HELD:
+            change.stock.extend((leg.node, item, 0, -taken, 0))
         else:
-            leg.lines[n] = (index, have - taken)
-        if leg.local:
-            item = record.lines[line].item
-            if leg.state == LegState.HELD:
-                change.stock.extend((leg.node, item, 0, -taken, 0))
-            else:
-                change.stock.extend((leg.node, item, 0, 0, -taken))
-        else:
-            leg.driving = True
-        _shrink_capacity(leg, before_units, before_lines, change)
-        return taken
-    return 0
+            change.stock.extend((leg.node, item, 0, 0, -taken))
+    else:
+        leg.driving = True
+    _shrink_capacity(leg, before_units, before_lines, change)
+    return taken
 
 
 def _shrink_capacity(leg: LegRecord, before_units: int, before_lines: int, change: Change) -> None:
@@ -311,7 +314,10 @@ def _ship(record: OrderRecord, leg: LegRecord, command: ActOnLeg, change: Change
     if not any(chosen):
         return refuse("invalid_field", "/lines", "nothing to ship")
     leaving = [(i, units) for i, units in enumerate(chosen) if units]
-    staying = [(i, have - chosen[i]) for i, have in leg.lines if have > chosen[i]]
+    units_in_leg = dict.fromkeys((i for i, _ in leg.lines), 0)
+    for i, have in leg.lines:
+        units_in_leg[i] += have
+    staying = [(i, have - chosen[i]) for i, have in units_in_leg.items() if have > chosen[i]]
     shipped = leg
     if staying:
         leg_no = max(other.leg_no for other in record.legs) + 1

@@ -151,8 +151,6 @@ def _load_node(state: ShardState, node: int, loaded: NodeSnapshot) -> None:
     part.movements.load(loaded.movements)
     part.settings = {item: (mode, trust_bp, cap) for item, mode, trust_bp, cap in loaded.settings}
     part.foreign = {leg_key(leg.order_no, leg.leg_no): leg for leg in loaded.foreign}
-    for key in part.foreign:
-        state.foreign_node[key] = node
     for item in part.settings:
         row = positions.find(item, node)
         if row >= 0:

@@ -160,7 +160,10 @@ class Done(Struct, array_like=True, tag=9, frozen=True, gc=False):
 
 
 class TryReply(Struct, array_like=True, tag=10, frozen=True, gc=False):
-    """All held (`ok`), or the positions that fell short: (item, node, ATP now), and full capacity days (node, day, left)."""
+    """All held (`ok`), or the positions that fell short: (item, node, ATP), and full capacity days (node, day, used).
+
+    token: the entry that holds them, or the one that the numbers are true at.
+    """
 
     ok: bool
     short: tuple[tuple[int, int, int], ...] = ()

@@ -303,7 +303,8 @@ def _apply_leg_driven(state: ShardState, event: LegDriven, seq: int, time_ms: in
         leg.resolved = True
     else:  # nothing of it is left here: a repeat of the drive needs no leg to be acknowledged
         del foreign[key]
-        state.foreign_node.pop(key, None)
+        if state.foreign_node.get(key) == node:  # replaying: a newer part may hold the leg at another node by now
+            del state.foreign_node[key]
     state.dirty[node] = None
 
 
@@ -416,6 +417,7 @@ def rebuild_indexes(state: ShardState) -> Derived:
     state.open_holds = state.open_orders = 0
     state.work.clear()
     state.dedupe_count = sum(len(table) for table in state.key_tables())
+    state.foreign_node = {key: node for node, part in state.nodes.items() for key in part.foreign}
     for slot, part in state.slots.items():
         part.ids = IdTable()
         for order_no in sorted(part.orders):

@@ -86,7 +86,7 @@ class Participant:
             )
         short, full = self._lacks(command, fresh)
         if short or full:
-            core.answer(conn, corr, TryReply(False, short, full))
+            core.answer(conn, corr, TryReply(False, short, full, core.token()))
             return
         batch = core.batch(now_ms)
         for leg_no, node, day, capacity, lines in fresh:

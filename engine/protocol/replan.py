@@ -115,13 +115,15 @@ def _prepare(core: ShardCore, slot: str, record: OrderRecord) -> Prepared:
     """The parked units of an order as a request to plan."""
     catalog = core.catalog
     channel = catalog.channels[record.channel]
-    parked = [demand for demand in record.demand if demand.parked]
-    old = [record.lines[demand.line] for demand in parked]
+    parked: dict[int, int] = {}
+    for demand in record.demand:
+        if demand.parked:
+            parked[demand.line] = parked.get(demand.line, 0) + demand.quantity
     lines = [
         LineRecord(
             line.line_id,
             line.item,
-            demand.quantity,
+            units,
             line.unit_price_minor,
             line.method,
             line.group,
@@ -129,7 +131,7 @@ def _prepare(core: ShardCore, slot: str, record: OrderRecord) -> Prepared:
             0,
             line.splittable,
         )
-        for demand, line in zip(parked, old, strict=True)
+        for line, units in ((record.lines[i], units) for i, units in parked.items())
     ]
     request = OrderRequest(
         record.order_id,
@@ -153,7 +155,7 @@ def _prepare(core: ShardCore, slot: str, record: OrderRecord) -> Prepared:
         record.max_legs,
     )
     plan_request = PlanRequest(request, lines, record.channel, record.rejected_nodes, record.max_legs)
-    return Prepared(slot, plan_request, lines, [demand.line for demand in parked], OnShort.PARK)
+    return Prepared(slot, plan_request, lines, list(parked), OnShort.PARK)
 
 
 def _add_legs(core: ShardCore, replan: Replan, plan: Plan, *, first: int, txn: int, now_ms: int) -> OrderRecord | None:

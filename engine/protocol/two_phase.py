@@ -216,17 +216,20 @@ class TwoPhase:
         txn = self._by_corr.pop(corr, None)
         if txn is None:
             return False
+        core = self._core
         pending = self._pending.get(txn)
         if pending is None or pending.waiting.get(shard) != corr:
             return True
         del pending.waiting[shard]
         if isinstance(reply, TryReply):
+            points = parse_token(reply.token) or {}
             if reply.ok:
-                pending.points.update(parse_token(reply.token) or {})
+                pending.points.update(points)
             else:
                 pending.refused = True
                 pending.asked.remove(shard)
-                self._learn(reply)
+                if core.views.point(shard) < points.get(shard, (0, 0)):  # else the view knows better
+                    self._learn(reply)
         else:  # it did not say whether it holds them: unknown
             pending.refused = True
             pending.silent.append(shard)

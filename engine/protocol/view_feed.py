@@ -156,9 +156,9 @@ class ViewFeed:
 
     def update(self, reply: Reply, now_ms: int) -> None:
         """Apply an owner's values by assignment. A full picture first forgets what was seen of that owner."""
-        if not isinstance(reply, ViewUpdate):
-            return
         core = self._core
+        if not isinstance(reply, ViewUpdate) or reply.shard == core.shard:
+            return
         positions, capacity, owns_node = core.state.positions, core.state.capacity, core.catalog.owns_node
         if reply.full:
             self._points.pop(reply.shard, None)

@@ -1,0 +1,256 @@
+"""What must hold of a simulated cluster: after every step of every shard, at every recovery, and when all is quiet.
+
+Numbers are those of reliability.md E1 (I...) and of engine/domain/state.py (S...). The sums are added up here from records alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from engine.domain.events import Event, LegDriven, LegHeld, OrderPut, StockCounted, StockMoved
+from engine.domain.orders import LegState, OrderRecord, OrderState, decode_record
+from engine.domain.state import ShardState, leg_key
+from engine.protocol.shard_core import ShardCore
+
+_LIVE = (LegState.ALLOCATED, LegState.RELEASED, LegState.ACCEPTED, LegState.PICKING)
+_LEFT = (LegState.SHIPPED, LegState.DELIVERED)
+_TERMINAL = (OrderState.RELEASED, OrderState.EXPIRED, OrderState.CANCELLED)
+
+
+def orders_of(state: ShardState) -> dict[int, tuple[str, OrderRecord]]:
+    return {
+        order_no: (slot, decode_record(packed))
+        for slot, part in state.slots.items()
+        for order_no, packed in part.orders.items()
+    }
+
+
+def own_positions(state: ShardState) -> dict[tuple[int, int], tuple[int, ...]]:
+    """(on hand, held, allocated, safety, fenced, counted) by (node, item) of this shard's own nodes, zeros left out."""
+    positions = state.positions
+    items = positions.items().tolist()
+    out = {}
+    for row in range(positions.size):
+        node = positions.v_node[row]
+        if state.catalog.owns_node(node):
+            values = (
+                positions.v_on_hand[row],
+                positions.v_held[row],
+                positions.v_allocated[row],
+                positions.v_safety[row],
+                positions.v_fenced[row],
+                positions.v_counted_s[row],
+            )
+            if any(values):
+                out[(node, items[row])] = values
+    return out
+
+
+def digest(state: ShardState) -> dict[str, Any]:
+    """Everything that is a function of the journal (S7)."""
+    return {
+        "orders": {slot: dict(part.orders) for slot, part in sorted(state.slots.items()) if part.orders},
+        "keys": {slot: list(part.dedupe.rows()) for slot, part in sorted(state.slots.items()) if len(part.dedupe)},
+        "positions": own_positions(state),
+        "capacity": {
+            node: rows
+            for node in range(len(state.catalog.nodes))
+            if state.catalog.owns_node(node) and (rows := state.capacity.rows(node))
+        },
+        "nodes": {
+            node: (
+                list(part.dedupe.rows()),
+                dict(part.feeds),
+                part.movements.pack(),
+                dict(part.settings),
+                dict(sorted(part.foreign.items())),
+            )
+            for node, part in sorted(state.nodes.items())
+            if len(part.dedupe) or part.feeds or len(part.movements) or part.settings or part.foreign
+        },
+        "short": sorted(key for key in state.short_positions),
+        "work": {node: dict(sorted(legs.items())) for node, legs in sorted(state.work.items()) if legs},
+        "counts": (state.open_holds, state.open_orders, state.dedupe_count, len(state.foreign_node)),
+        "recovered": (state.recovered_at_ms, state.grace_until_ms),
+        "seq": (state.seq, state.time_ms),
+    }
+
+
+def check_core(core: ShardCore) -> None:
+    """After every step: counters equal the sums over records (S2, I6), nothing is negative (S3)."""
+    state = core.state
+    held: Counter[tuple[int, int]] = Counter()
+    allocated: Counter[tuple[int, int]] = Counter()
+    capacity: Counter[tuple[int, int]] = Counter()
+    holds = committed = 0
+    for order_no, (slot, record) in orders_of(state).items():
+        assert state.order_of_id(slot, record.order_id) is not None, f"order {order_no} is not found by its id"
+        holds += record.state == OrderState.HELD
+        committed += record.state == OrderState.COMMITTED
+        for leg in record.legs:
+            assert leg.local == state.catalog.owns_node(leg.node)
+            assert (record.state == OrderState.HELD) == (leg.state == LegState.HELD) or leg.state >= LegState.CANCELLED
+            if leg.local:
+                for i, units in leg.lines:
+                    assert units > 0, f"a leg of order {order_no} holds {units} units"
+                    into = held if leg.state == LegState.HELD else allocated if leg.state in _LIVE else None
+                    if into is not None:
+                        into[(leg.node, record.lines[i].item)] += units
+                capacity[(leg.node, leg.ship_day)] += leg.capacity_units
+        _check_lines(order_no, record)
+    for node, part in state.nodes.items():
+        for key, foreign in part.foreign.items():
+            assert state.foreign_node[key] == node
+            for item, units in foreign.lines:
+                (held if foreign.state == LegState.HELD else allocated)[(node, item)] += units
+            capacity[(node, foreign.ship_day)] += foreign.capacity_units
+    assert (state.open_holds, state.open_orders) == (holds, committed)
+    positions = state.positions
+    items = positions.items().tolist()
+    for row in range(positions.size):
+        node, item = positions.v_node[row], items[row]
+        assert positions.v_claimed[row] >= 0 and positions.v_safety[row] >= 0
+        if not state.catalog.owns_node(node):
+            continue
+        is_held, is_allocated = positions.v_held[row], positions.v_allocated[row]
+        assert (is_held, is_allocated) == (held[(node, item)], allocated[(node, item)]), (
+            f"S2: node {node} item {item}: held {is_held}, allocated {is_allocated}; "
+            f"records say {held[(node, item)]}, {allocated[(node, item)]}"
+        )
+        short = positions.free(row) + positions.v_claimed[row] < 0
+        assert ((node, item) in state.short_positions) == short, f"short_positions is wrong about {node}, {item}"
+    for node in range(len(state.catalog.nodes)):
+        if state.catalog.owns_node(node):
+            given = dict(state.capacity.rows(node))
+            kept = {day: used for (n, day), used in capacity.items() if n == node and used}
+            # What a finished foreign leg used stays given away, although the leg is forgotten.
+            assert all(given.get(day, 0) >= used for day, used in kept.items()), (node, given, kept)
+
+
+def _check_lines(order_no: int, record: OrderRecord) -> None:
+    """I2 for orders: each unit asked for is in a leg, in demand, cancelled, or was never to be covered."""
+    units = [line.quantity - line.cancelled for line in record.lines]
+    for leg in record.legs:
+        for i, have in leg.lines:
+            units[i] -= have
+    for demand in record.demand:
+        assert demand.quantity > 0
+        units[demand.line] -= demand.quantity
+    if record.state in (OrderState.HELD, OrderState.COMMITTED):
+        assert not any(units), f"I2: order {order_no}: units unaccounted for {units}: {record}"
+    else:
+        assert all(leg.state >= LegState.CANCELLED for leg in record.legs), f"S4: order {order_no} has live legs"
+
+
+class JournalFold:
+    """A second, tiny model of a shard's stock: only the stated changes of events, checked for S1 as they are added up."""
+
+    def __init__(self, owned: set[int]) -> None:
+        self._owned = owned
+        self.on_hand: Counter[tuple[int, int]] = Counter()
+        self.promised: Counter[tuple[int, int]] = Counter()
+        self.versions: dict[int, int] = {}
+        self.terminal: dict[int, int] = {}
+        self.put_count: Counter[int] = Counter()
+
+    def add(self, seq: int, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, OrderPut):
+                self._order(seq, event)
+                self._changes(seq, event.stock)
+            elif isinstance(event, LegHeld):
+                for item, units in event.lines:
+                    self._changes(seq, (event.node, item, 0, units, 0))
+            elif isinstance(event, LegDriven):
+                self._changes(seq, event.stock)
+            elif isinstance(event, StockMoved):
+                for item, _, change in event.moves:
+                    self.on_hand[(event.node, item)] += change
+            elif isinstance(event, StockCounted):
+                for item, change in event.rows:
+                    self.on_hand[(event.node, item)] += change
+
+    def _changes(self, seq: int, stock: tuple[int, ...]) -> None:
+        for i in range(0, len(stock), 5):
+            node, item, on_hand, held, allocated = stock[i : i + 5]
+            assert node in self._owned, f"entry {seq} changes node {node} of another shard"
+            key = (node, item)
+            self.on_hand[key] += on_hand
+            self.promised[key] += held + allocated
+            assert self.promised[key] >= 0, f"S3: entry {seq} frees more of {key} than was promised"
+            if held + allocated > 0:
+                assert self.promised[key] <= self.on_hand[key], f"S1: entry {seq} oversells {key}"
+
+    def _order(self, seq: int, event: OrderPut) -> None:
+        record = decode_record(event.record)
+        version = self.versions.get(event.order_no, 0)
+        assert record.version == version + 1, f"order {event.order_no} went from version {version} to {record.version}"
+        self.versions[event.order_no] = record.version
+        self.put_count[event.order_no] += 1
+        assert event.order_no not in self.terminal, f"S4: entry {seq} changes order {event.order_no}, which had ended"
+        if record.state in _TERMINAL:
+            self.terminal[event.order_no] = record.state
+
+
+def check_agreement(cores: list[ShardCore]) -> None:
+    """When all is quiet: every leg at another shard is there exactly as its home's record says, and no other leg is (I5)."""
+    wanted: dict[int, tuple[int, int, tuple[tuple[int, int], ...]]] = {}
+    for core in cores:
+        for order_no, (_, record) in orders_of(core.state).items():
+            for leg in record.legs:
+                assert not leg.driving, f"order {order_no} leg {leg.leg_no} is still being driven"
+                if leg.local or leg.state >= LegState.SHIPPED or leg.source_leg:
+                    continue
+                units: Counter[int] = Counter()
+                for i, have in leg.lines:
+                    units[record.lines[i].item] += have
+                state = LegState.HELD if leg.state == LegState.HELD else LegState.ALLOCATED
+                wanted[leg_key(order_no, leg.leg_no)] = (leg.node, state, tuple(sorted(units.items())))
+    there = {
+        key: (node, foreign.state, foreign.lines)
+        for core in cores
+        for node, part in core.state.nodes.items()
+        for key, foreign in part.foreign.items()
+    }
+    assert there == wanted, f"I5: legs held {there}, legs decided {wanted}"
+    for core in cores:
+        assert core.two_phase.pending_count == 0 and core.driver.count == 0
+        assert not core.state.positions.claimed.any(), "claims outlived their plans"
+        assert len(core.flights) == 0 and core.claims.waiting == 0
+
+
+def check_views(cores: list[ShardCore]) -> None:
+    """When all is quiet, every view shows what its owner has."""
+    for core in cores:
+        positions = core.state.positions
+        items = positions.items()
+        seen = {
+            (int(items[row]), positions.v_node[row]): positions.free(row)
+            for row in range(positions.size)
+            if not core.catalog.owns_node(positions.v_node[row])
+        }
+        for other in cores:
+            if other is core:
+                continue
+            theirs = other.state.positions
+            for item, node in zip(theirs.items().tolist(), theirs.node[: theirs.size].tolist(), strict=True):
+                if other.catalog.owns_node(node):
+                    free = theirs.free(theirs.find(item, node))
+                    assert seen.get((item, node), 0) == free, (
+                        f"view of shard {core.shard}: node {node} item {item} shows {seen.get((item, node))}, is {free}"
+                    )
+            for node in range(len(core.catalog.nodes)):
+                if other.catalog.owns_node(node):
+                    assert core.state.capacity.rows(node) == other.state.capacity.rows(node)
+
+
+def conserved(cores: list[ShardCore]) -> np.ndarray:
+    """On hand by item over all shards' own nodes."""
+    totals = np.zeros(max(len(core.catalog.items) for core in cores), np.int64)
+    for core in cores:
+        for (_, item), values in own_positions(core.state).items():
+            totals[item] += values[0]
+    return totals

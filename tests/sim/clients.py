@@ -1,0 +1,291 @@
+"""Storefronts, pickers and counters of a simulated cluster: every command is repeated under its key until it is answered.
+
+What was acknowledged is remembered here and must be in every later state of the shards: exactly once, and never taken back (I3).
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from engine.domain.commands import (
+    ActOnLeg,
+    AdjustStock,
+    CancelOrder,
+    Command,
+    CommitHold,
+    CountStock,
+    ExtendHold,
+    GetOrder,
+    GetStatus,
+    ListLegs,
+    PlaceOrder,
+    ReleaseHold,
+    SetPosition,
+    StockMove,
+)
+from engine.domain.config import Node
+from engine.domain.orders import LegState, OnShort, OrderState
+from engine.domain.placement import shard_of_node, shard_of_slot
+from engine.domain.replies import LegView, OrderView, Problem, Reply, StockReply
+from engine.protocol.control_core import ControlCore
+from engine.protocol.shard_core import ShardCore
+from engine.protocol.tokens import parse_token
+from tests.builders import a_destination, a_line, an_order
+from tests.sim.checker import orders_of
+from tests.sim.harness import World
+
+TIMEOUT_MS = 400
+PATIENCE = 500
+"""Attempts before a command counts as unanswered."""
+_TRY_LATER = ("moved", "overloaded", "unavailable", "view_behind", "journal_full")
+_ACTIONS = ("release", "accept", "pick", "ship", "deliver", "reject")
+
+
+@dataclass
+class Op:
+    command: Command
+    shard: int
+    then: Callable[[Reply], None]
+    attempts: int = 0
+    reply: Reply | None = None
+
+
+class Clients:
+    """`work` starts one command after another; `open` = those without an answer."""
+
+    def __init__(self, world: World, *, items: int, postal_codes: list[str], max_quantity: int = 3) -> None:
+        self.world = world
+        self.random = random.Random(world.seed * 7 + 1)
+        self.items = items
+        self.postal_codes = postal_codes
+        self.max_quantity = max_quantity
+        self.open: dict[int, Op] = {}
+        self.views: dict[int, OrderView] = {}
+        """Newest acknowledged view by order number."""
+        self.placed: dict[str, dict[int, None]] = defaultdict(dict)
+        """Order numbers acknowledged under an order id."""
+        self.count = 0
+        self.refusals: dict[str, int] = defaultdict(int)
+        self.answered = 0
+        self._corr = 0
+        self._feed_seq = 0
+        self.nodes: list[Node] = [node for node in world.core(0).catalog.nodes if node is not None]
+        world.on_answer = self._answer
+        world.on_recovered = self._recovered
+
+    # -- sending --------------------------------------------------------------------------------------------------
+
+    def send(self, shard: int, command: Command, then: Callable[[Reply], None] = lambda reply: None) -> Op:
+        self._corr += 1
+        op = self.open[self._corr] = Op(command, shard, then)
+        self._attempt(self._corr, op)
+        return op
+
+    def _attempt(self, corr: int, op: Op) -> None:
+        if op.reply is None:
+            op.attempts += 1
+            assert op.attempts < PATIENCE, f"I11: no answer to {op.command}"
+            self.world.submit(op.shard, corr, op.command)
+            self.world.after(TIMEOUT_MS, lambda: self._attempt(corr, op))
+
+    def _answer(self, corr: int, reply: Reply) -> None:
+        op = self.open.get(corr)
+        if op is None:
+            return
+        if isinstance(reply, Problem):
+            if reply.code in _TRY_LATER:
+                if reply.code == "moved" and reply.errors and "shard" in reply.errors[0].facts:
+                    op.shard = reply.errors[0].facts["shard"]
+                return
+            # Units that were there when the client looked may be gone when it asks: `invalid_field` is then right.
+            wrong = (
+                ("internal", "key_reused")
+                if getattr(op.command, "lines", None)
+                else ("internal", "key_reused", "invalid_field")
+            )
+            assert reply.code not in wrong, f"{op.command} got {reply}"
+            self.refusals[reply.code] += 1
+        self._check_durable(reply)
+        del self.open[corr]
+        op.reply = reply
+        self.answered += 1
+        if isinstance(reply, OrderView):
+            self._saw(op.command, reply)
+        op.then(reply)
+
+    def _check_durable(self, reply: Reply) -> None:
+        """P2: nothing is answered before the entries that it names are durable."""
+        if isinstance(reply, OrderView | StockReply):
+            for shard, (_, seq) in (parse_token(reply.token) or {}).items():
+                assert seq <= self.world.journals[shard].tail_seq, f"an answer names entry {seq}, which is not durable"
+
+    def _saw(self, command: Command, view: OrderView) -> None:
+        if isinstance(command, PlaceOrder):
+            self.placed[view.order_id][view.order_no] = None
+        known = self.views.get(view.order_no)
+        if known is None or known.version <= view.version:
+            self.views[view.order_no] = view
+
+    def _recovered(self, shard: int, core: ShardCore | ControlCore) -> None:
+        """I3: whatever was acknowledged is in the recovered state."""
+        if not isinstance(core, ShardCore):
+            return
+        for order_no, view in self.views.items():
+            if core.catalog.owns_slot(view.slot):
+                record = core.state.order(view.slot, order_no)
+                assert record is not None, f"I3: acknowledged order {view.order_id} is lost"
+                assert record.version >= view.version, f"I3: order {view.order_id} went back from {view} to {record}"
+
+    # -- work -----------------------------------------------------------------------------------------------------
+
+    def home(self, slot: str) -> int:
+        """The shard of a slot, or now and then the wrong one."""
+        right = shard_of_slot(self.world.placement, slot)
+        return right if self.random.random() < 0.95 else self.random.randrange(self.world.shards)
+
+    def key(self) -> dict[str, int]:
+        self.count += 1
+        return {"key_hash": self.count * 0x9E3779B97F4A7C15 & (1 << 64) - 1, "fingerprint": self.count}
+
+    def stock_up(self, *, quantity_max: int) -> None:
+        """Every node gets a few of every item."""
+        for node in self.nodes:
+            moves = tuple(
+                StockMove(f"SKU-{i}", "received", units)
+                for i in range(self.items)
+                if (units := self.random.randint(0, quantity_max))
+            )
+            if moves:
+                self.send(shard_of_node(self.world.placement, node), AdjustStock(node.node_id, moves, **self.key()))
+
+    def place(self, lines: dict[str, int], *, postal_code: str, ttl_s: int = 0, **fields: object) -> Op:
+        self.count += 1
+        order = an_order(f"A-{self.count}", lines, ship_to=a_destination(postal_code), **fields)
+        slot = "US" + postal_code[:3]
+        command = PlaceOrder(order, ttl_s, **self.key())
+        return self.send(shard_of_slot(self.world.placement, slot), command)
+
+    def work(self) -> None:
+        """One random thing that somebody does."""
+        roll = self.random.random()
+        if roll < 0.45 or not self.views:
+            self._place_something()
+        elif roll < 0.85:
+            self._change_something()
+        elif roll < 0.97:
+            self._move_stock()
+        else:
+            node = self.random.choice(self.nodes)
+            self.send(
+                self.random.randrange(self.world.shards), self.random.choice([GetStatus(), ListLegs(node.node_id)])
+            )
+
+    def _place_something(self) -> None:
+        rng = self.random
+        skus = rng.sample(range(self.items), rng.randint(1, min(3, self.items)))
+        postal_code = rng.choice(self.postal_codes)
+        lines = [a_line(f"SKU-{sku}", rng.randint(1, self.max_quantity), line_id=str(n)) for n, sku in enumerate(skus)]
+        order = an_order(
+            f"A-{self.count}" if rng.random() < 0.95 else "A-SAME",
+            lines,
+            ship_to=a_destination(postal_code),
+            on_short=rng.choice([OnShort.REFUSE, OnShort.REFUSE, OnShort.PARTIAL, OnShort.PARK]),
+            priority=rng.choice([0, 0, 0, 5]),
+        )
+        ttl_s = rng.choice([0, 0, 1, 2, 5])
+        self.send(self.home("US" + postal_code[:3]), PlaceOrder(order, ttl_s, **self.key()))
+
+    def _change_something(self) -> None:
+        rng = self.random
+        view = self.views[rng.choice(list(self.views))]
+        home, at = self.home(view.slot), (view.slot, view.order_no)
+        if view.state == "held" and rng.random() < 0.9:
+            command: Command = rng.choice(
+                [
+                    CommitHold(*at, **self.key()),
+                    CommitHold(*at, self._some_lines(view.legs), **self.key()),
+                    ReleaseHold(*at, **self.key()),
+                    ExtendHold(*at, rng.choice([1, 5]), **self.key()),
+                    CancelOrder(*at, **self.key()),
+                ]
+            )
+        elif view.legs and rng.random() < 0.8:
+            leg = rng.choice(view.legs)
+            action = rng.choice(_ACTIONS)
+            if rng.random() < 0.7:
+                action = {"allocated": "release", "released": "pick", "picking": "ship", "shipped": "deliver"}.get(
+                    leg.state, action
+                )
+            lines = self._some_lines((leg,)) if action in ("ship", "reject") and rng.random() < 0.5 else None
+            effect = rng.choice(["none", "zero_until_count", "write_off"]) if action == "reject" else "none"
+            command = ActOnLeg(*at, leg.leg_no, action, lines, "", effect, **self.key())
+        else:
+            lines = self._some_lines(view.legs) if rng.random() < 0.5 else None
+            command = CancelOrder(*at, lines, **self.key())
+        if isinstance(command, CommitHold | CancelOrder | ActOnLeg) and command.lines == ():
+            command = msgspec.structs.replace(command, lines=None)
+        if rng.random() < 0.1:
+            command = GetOrder(*at)
+        self.send(home, command)
+
+    def _some_lines(self, legs: tuple[LegView, ...]) -> tuple[tuple[str, int], ...]:
+        """Part of what some legs have, by line id."""
+        units: dict[str, int] = defaultdict(int)
+        for leg in legs:
+            if leg.state not in ("cancelled", "rejected", "shipped", "delivered"):
+                for line in leg.lines:
+                    units[line.line_id] += line.quantity
+        chosen = {line_id: self.random.randint(0, most) for line_id, most in units.items()}
+        return tuple((line_id, some) for line_id, some in chosen.items() if some)
+
+    def _move_stock(self) -> None:
+        rng = self.random
+        node = rng.choice(self.nodes)
+        shard = shard_of_node(self.world.placement, node)
+        sku = f"SKU-{rng.randrange(self.items)}"
+        roll = rng.random()
+        if roll < 0.5:
+            moves = (StockMove(sku, "received", rng.randint(1, 9)),)
+            command: Command = AdjustStock(node.node_id, moves, **self.key())
+        elif roll < 0.65:
+            moves = (StockMove(sku, rng.choice(["damaged", "sold_in_store"]), 1),)
+            command = AdjustStock(node.node_id, moves, **self.key())
+        elif roll < 0.8:
+            rows = ((sku, rng.randint(0, 1), rng.choice(["counted", "trusted"]), 5_000, 0),)
+            command = SetPosition(node.node_id, rows, **self.key())
+        else:
+            self._feed_seq += rng.choice([0, 1, 1, 1])
+            as_of_ms = self.world.now_ms - rng.randint(0, 2_000)
+            rows2 = tuple((f"SKU-{i}", rng.randint(0, 3)) for i in range(self.items) if rng.random() < 0.5)
+            scope = rng.choice(["full", "nonzero", "delta", "delta"])
+            command = CountStock(node.node_id, "wms", as_of_ms, self._feed_seq, scope, rows2, **self.key())
+        self.send(shard, command)
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def check_end(self) -> None:
+        """When all is quiet: every command was answered, every acknowledged order is there exactly once, nothing holds on."""
+        assert not self.open, f"I11: unanswered: {[op.command for op in self.open.values()]}"
+        by_id: dict[str, list[int]] = defaultdict(list)
+        everything = {}
+        for core in self.world.cores():
+            for order_no, (slot, record) in orders_of(core.state).items():
+                assert core.catalog.owns_slot(slot)
+                assert order_no not in everything, f"order {order_no} is in two shards"
+                everything[order_no] = record
+                by_id[record.order_id].append(order_no)
+                assert record.state != OrderState.HELD, f"I11: order {record.order_id} is held for ever"
+                assert all(leg.state != LegState.HELD for leg in record.legs)
+        for order_id, numbers in self.placed.items():
+            for order_no in numbers:
+                assert order_no in everything, f"I3: acknowledged order {order_id} is lost"
+        for order_id, numbers in by_id.items():
+            if order_id != "A-SAME":
+                assert len(numbers) == 1, f"I3: order {order_id} was placed {len(numbers)} times"
+        for order_no, view in self.views.items():
+            assert everything[order_no].version >= view.version
