@@ -17,6 +17,7 @@ from engine.journal.discovery import Directory
 from engine.settings import Settings
 from gateway.app import create_app
 from gateway.asgi import Door
+from gateway.lean import lean_protocol
 
 CONFIG_KINDS = ("node", "channel", "carrier", "key", "placement")
 """What a gateway follows of the configuration: not the items, of which there may be millions."""
@@ -45,7 +46,7 @@ def server_config(door: Door, settings: Settings, *, port: int) -> uvicorn.Confi
         host=settings.host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=lean_protocol(door),
         ws="none",
         lifespan="off",
         log_config=None,

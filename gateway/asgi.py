@@ -101,8 +101,8 @@ class Door:
 
     def __init__(self, server: Server, hot: dict[tuple[str, str], Route], app: App) -> None:
         self._server = server
-        self._exact = {key: route for key, route in hot.items() if "{" not in key[1]}
-        self._by_prefix = _prefixes(hot)
+        self.exact = {key: route for key, route in hot.items() if "{" not in key[1]}
+        self.by_prefix = _prefixes(hot)
         self.app = app
         self.gateway = server.gateway
 
@@ -116,10 +116,10 @@ class Door:
 
     def find(self, method: str, path: str) -> tuple[Route, tuple[str, ...]] | None:
         """The hot route of a request and its path parameters."""
-        route = self._exact.get((method, path))
+        route = self.exact.get((method, path))
         if route is not None:
             return route, ()
-        for prefix, suffix, candidates in self._by_prefix:
+        for prefix, suffix, candidates in self.by_prefix:
             if path.startswith(prefix) and path.endswith(suffix):
                 value = path[len(prefix) : len(path) - len(suffix)]
                 route = candidates.get(method)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from functools import lru_cache
 
 import msgspec
 
@@ -71,10 +72,14 @@ def lines_problem(call: Call) -> Problem | None:
     return too_many_lines(count, limit) if count > limit else None
 
 
+_slot = lru_cache(maxsize=65_536)(slot_of)
+"""Destinations repeat."""
+
+
 def home_slot(call: Call, order: OrderRequest) -> str | Problem:
     """The slot that decides an order: its destination's, else its channel's demand centre's."""
     if order.ship_to is not None:
-        return slot_of(order.ship_to.country, order.ship_to.postal_code)
+        return _slot(order.ship_to.country, order.ship_to.postal_code)
     catalog = call.gateway.cluster.catalog
     index = catalog.channel_of.get(order.channel)
     channel = catalog.channels[index] if index is not None else None

@@ -51,6 +51,7 @@ class GatewayEngine:
         self.door: Door
         self.client: httpx.AsyncClient
         self.admin = ""
+        self.uvicorn: GatewayServer
 
     async def start(self, documents: list[Document] | None = None, *, nodes: int = 4, items: int = 3) -> GatewayEngine:
         await self.control.start()
@@ -111,6 +112,7 @@ class GatewayEngine:
             setattr(config, name, value)
         server = GatewayServer(config, self.door)
         server.capture_signals = _no_signals  # type: ignore[method-assign]
+        self.uvicorn = server
         task = asyncio.create_task(server.serve(sockets=[listener]))
         await eventually(lambda: server.started, every_s=0.005)
         try:
