@@ -84,8 +84,9 @@ _STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
 _FIELD = re.compile(r"(missing required|unknown) field `([^`]*)`")
 _REGEX = re.compile(r"^Expected `str` matching regex '(.*)'$")
 TEXT_PATTERN = r"^[^\x00-\x1f\x7f]*$(?!\n)"
+ID_SENTENCE = "printable ASCII characters, the first one not a space"
 _PATTERNS = {
-    config.Id: "printable ASCII characters, the first one not a space",
+    config.Id: ID_SENTENCE,
     config.Tag: "lower-case letters, digits and underscores",
     config.Country: "two capital letters (ISO 3166-1)",
     config.PostalCode: "letters, digits, spaces and hyphens",

@@ -15,6 +15,7 @@ from typing import NamedTuple
 EPOCH_2020_MS = 1_577_836_800_000
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _VALUE = {c: i for i, c in enumerate(_ALPHABET)}
+_TWO_DIGITS = [a + b for a in _ALPHABET for b in _ALPHABET]
 _NUMBER_CHARS = 13  # 65 bits in base 32
 _SLOT = re.compile(r"[A-Z]{2}[0-9A-Z]{0,3}")
 ORDER_COUNTER_MAX = 1 << 14
@@ -45,11 +46,16 @@ def order_no_time_ms(order_no: int) -> int:
 
 def encode_number(number: int) -> str:
     """Fixed-width base 32, so that text order equals number order."""
-    out = []
-    for _ in range(_NUMBER_CHARS):
-        out.append(_ALPHABET[number & 31])
-        number >>= 5
-    return "".join(reversed(out))
+    two = _TWO_DIGITS
+    return (
+        _ALPHABET[number >> 60]
+        + two[number >> 50 & 1023]
+        + two[number >> 40 & 1023]
+        + two[number >> 30 & 1023]
+        + two[number >> 20 & 1023]
+        + two[number >> 10 & 1023]
+        + two[number & 1023]
+    )
 
 
 def decode_number(text: str) -> int | None:

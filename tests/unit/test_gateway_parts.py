@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from engine.domain.config import ApiKey
+from engine.domain.config import ApiKey, Id
 from engine.domain.problems import CODES
 from engine.domain.replies import Problem, ProblemItem
 from gateway.auth import Keys, new_key
@@ -14,7 +14,7 @@ from gateway.idempotency import WINDOW_MS, fingerprint, hash_key, key_problem, t
 from gateway.limits import Buckets, InFlight
 from gateway.metrics import Metrics
 from gateway.negotiate import accepts, answer_is_packed, body_is_packed
-from gateway.orders.schemas import Batch, Order
+from gateway.orders.schemas import Batch, Order, order_request
 from gateway.problem_pages import PAGES
 from gateway.times import iso
 
@@ -242,11 +242,35 @@ ORDER = '{"order_id":"A","channel":"web","lines":[{"line_id":"1","sku":"S","quan
     ],
 )
 def test_complaints_point_at_the_field(body: str, pointer: str, detail: str) -> None:
-    with pytest.raises(msgspec.ValidationError) as caught:
-        msgspec.json.decode(body, type=Order)
-    found = fault_of(caught.value)
+    try:
+        order = msgspec.json.decode(body, type=Order)
+    except msgspec.ValidationError as error:
+        found = fault_of(error)
+    else:
+        refused = order_request(order, max_lines=10, needs_destination=False)
+        assert isinstance(refused, Problem)
+        found = (refused.errors[0].pointer, refused.errors[0].detail)
     assert found[0] == pointer
     assert not detail or found[1] == detail
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "A-1", "~", "a b ", "!", " ", " a", "a\n", "\na", "a\0", "\x7f", "é", "\u2028", "a\tb"]
+)
+@pytest.mark.parametrize("field", ["order_id", "channel", "service", "customer_id", "line_id", "sku", "group"])
+def test_ids_checked_by_hand_are_those_that_the_type_would_take(text: str, field: str) -> None:
+    """`PlainId` and `Id` are one rule."""
+    line = {"line_id": "1", "sku": "S", "quantity": 1}
+    fields = {"order_id": "A", "channel": "web", "lines": [line]}
+    (line if field in ("line_id", "sku", "group") else fields)[field] = text
+    made = order_request(msgspec.convert(fields, Order), max_lines=10, needs_destination=False)
+    try:
+        msgspec.convert(text, Id)
+    except msgspec.ValidationError:
+        assert isinstance(made, Problem)
+        assert made.errors[0].pointer.endswith(f"/{field}")
+    else:
+        assert not isinstance(made, Problem)
 
 
 def test_a_key_of_a_map_is_pointed_at_as_far_as_known() -> None:
