@@ -65,7 +65,7 @@ class Cluster:
             if not reply.more:
                 self._configured.set()
         elif isinstance(reply, Problem):
-            log.warning("the control shard refused to be followed", code=reply.code, detail=reply.detail)
+            log.info("the control shard cannot be followed yet", code=reply.code, detail=reply.detail)
 
     # -- routing --------------------------------------------------------------------------------------------------
 

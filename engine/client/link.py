@@ -39,6 +39,7 @@ QUEUE_MAX = 50_000
 CONNECT_TIMEOUT_S = 2.0
 RETRY_MIN_S = 0.02
 RETRY_MAX_S = 0.5
+RESUBSCRIBE_S = 0.1
 SWEEP_S = 0.1
 
 Finder = Callable[[int], Awaitable[Found | None]]
@@ -196,9 +197,16 @@ class ShardLink:
                 if not waiting.future.done():
                     waiting.future.set_result(reply)
             elif corr in subscriptions:
+                if type(reply) is Problem:  # the shard is recovering, or cut off: it forgets who asked
+                    self._loop.call_later(RESUBSCRIBE_S, self._subscribe_again, corr, self._transport)
                 subscriptions[corr].on_reply(reply)
         if self._queue:
             self._flush()
+
+    def _subscribe_again(self, corr: int, transport: asyncio.Transport | None) -> None:
+        if transport is not None and transport is self._transport:
+            transport.write(frame([(corr, self._subscriptions[corr].make())]))
+            self._credits -= 1
 
     def connection_made(self, transport: asyncio.Transport, epoch: int) -> None:
         self._transport = transport

@@ -15,7 +15,9 @@ from engine.domain.commands import AdjustStock, GetAvailability, GetOrder, GetSt
 from engine.domain.config import KEY_FIELD, Document
 from engine.domain.placement import CONTROL_SHARD
 from engine.domain.replies import ConfigReply, OrderView, Problem, StatusReply, StockReply
+from engine.journal.discovery import Found
 from engine.journal.memory import MemoryServer
+from engine.journal.port import Acquired
 from tests.builders import a_network, a_place, an_order
 from tests.conftest import eventually
 from tests.contract.shard_host import Directory, HostedShard
@@ -208,3 +210,28 @@ async def test_bytes_that_are_no_frame_close_the_connection_and_harm_nobody(engi
         assert await asyncio.wait_for(reader.read(), 5) == b""
         writer.close()
     assert isinstance(await engine.cluster.ask(0, GetStatus()), StatusReply)
+
+
+async def test_a_subscription_survives_a_shard_that_is_still_recovering(tmp_path: Path) -> None:
+    """The sockets listen before the journal is read: who asks to follow meanwhile is refused, and asks again."""
+    engine = Engine(tmp_path, 1)
+    control = engine.control
+    listening, recovered = asyncio.Event(), asyncio.Event()
+    acquire = control.journal.acquire
+
+    async def slow_acquire(nonce: str, addresses: list[str]) -> Acquired:
+        engine.directory.found[CONTROL_SHARD] = Found(CONTROL_SHARD, 0, tuple(addresses))
+        listening.set()
+        await recovered.wait()
+        return await acquire(nonce, addresses)
+
+    control.journal.acquire = slow_acquire  # type: ignore[method-assign]
+    starting = asyncio.create_task(control.start())
+    await listening.wait()
+    await engine.cluster.start()
+    assert not await engine.cluster.wait_configured(0.5)
+    recovered.set()
+    await starting
+    assert await engine.cluster.wait_configured(5.0)
+    await engine.cluster.close()
+    await control.stop()
