@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import signal
 import socket
 import sys
 from types import FrameType
@@ -28,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 class GatewayServer(uvicorn.Server):
-    """uvicorn, but unready from the first signal on."""
+    """uvicorn, but unready from the first signal on, and an orderly stop is exit code 0 (uvicorn raises the signal again)."""
 
     def __init__(self, config: uvicorn.Config, door: Door) -> None:
         super().__init__(config)
@@ -36,7 +37,9 @@ class GatewayServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._door.gateway.draining = True
-        super().handle_exit(sig, frame)
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
 
 
 def server_config(door: Door, settings: Settings, *, port: int) -> uvicorn.Config:
@@ -77,6 +80,7 @@ async def serve(settings: Settings, port: int, *, listener: socket.socket | None
         server = GatewayServer(server_config(door, settings, port=port), door)
         log.info("gateway serving", host=settings.host, port=port)
         await server.serve(sockets=[listener] if listener is not None else None)
+        await door.gateway.jobs.close()
     finally:
         await cluster.close()
         await directory.close()

@@ -6,12 +6,15 @@ from engine.domain.commands import GetDecision, GetOrder
 from engine.domain.ids import parse_public_id
 from engine.domain.replies import DecisionReply, OrderView, Problem
 from gateway.call import Answer, Call, Route
-from gateway.decisions.shown import Decision, decision_shown
+from gateway.decisions import examples
+from gateway.decisions.shown import Decision, DecisionQuery, decision_shown
 from gateway.errors import problem
 from gateway.orders.routes import unexpected
+from gateway.schemas import query_of
 
 
 async def get_decision(call: Call) -> Answer | Problem:
+    query = query_of(call, DecisionQuery)
     found = parse_public_id(call.params[0], "dec", has_suffix=True)
     if found is None:
         return problem("not_found", "no such decision")
@@ -24,7 +27,9 @@ async def get_decision(call: Call) -> Answer | Problem:
     reply = await call.gateway.ask_slot(ref.slot, GetDecision(ref.slot, ref.order_no, number))
     if not isinstance(reply, DecisionReply):
         return unexpected(reply)
-    return Answer(decision_shown(call.params[0], order, number, reply.record, call.gateway.cluster.catalog))
+    catalog = call.gateway.cluster.catalog
+    shown = decision_shown(call.params[0], order, reply.record, catalog, query.node_id)
+    return shown if isinstance(shown, Problem) else Answer(shown)
 
 
 ROUTES = [
@@ -35,8 +40,11 @@ ROUTES = [
         get_decision,
         "Read a decision",
         "decisions",
-        "What was chosen, what it was weighed against, how the choice was reached. `quartermaster explain` prints the same "
-        "as a table.",
+        "What was chosen, what it was weighed against, how the choice was reached; `quartermaster explain` prints the same "
+        "as a table. Kept as long as its entry is in the journal.",
+        query=DecisionQuery,
         answer=Decision,
+        problems=("unknown_node",),
+        answer_example=examples.DECISION,
     ),
 ]

@@ -44,7 +44,7 @@ def test_state_survives_an_orderly_restart_and_a_kill_of_everything(tmp_path: Pa
                 again = client.get(f"/v1/allocations/{answer.json()['allocation_id']}")
                 assert again.status_code == 200
             seen = client.get("/v1/availability", params={"sku": "SKU-1"}).json()
-            assert sum(p["allocated"] for p in seen["positions"]) == 2
+            assert sum(p["allocated"] for p in seen["data"]) == 2
     finally:
         engine.stop()
 
@@ -101,7 +101,7 @@ def test_a_shard_killed_under_load_comes_back_with_nothing_lost(tmp_path: Path) 
             for allocation_id in acknowledged.values():
                 assert client.get(f"/v1/allocations/{allocation_id}").status_code == 200
             seen = client.get("/v1/availability", params={"sku": "SKU-1"}).json()
-            assert sum(p["allocated"] for p in seen["positions"]) == len(acknowledged)
+            assert sum(p["allocated"] for p in seen["data"]) == len(acknowledged)
             assert len(set(acknowledged.values())) == len(acknowledged)
     finally:
         engine.stop()
@@ -140,7 +140,7 @@ def test_without_its_server_writes_are_refused_and_it_heals(tmp_path: Path) -> N
                 os.kill(engine.pids["server"], signal.SIGCONT)
             wait_until(lambda: post(client, "/v1/allocations", body, key=key).status_code == 201)
             seen = client.get("/v1/availability", params={"sku": "SKU-1"}).json()
-            assert sum(p["allocated"] for p in seen["positions"]) == 1
+            assert sum(p["allocated"] for p in seen["data"]) == 1
     finally:
         engine.stop()
 
