@@ -16,12 +16,8 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from solvers.layout import NO_DAY, P_ORDER_BY
+from solvers.layout import MIDNIGHTS, NO_DAY, OPTIONS, P_ORDER_BY
 
-OPTIONS = 48
-"""Ship days kept ahead: more than two calendar months of working days, as far as capacity looks."""
-MIDNIGHTS = 320
-"""Local days whose end is tabulated: the ship days ahead plus the longest transit."""
 DAY_MS = 86_400_000
 MINUTE_MS = 60_000
 _EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
@@ -71,6 +67,17 @@ def local_day(zone: ZoneInfo, now_ms: int) -> int:
     """The local day of an instant, days since 1970."""
     now = datetime.fromtimestamp(now_ms // 1_000, zone)
     return now.toordinal() - _EPOCH_ORDINAL
+
+
+def delivery_day(ship_day: int, transit: int, days: int) -> int:
+    """The delivery day after `transit` delivery days (bits of `days`, bit 0 = Monday); 0 = the same day if it is one."""
+    day = ship_day
+    while transit > 0:
+        day += 1
+        transit -= days >> weekday(day) & 1
+    while not days >> weekday(day) & 1:
+        day += 1
+    return day
 
 
 def add_business_days(day: int, count: int) -> int:
@@ -146,6 +153,7 @@ class Calendars:
 
     options   int64[specs, OPTIONS, 3]   ship day, ship by, order before; a spec without working days has NO_DAY rows
     midnight  int64[zones, MIDNIGHTS]    instant at which local day `base_day + n` ends
+    today     int64[zones]               local day
     """
 
     def __init__(self, specs: Sequence[CalendarSpec]) -> None:
@@ -156,15 +164,17 @@ class Calendars:
         self._zones = [ZoneInfo(name) for name in names]
         self.options = np.full((max(1, len(specs)), OPTIONS, 3), NO_DAY, np.int64)
         self.midnight = np.zeros((max(1, len(names)), MIDNIGHTS), np.int64)
+        self.today = np.zeros(max(1, len(names)), np.int64)
+        """Local day by zone at the instant of the tables."""
         self.base_day = -1
         self._from_ms = 0
         self._until_ms = -1
         """The tables are right for instants from `_from_ms` (included) to `_until_ms` (not included)."""
 
-    def refresh(self, now_ms: int) -> None:
-        """Bring the tables to an instant; going back in time rebuilds them."""
+    def refresh(self, now_ms: int) -> bool:
+        """Bring the tables to an instant (going back in time rebuilds them); False = they were right already."""
         if self._from_ms <= now_ms < self._until_ms:
-            return
+            return False
         back = now_ms < self._from_ms or self._until_ms < 0
         for n, rolling in enumerate(self._rolling):
             if back:
@@ -180,7 +190,11 @@ class Calendars:
             self.base_day = base_day
             for n, zone in enumerate(self._zones):
                 self.midnight[n] = [instant_ms(zone, base_day + 1 + i, 0) for i in range(MIDNIGHTS)]
+        first = self.midnight[:, :4] > now_ms
+        self.today = base_day + first.argmax(axis=1)
         self._from_ms = now_ms
         ends = [(base_day + 2) * DAY_MS]
+        ends += [int(self.midnight[n, day - base_day]) for n, day in enumerate(self.today.tolist())]
         ends += [int(self.options[n, 0, P_ORDER_BY]) for n, rolling in enumerate(self._rolling) if rolling.options]
         self._until_ms = min(ends)
+        return True

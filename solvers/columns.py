@@ -8,427 +8,331 @@ under-estimate (least fixed cost of a leg + least cost of each group) keeps subs
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import numpy as np
-
-from solvers.candidates import Work
 from solvers.jit import jit
 from solvers.layout import (
+    A_GROUP,
+    A_TRIAL,
+    A_UNITS,
+    D_CANDIDATE,
+    D_DAY,
+    D_LEGS,
+    D_MASK,
+    D_NODE,
+    D_SCORE,
+    ENTRIES,
     G_DELIVER_DAY,
+    GOODS_COLUMNS,
     GROUPS_EXACT,
     I64,
-    LEG_COLUMNS,
+    LEGS_EXACT,
+    M_NODE_COUNT,
+    M_NODES,
+    M_POLICY,
+    M_POLICY_NODE,
     N_LINE,
     N_SURCHARGE,
     N_UNIT,
     NEVER,
+    NODE_COLUMNS,
     O_POLICY,
     O_TRANSIT_BP,
-    Y_LEG_VALUE,
-    Y_NEUTRAL,
-    Calendar,
-    Load,
-    Network,
-)
-from solvers.legs import (
-    A_COLUMNS,
-    A_GROUP,
-    A_UNITS,
-    Q_COLUMNS,
+    POLICY_COLUMNS,
     Q_LINES,
     Q_NEED,
     Q_OPPORTUNITY,
     Q_UNITS,
     Q_VALUE,
-    price_leg,
+    TRIAL_COLUMNS,
+    W_ALONE,
+    W_BEST,
+    W_DAY,
+    W_DAYS,
+    W_DONE,
+    W_ENTRY,
+    W_FLOOR,
+    W_FULL,
+    W_GOODS,
+    W_KEPT,
+    W_LEAST,
+    W_LEG,
+    W_NODE,
+    W_OPPORTUNITY,
+    W_ORDER,
+    W_RUNNER,
+    W_SCORE,
+    W_TRIAL,
+    Y_LEG_VALUE,
+    Y_NEUTRAL,
 )
-
-SUBSETS = 1 << GROUPS_EXACT
-KEPT = 3
-
-
-class Search(NamedTuple):
-    """Scratch of the exact search, and its answer."""
-
-    goods: I64
-    """[2^G, Q] goods of each subset of groups."""
-    opportunity: I64
-    """[K, G] price of the units of each group at each candidate."""
-    alone: I64
-    """[L, A] lines that ship alone."""
-    alone_units: I64
-    done: I64
-    """[2^G] 1 = its entries are known."""
-    score: I64
-    """[2^G, 3]"""
-    candidate: I64
-    day: I64
-    floor: I64
-    """[2^G] never above the subset's best score."""
-    leg: I64
-    best: I64
-    """Score, last delivery day, legs, then masks and candidates of the legs (three each), then its nodes in order."""
-    runner: I64
-    """The same, of the best plan with another set of nodes."""
-    trial: I64
-    sums: I64
-
-
-T_SCORE, T_DAY, T_LEGS, T_MASK, T_CANDIDATE, T_NODE = 0, 1, 2, 3, 6, 9
-TRIAL_COLUMNS = 12
+from solvers.legs import price_leg
 
 
 @jit
-def make_search(candidates: int, lines: int) -> Search:
-    return Search(
-        goods=np.zeros((SUBSETS, Q_COLUMNS), np.int64),
-        opportunity=np.zeros((candidates, GROUPS_EXACT), np.int64),
-        alone=np.zeros((lines, A_COLUMNS), np.int64),
-        alone_units=np.zeros(lines, np.int64),
-        done=np.zeros(SUBSETS, np.int64),
-        score=np.zeros((SUBSETS, KEPT), np.int64),
-        candidate=np.zeros((SUBSETS, KEPT), np.int64),
-        day=np.zeros((SUBSETS, KEPT), np.int64),
-        floor=np.zeros(SUBSETS, np.int64),
-        leg=np.zeros(LEG_COLUMNS, np.int64),
-        best=np.zeros(TRIAL_COLUMNS, np.int64),
-        runner=np.zeros(TRIAL_COLUMNS, np.int64),
-        trial=np.zeros(TRIAL_COLUMNS, np.int64),
-        sums=np.zeros(4, np.int64),
-    )
-
-
-@jit
-def fill_subsets(search: Search, groups: int) -> None:
-    """Goods of all subsets from those of the single groups (already in `goods[1 << g]`)."""
-    goods = search.goods
-    goods[0, :] = 0
+def fill_subsets(w: I64, groups: int) -> None:
+    """Goods of all subsets from those of the single groups (already in the places of 1 << g)."""
     for m in range(1, 1 << groups):
-        search.done[m] = 0
+        w[W_DONE + m] = 0
         low = m & -m
         rest = m ^ low
         if rest:
-            for q in range(Q_COLUMNS):
-                goods[m, q] = goods[low, q] + goods[rest, q]
-            goods[m, Q_NEED] = goods[low, Q_NEED] | goods[rest, Q_NEED]
+            at = W_GOODS + m * GOODS_COLUMNS
+            one = W_GOODS + low * GOODS_COLUMNS
+            others = W_GOODS + rest * GOODS_COLUMNS
+            for q in range(GOODS_COLUMNS):
+                w[at + q] = w[one + q] + w[others + q]
+            w[at + Q_NEED] = w[one + Q_NEED] | w[others + Q_NEED]
 
 
 @jit
-def price_subset(
-    network: Network,
-    calendar: Calendar,
-    load: Load,
-    order: I64,
-    work: Work,
-    search: Search,
-    alone_count: int,
-    total_value: int,
-    c: int,
-    m: int,
-    leg: I64,
-    notes: I64,
-) -> int:
-    """Score of a subset of groups at a candidate; its details in `leg`."""
-    goods = search.goods[m]
-    g = 0
-    rest = m
+def price_subset(m: I64, w: I64, alone: I64, c: int, subset: int, leg: int) -> int:
+    """Score of a subset of groups at a candidate; its details in `w[leg..]`."""
     opportunity = 0
+    rest = subset
+    at = W_OPPORTUNITY + c * GROUPS_EXACT
     while rest:
         if rest & 1:
-            opportunity += search.opportunity[c, g]
+            opportunity += w[at]
         rest >>= 1
-        g += 1
-    goods[Q_OPPORTUNITY] = opportunity
-    for n in range(alone_count):
-        inside = (m >> search.alone[n, A_GROUP]) & 1
-        search.alone_units[n] = search.alone[n, A_UNITS] if inside else 0
-    return price_leg(
-        network,
-        calendar,
-        load,
-        order,
-        work.node[c],
-        work.zones[c],
-        goods,
-        total_value,
-        search.alone,
-        search.alone_units,
-        alone_count,
-        leg,
-        notes,
-    )
+        at += 1
+    goods = W_GOODS + subset * GOODS_COLUMNS
+    w[goods + Q_OPPORTUNITY] = opportunity
+    for n in range(w[W_ALONE]):
+        inside = (subset >> alone[n, A_GROUP]) & 1
+        alone[n, A_TRIAL] = alone[n, A_UNITS] if inside else 0
+    return price_leg(m, w, alone, c, goods, A_TRIAL, leg)
 
 
 @jit
-def fill_entries(
-    network: Network,
-    calendar: Calendar,
-    load: Load,
-    order: I64,
-    work: Work,
-    search: Search,
-    kept: int,
-    alone_count: int,
-    total_value: int,
-    m: int,
-    notes: I64,
-) -> None:
+def fill_entries(m: I64, w: I64, alone: I64, subset: int) -> None:
     """The three cheapest candidates for a subset, by (score, delivery day, node)."""
-    if search.done[m]:
+    if w[W_DONE + subset]:
         return
-    search.done[m] = 1
-    score, candidate, day = search.score[m], search.candidate[m], search.day[m]
-    for e in range(KEPT):
-        score[e] = NEVER
-        candidate[e] = -1
-        day[e] = NEVER
-    nodes = network.nodes
-    goods = search.goods[m]
-    policy_row = order[O_POLICY]
-    neutral = network.policy[policy_row, Y_NEUTRAL] != 0
-    for c in range(kept):
-        if work.full[c] & m != m or work.floor[c] == NEVER:
+    w[W_DONE + subset] = 1
+    score = W_SCORE + subset * ENTRIES
+    entry = W_ENTRY + subset * ENTRIES
+    day = W_DAY + subset * ENTRIES
+    for e in range(ENTRIES):
+        w[score + e] = NEVER
+        w[entry + e] = -1
+        w[day + e] = NEVER
+    goods = W_GOODS + subset * GOODS_COLUMNS
+    policy = w[W_ORDER + O_POLICY]
+    neutral = m[m[M_POLICY] + policy * POLICY_COLUMNS + Y_NEUTRAL] != 0
+    node_minor = m[M_POLICY_NODE] + policy * m[M_NODE_COUNT]
+    day_minor = w[goods + Q_VALUE] * w[W_ORDER + O_TRANSIT_BP] // 10_000
+    last = ENTRIES - 1
+    for c in range(w[W_KEPT]):
+        if w[W_FULL + c] & subset != subset or w[W_FLOOR + c] == NEVER:
             continue
-        node = work.node[c]
+        number = w[W_NODE + c]
         if neutral:
-            least = work.floor[c] + nodes[node, N_SURCHARGE] + network.policy_node[policy_row, node]
-            least += nodes[node, N_LINE] * goods[Q_LINES] + nodes[node, N_UNIT] * goods[Q_UNITS]
-            least += work.days[c] * (goods[Q_VALUE] * order[O_TRANSIT_BP] // 10_000)
-            if least > score[KEPT - 1]:
+            node = m[M_NODES] + number * NODE_COLUMNS
+            least = w[W_FLOOR + c] + m[node + N_SURCHARGE] + m[node_minor + number] + w[W_DAYS + c] * day_minor
+            least += m[node + N_LINE] * w[goods + Q_LINES] + m[node + N_UNIT] * w[goods + Q_UNITS]
+            if least > w[score + last]:
                 continue
-        s = price_subset(
-            network, calendar, load, order, work, search, alone_count, total_value, c, m, search.leg, notes
-        )
+        s = price_subset(m, w, alone, c, subset, W_LEG)
         if s == NEVER:
             continue
-        d = search.leg[G_DELIVER_DAY]
-        e = KEPT - 1
+        d = w[W_LEG + G_DELIVER_DAY]
+        e = last
         while e >= 0 and (
-            s < score[e] or (s == score[e] and (d < day[e] or (d == day[e] and node < work.node[candidate[e]])))
+            s < w[score + e]
+            or (s == w[score + e] and (d < w[day + e] or (d == w[day + e] and number < w[W_NODE + w[entry + e]])))
         ):
-            if e < KEPT - 1:
-                score[e + 1], candidate[e + 1], day[e + 1] = score[e], candidate[e], day[e]
-            score[e], candidate[e], day[e] = s, c, d
+            if e < last:
+                w[score + e + 1] = w[score + e]
+                w[entry + e + 1] = w[entry + e]
+                w[day + e + 1] = w[day + e]
+            w[score + e] = s
+            w[entry + e] = c
+            w[day + e] = d
             e -= 1
 
 
 @jit
-def set_floors(network: Network, order: I64, work: Work, search: Search, kept: int, groups: int) -> None:
+def set_least(m: I64, w: I64, groups: int) -> None:
     """Under-estimates of all subsets: least fixed cost of any leg + least variable cost of each group."""
-    nodes = network.nodes
-    policy_row = order[O_POLICY]
-    if network.policy[policy_row, Y_NEUTRAL] == 0:
-        search.floor[:] = -NEVER // 8
+    policy = w[W_ORDER + O_POLICY]
+    if m[m[M_POLICY] + policy * POLICY_COLUMNS + Y_NEUTRAL] == 0:
+        for subset in range(1 << groups):
+            w[W_LEAST + subset] = -NEVER // 8
         return
+    node_minor = m[M_POLICY_NODE] + policy * m[M_NODE_COUNT]
     fixed = NEVER
-    for c in range(kept):
-        if work.floor[c] != NEVER:
-            node = work.node[c]
-            fixed = min(fixed, work.floor[c] + nodes[node, N_SURCHARGE] + network.policy_node[policy_row, node])
-    search.floor[0] = 0
+    for c in range(w[W_KEPT]):
+        if w[W_FLOOR + c] != NEVER:
+            number = w[W_NODE + c]
+            surcharge = m[m[M_NODES] + number * NODE_COLUMNS + N_SURCHARGE]
+            fixed = min(fixed, w[W_FLOOR + c] + surcharge + m[node_minor + number])
     for g in range(groups):
-        goods = search.goods[1 << g]
+        goods = W_GOODS + (1 << g) * GOODS_COLUMNS
+        day_minor = w[goods + Q_VALUE] * w[W_ORDER + O_TRANSIT_BP] // 10_000
         least = NEVER
-        transit = goods[Q_VALUE] * order[O_TRANSIT_BP] // 10_000
-        for c in range(kept):
-            if (work.full[c] >> g) & 1 and work.floor[c] != NEVER:
-                node = work.node[c]
-                cost = nodes[node, N_LINE] * goods[Q_LINES] + nodes[node, N_UNIT] * goods[Q_UNITS]
-                cost += work.days[c] * transit + search.opportunity[c, g]
+        for c in range(w[W_KEPT]):
+            if (w[W_FULL + c] >> g) & 1 and w[W_FLOOR + c] != NEVER:
+                node = m[M_NODES] + w[W_NODE + c] * NODE_COLUMNS
+                cost = m[node + N_LINE] * w[goods + Q_LINES] + m[node + N_UNIT] * w[goods + Q_UNITS]
+                cost += w[W_DAYS + c] * day_minor + w[W_OPPORTUNITY + c * GROUPS_EXACT + g]
                 least = min(least, cost)
-        search.floor[1 << g] = least
-    for m in range(1, 1 << groups):
-        low = m & -m
-        if m != low:
-            total = search.floor[low] + search.floor[m ^ low]
-            search.floor[m] = min(total, NEVER)
-    for m in range(1, 1 << groups):
-        search.floor[m] = min(search.floor[m] + fixed, NEVER)
+        w[W_LEAST + (1 << g)] = least
+    for subset in range(1, 1 << groups):
+        low = subset & -subset
+        if subset != low:
+            w[W_LEAST + subset] = min(w[W_LEAST + low] + w[W_LEAST + (subset ^ low)], NEVER)
+    for subset in range(1, 1 << groups):
+        w[W_LEAST + subset] = min(w[W_LEAST + subset] + fixed, NEVER)
 
 
 @jit
-def _less(a: I64, b: I64) -> bool:
+def _less(w: I64, a: int, b: int) -> bool:
     """Whether a trial comes before another: score, last delivery day, node numbers."""
-    if a[T_SCORE] != b[T_SCORE]:
-        return a[T_SCORE] < b[T_SCORE]
-    if a[T_DAY] != b[T_DAY]:
-        return a[T_DAY] < b[T_DAY]
-    for n in range(3):
-        if a[T_NODE + n] != b[T_NODE + n]:
-            return a[T_NODE + n] < b[T_NODE + n]
-    return a[T_MASK] < b[T_MASK]
+    if w[a + D_SCORE] != w[b + D_SCORE]:
+        return bool(w[a + D_SCORE] < w[b + D_SCORE])
+    if w[a + D_DAY] != w[b + D_DAY]:
+        return bool(w[a + D_DAY] < w[b + D_DAY])
+    for n in range(LEGS_EXACT):
+        if w[a + D_NODE + n] != w[b + D_NODE + n]:
+            return bool(w[a + D_NODE + n] < w[b + D_NODE + n])
+    return bool(w[a + D_MASK] < w[b + D_MASK])
 
 
 @jit
-def _consider(search: Search, work: Work, legs: int) -> None:
-    """Compare `trial` (score, day, masks, candidates filled in) with the best and the runner-up."""
-    trial, best, runner = search.trial, search.best, search.runner
-    trial[T_LEGS] = legs
-    for n in range(3):
-        trial[T_NODE + n] = work.node[trial[T_CANDIDATE + n]] if n < legs else NEVER
-        if n >= legs:
-            trial[T_MASK + n] = 0
-            trial[T_CANDIDATE + n] = 0
+def _consider(w: I64, legs: int) -> None:
+    """Compare the trial (score, day, masks, candidates filled in) with the best and the runner-up."""
+    if w[W_TRIAL + D_SCORE] > w[W_RUNNER + D_SCORE]:
+        return
+    w[W_TRIAL + D_LEGS] = legs
+    for n in range(LEGS_EXACT):
+        if n < legs:
+            w[W_TRIAL + D_NODE + n] = w[W_NODE + w[W_TRIAL + D_CANDIDATE + n]]
+        else:
+            w[W_TRIAL + D_NODE + n] = NEVER
+            w[W_TRIAL + D_MASK + n] = 0
+            w[W_TRIAL + D_CANDIDATE + n] = 0
+    nodes = W_TRIAL + D_NODE
     for a in range(1, legs):
         for b in range(a, 0, -1):
-            if trial[T_NODE + b] < trial[T_NODE + b - 1]:
-                trial[T_NODE + b], trial[T_NODE + b - 1] = trial[T_NODE + b - 1], trial[T_NODE + b]
-    same = best[T_LEGS] == legs
-    for n in range(3):
-        same = same and best[T_NODE + n] == trial[T_NODE + n]
-    if _less(trial, best):
-        if not same and best[T_LEGS] > 0:
-            runner[:] = best
-        best[:] = trial
-    elif not same and _less(trial, runner):
-        runner[:] = trial
+            if w[nodes + b] < w[nodes + b - 1]:
+                swap = w[nodes + b]
+                w[nodes + b] = w[nodes + b - 1]
+                w[nodes + b - 1] = swap
+    same = w[W_BEST + D_LEGS] == legs
+    for n in range(LEGS_EXACT):
+        same = same and w[W_BEST + D_NODE + n] == w[nodes + n]
+    if _less(w, W_TRIAL, W_BEST):
+        for n in range(TRIAL_COLUMNS):
+            if not same and w[W_BEST + D_LEGS] > 0:
+                w[W_RUNNER + n] = w[W_BEST + n]
+        for n in range(TRIAL_COLUMNS):
+            w[W_BEST + n] = w[W_TRIAL + n]
+    elif not same and _less(w, W_TRIAL, W_RUNNER):
+        for n in range(TRIAL_COLUMNS):
+            w[W_RUNNER + n] = w[W_TRIAL + n]
 
 
 @jit
-def search_plan(
-    network: Network,
-    calendar: Calendar,
-    load: Load,
-    order: I64,
-    work: Work,
-    search: Search,
-    kept: int,
-    groups: int,
-    wanted: int,
-    alone_count: int,
-    total_value: int,
-    max_legs: int,
-    notes: I64,
-) -> bool:
-    """Best plan and runner-up for the groups in `wanted`; False = at most three (or `max_legs`) nodes cannot serve them."""
-    search.best[:] = 0
-    search.best[T_SCORE] = NEVER
-    search.runner[:] = 0
-    search.runner[T_SCORE] = NEVER
-    trial = search.trial
-    score, candidate, day = search.score, search.candidate, search.day
-    least_value = network.policy[order[O_POLICY], Y_LEG_VALUE]
-    fill_entries(network, calendar, load, order, work, search, kept, alone_count, total_value, wanted, notes)
-    for e in range(KEPT):
-        if candidate[wanted, e] < 0:
+def _put(w: I64, n: int, subset: int, e: int) -> None:
+    w[W_TRIAL + D_MASK + n] = subset
+    w[W_TRIAL + D_CANDIDATE + n] = w[W_ENTRY + subset * ENTRIES + e]
+
+
+@jit
+def _try_two(m: I64, w: I64, alone: I64, a: int, b: int) -> None:
+    fill_entries(m, w, alone, a)
+    fill_entries(m, w, alone, b)
+    for x in range(ENTRIES):
+        p = a * ENTRIES + x
+        if w[W_ENTRY + p] < 0:
             break
-        trial[T_SCORE], trial[T_DAY] = score[wanted, e], day[wanted, e]
-        trial[T_MASK], trial[T_CANDIDATE] = wanted, candidate[wanted, e]
-        _consider(search, work, 1)
+        for y in range(ENTRIES):
+            q = b * ENTRIES + y
+            if w[W_ENTRY + q] < 0:
+                break
+            if w[W_ENTRY + p] == w[W_ENTRY + q]:
+                continue
+            w[W_TRIAL + D_SCORE] = w[W_SCORE + p] + w[W_SCORE + q]
+            w[W_TRIAL + D_DAY] = max(w[W_DAY + p], w[W_DAY + q])
+            _put(w, 0, a, x)
+            _put(w, 1, b, y)
+            _consider(w, 2)
+
+
+@jit
+def _try_three(m: I64, w: I64, alone: I64, a: int, b: int, c: int) -> None:
+    fill_entries(m, w, alone, a)
+    fill_entries(m, w, alone, b)
+    fill_entries(m, w, alone, c)
+    for x in range(ENTRIES):
+        p = a * ENTRIES + x
+        if w[W_ENTRY + p] < 0:
+            break
+        for y in range(ENTRIES):
+            q = b * ENTRIES + y
+            if w[W_ENTRY + q] < 0:
+                break
+            if w[W_ENTRY + p] == w[W_ENTRY + q]:
+                continue
+            for z in range(ENTRIES):
+                r = c * ENTRIES + z
+                if w[W_ENTRY + r] < 0:
+                    break
+                if w[W_ENTRY + r] == w[W_ENTRY + p] or w[W_ENTRY + r] == w[W_ENTRY + q]:
+                    continue
+                w[W_TRIAL + D_SCORE] = w[W_SCORE + p] + w[W_SCORE + q] + w[W_SCORE + r]
+                w[W_TRIAL + D_DAY] = max(w[W_DAY + p], w[W_DAY + q], w[W_DAY + r])
+                _put(w, 0, a, x)
+                _put(w, 1, b, y)
+                _put(w, 2, c, z)
+                _consider(w, 3)
+
+
+@jit
+def search_plan(m: I64, w: I64, alone: I64, groups: int, wanted: int, max_legs: int) -> bool:
+    """Best plan and runner-up for the groups in `wanted`; False = at most three (or `max_legs`) nodes cannot serve them."""
+    for n in range(TRIAL_COLUMNS):
+        w[W_BEST + n] = 0
+        w[W_RUNNER + n] = 0
+    w[W_BEST + D_SCORE] = NEVER
+    w[W_RUNNER + D_SCORE] = NEVER
+    fill_entries(m, w, alone, wanted)
+    for e in range(ENTRIES):
+        p = wanted * ENTRIES + e
+        if w[W_ENTRY + p] < 0:
+            break
+        w[W_TRIAL + D_SCORE] = w[W_SCORE + p]
+        w[W_TRIAL + D_DAY] = w[W_DAY + p]
+        _put(w, 0, wanted, e)
+        _consider(w, 1)
     if max_legs < 2 or wanted & (wanted - 1) == 0:
-        return search.best[T_LEGS] > 0
-    set_floors(network, order, work, search, kept, groups)
-    floor = search.floor
-    low = wanted & -wanted
-    rest = wanted ^ low
+        return bool(w[W_BEST + D_LEGS] > 0)
+    set_least(m, w, groups)
+    least_value = m[m[M_POLICY] + w[W_ORDER + O_POLICY] * POLICY_COLUMNS + Y_LEG_VALUE]
+    rest = wanted ^ (wanted & -wanted)
     sub = rest
-    while sub:  # `sub` = what the leg of the lowest group leaves to the others
+    while sub:  # what the leg of the lowest group leaves to the others
         a = wanted ^ sub
-        if search.goods[a, Q_VALUE] >= least_value:
-            if floor[a] + floor[sub] <= search.runner[T_SCORE] and search.goods[sub, Q_VALUE] >= least_value:
-                _try_two(network, calendar, load, order, work, search, kept, alone_count, total_value, a, sub, notes)
+        if _worth(w, a, least_value):
+            left = w[W_RUNNER + D_SCORE] - w[W_LEAST + a]
+            if w[W_LEAST + sub] <= left and _worth(w, sub, least_value):
+                _try_two(m, w, alone, a, sub)
             if max_legs >= 3:
-                low_2 = sub & -sub
-                rest_2 = sub ^ low_2
+                rest_2 = sub ^ (sub & -sub)
                 c = rest_2
                 while c:
                     b = sub ^ c
+                    left = w[W_RUNNER + D_SCORE] - w[W_LEAST + a]
                     if (
-                        floor[a] + floor[b] + floor[c] <= search.runner[T_SCORE]
-                        and search.goods[b, Q_VALUE] >= least_value
-                        and search.goods[c, Q_VALUE] >= least_value
+                        w[W_LEAST + b] + w[W_LEAST + c] <= left
+                        and _worth(w, b, least_value)
+                        and _worth(w, c, least_value)
                     ):
-                        _try_three(
-                            network,
-                            calendar,
-                            load,
-                            order,
-                            work,
-                            search,
-                            kept,
-                            alone_count,
-                            total_value,
-                            a,
-                            b,
-                            c,
-                            notes,
-                        )
+                        _try_three(m, w, alone, a, b, c)
                     c = (c - 1) & rest_2
         sub = (sub - 1) & rest
-    return search.best[T_LEGS] > 0
+    return bool(w[W_BEST + D_LEGS] > 0)
 
 
 @jit
-def _try_two(
-    network: Network,
-    calendar: Calendar,
-    load: Load,
-    order: I64,
-    work: Work,
-    search: Search,
-    kept: int,
-    alone_count: int,
-    total_value: int,
-    a: int,
-    b: int,
-    notes: I64,
-) -> None:
-    score, candidate, day, trial = search.score, search.candidate, search.day, search.trial
-    fill_entries(network, calendar, load, order, work, search, kept, alone_count, total_value, a, notes)
-    fill_entries(network, calendar, load, order, work, search, kept, alone_count, total_value, b, notes)
-    for x in range(KEPT):
-        if candidate[a, x] < 0:
-            break
-        for y in range(KEPT):
-            if candidate[b, y] < 0:
-                break
-            if candidate[a, x] == candidate[b, y]:
-                continue
-            trial[T_SCORE] = score[a, x] + score[b, y]
-            trial[T_DAY] = max(day[a, x], day[b, y])
-            trial[T_MASK], trial[T_MASK + 1] = a, b
-            trial[T_CANDIDATE], trial[T_CANDIDATE + 1] = candidate[a, x], candidate[b, y]
-            _consider(search, work, 2)
-
-
-@jit
-def _try_three(
-    network: Network,
-    calendar: Calendar,
-    load: Load,
-    order: I64,
-    work: Work,
-    search: Search,
-    kept: int,
-    alone_count: int,
-    total_value: int,
-    a: int,
-    b: int,
-    c: int,
-    notes: I64,
-) -> None:
-    score, candidate, day, trial = search.score, search.candidate, search.day, search.trial
-    fill_entries(network, calendar, load, order, work, search, kept, alone_count, total_value, a, notes)
-    fill_entries(network, calendar, load, order, work, search, kept, alone_count, total_value, b, notes)
-    fill_entries(network, calendar, load, order, work, search, kept, alone_count, total_value, c, notes)
-    for x in range(KEPT):
-        if candidate[a, x] < 0:
-            break
-        for y in range(KEPT):
-            if candidate[b, y] < 0:
-                break
-            if candidate[a, x] == candidate[b, y]:
-                continue
-            for z in range(KEPT):
-                if candidate[c, z] < 0:
-                    break
-                if candidate[c, z] == candidate[a, x] or candidate[c, z] == candidate[b, y]:
-                    continue
-                trial[T_SCORE] = score[a, x] + score[b, y] + score[c, z]
-                trial[T_DAY] = max(day[a, x], day[b, y], day[c, z])
-                trial[T_MASK], trial[T_MASK + 1], trial[T_MASK + 2] = a, b, c
-                trial[T_CANDIDATE] = candidate[a, x]
-                trial[T_CANDIDATE + 1] = candidate[b, y]
-                trial[T_CANDIDATE + 2] = candidate[c, z]
-                _consider(search, work, 3)
+def _worth(w: I64, subset: int, least_value: int) -> bool:
+    return bool(w[W_GOODS + subset * GOODS_COLUMNS + Q_VALUE] >= least_value)

@@ -7,28 +7,16 @@ leaves least unfilled wins, then the cheapest.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import numpy as np
-
-from solvers.candidates import Work
 from solvers.jit import jit
 from solvers.layout import (
+    A_LEG,
+    A_TRIAL,
+    GOODS_COLUMNS,
+    I32,
     I64,
-    L_SPLIT,
-    L_UNITS,
-    LEG_COLUMNS,
     LEGS_MAX,
     NEVER,
-    O_LINE,
     O_LINE_COUNT,
-    Batch,
-    Calendar,
-    Load,
-    Network,
-)
-from solvers.legs import (
-    Q_COLUMNS,
     Q_LINES,
     Q_NEED,
     Q_OPPORTUNITY,
@@ -37,8 +25,39 @@ from solvers.legs import (
     Q_VALUE,
     Q_VOLUME,
     Q_WEIGHT,
-    price_leg,
+    T_ALONE,
+    T_CANON,
+    T_DIVIDE,
+    T_FIRST,
+    T_GROUP,
+    T_LEFT,
+    T_NEED,
+    T_NEXT,
+    T_SIZE,
+    T_SPLIT,
+    T_UNITS,
+    T_VALUE,
+    T_VOLUME,
+    T_WEIGHT,
+    T_WHOLE,
+    W_ALONE,
+    W_COVER,
+    W_COVER_CANDIDATE,
+    W_FLOOR,
+    W_GROUPS,
+    W_KEPT,
+    W_LEG,
+    W_LEG_CANDIDATE,
+    W_LEG_GOODS,
+    W_LEG_SCORE,
+    W_OPENED,
+    W_ORDER,
+    W_TRIAL_GOODS,
+    X_FREE,
+    X_LEFT,
+    X_ROW,
 )
+from solvers.legs import price_leg
 from solvers.tariff import times
 
 ROUNDS = 3
@@ -47,608 +66,357 @@ STARTS = 8
 MOST_GOODS, LEAST_MONEY = 0, 1
 
 
-class Cover(NamedTuple):
-    """Scratch and answer of a cover. `units[leg, line]`; -1 in `candidate` = no leg."""
-
-    candidate: I64
-    units: I64
-    goods: I64
-    score: I64
-    left: I64
-    divisible: I64
-    available: I64
-    """[K, L] units still free, by the first line of the item."""
-    opened: I64
-    first: I64
-    """[G] first line of a group"""
-    next: I64
-    """[L] next line of the group, -1 = none"""
-    best_candidate: I64
-    best_units: I64
-    kept: I64
-    """[3] legs, units unfilled and score of the best cover so far."""
-    alone_units: I64
-    trial: I64
-    trial_2: I64
-    leg: I64
-
-
 @jit
-def make_cover(candidates: int, lines: int) -> Cover:
-    return Cover(
-        candidate=np.full(LEGS_MAX, -1, np.int64),
-        units=np.zeros((LEGS_MAX, lines), np.int64),
-        goods=np.zeros((LEGS_MAX, Q_COLUMNS), np.int64),
-        score=np.zeros(LEGS_MAX, np.int64),
-        left=np.zeros(lines, np.int64),
-        divisible=np.zeros(lines, np.int64),
-        available=np.zeros((candidates, lines), np.int64),
-        opened=np.zeros(candidates, np.int64),
-        first=np.zeros(lines, np.int64),
-        next=np.zeros(lines, np.int64),
-        best_candidate=np.full(LEGS_MAX, -1, np.int64),
-        best_units=np.zeros((LEGS_MAX, lines), np.int64),
-        kept=np.zeros(3, np.int64),
-        alone_units=np.zeros((LEGS_MAX + 2, lines), np.int64),
-        trial=np.zeros(Q_COLUMNS, np.int64),
-        trial_2=np.zeros(Q_COLUMNS, np.int64),
-        leg=np.zeros(LEG_COLUMNS, np.int64),
-    )
-
-
-@jit
-def add_goods(work: Work, goods: I64, alone_units: I64, i: int, units: int, price: int) -> None:
-    """Add units of a line to a leg's goods (negative = take away; its handling needs then stay)."""
-    goods[Q_LINES] += 1 if units > 0 else -1
-    goods[Q_UNITS] += units
-    goods[Q_NEED] |= work.need[i]
+def add_goods(w: I64, table: I64, alone: I64, goods: int, column: int, i: int, units: int, price: int) -> None:
+    """Add units of a line to goods (negative = take them away; its handling needs then stay)."""
     many = abs(units)
     sign = 1 if units > 0 else -1
-    goods[Q_VALUE] += sign * times(many, work.unit_value[i])
-    goods[Q_OPPORTUNITY] += sign * times(many, price)
-    if work.alone[i] >= 0:
-        alone_units[work.alone[i]] += units
+    w[goods + Q_LINES] += sign
+    w[goods + Q_UNITS] += units
+    w[goods + Q_NEED] |= table[i, T_NEED]
+    w[goods + Q_VALUE] += sign * times(many, table[i, T_VALUE])
+    if price:
+        w[goods + Q_OPPORTUNITY] += sign * times(many, price)
+    if table[i, T_ALONE] >= 0:
+        alone[table[i, T_ALONE], column] += units
     else:
-        goods[Q_PACKED] += units
-        goods[Q_WEIGHT] += sign * times(many, work.unit_weight[i])
-        goods[Q_VOLUME] += sign * times(many, work.unit_volume[i])
+        w[goods + Q_PACKED] += units
+        w[goods + Q_WEIGHT] += sign * times(many, table[i, T_WEIGHT])
+        w[goods + Q_VOLUME] += sign * times(many, table[i, T_VOLUME])
 
 
 @jit
-def _price_of(stock_prices: I64, work: Work, c: int, i: int) -> int:
-    row = work.row[c, i]
-    return stock_prices[row] if row >= 0 and row < stock_prices.shape[0] else 0
+def clear_goods(w: I64, alone: I64, goods: int, column: int) -> None:
+    """No goods yet."""
+    for q in range(GOODS_COLUMNS):
+        w[goods + q] = 0
+    for n in range(w[W_ALONE]):
+        alone[n, column] = 0
 
 
 @jit
-def _start(batch: Batch, order: I64, work: Work, cover: Cover, kept: int, groups: int) -> None:
-    count = order[O_LINE_COUNT]
-    first = order[O_LINE]
-    for g in range(groups):
-        cover.first[g] = -1
-    for i in range(count - 1, -1, -1):
-        g = work.group[i]
-        cover.next[i] = cover.first[g]
-        cover.first[g] = i
-    for i in range(count):
-        cover.divisible[i] = 0
-        if batch.lines[first + i, L_SPLIT] and work.group_size[work.group[i]] == 1:
+def price_of(prices: I32, grid: I64, c: int, i: int) -> int:
+    """Opportunity price of a unit of a line at a candidate."""
+    row = grid[X_ROW, c, i]
+    return int(prices[row]) if 0 <= row < prices.shape[0] else 0
+
+
+@jit
+def _prepare(w: I64, table: I64, grid: I64) -> None:
+    """Chain the lines of each group, and find the lines that no single candidate can fill."""
+    for g in range(w[W_GROUPS]):
+        table[g, T_FIRST] = -1
+    for i in range(w[W_ORDER + O_LINE_COUNT] - 1, -1, -1):
+        g = table[i, T_GROUP]
+        table[i, T_NEXT] = table[g, T_FIRST]
+        table[g, T_FIRST] = i
+        table[i, T_DIVIDE] = 0
+        if table[i, T_SPLIT] and table[g, T_SIZE] == 1:
             most = 0
-            for c in range(kept):
-                if work.floor[c] != NEVER:
-                    most = max(most, work.free[c, i])
-            if most < work.whole[i]:
-                cover.divisible[i] = 1
+            for c in range(w[W_KEPT]):
+                if w[W_FLOOR + c] != NEVER:
+                    most = max(most, grid[X_FREE, c, i])
+            if most < table[i, T_WHOLE]:
+                table[i, T_DIVIDE] = 1
 
 
 @jit
-def _fits(cover: Cover, work: Work, c: int, g: int) -> bool:
-    """Whether a candidate still has all that a group lacks (lines of one item within it are counted apart)."""
-    i = cover.first[g]
+def _fits(table: I64, grid: I64, c: int, g: int) -> bool:
+    """Whether a candidate still has what a group lacks (lines of one item within it are looked at apart)."""
+    i = table[g, T_FIRST]
     while i >= 0:
-        if cover.left[i] <= 0 or cover.available[c, work.canon[i]] < cover.left[i]:
+        if table[i, T_LEFT] <= 0 or grid[X_LEFT, c, table[i, T_CANON]] < table[i, T_LEFT]:
             return False
-        i = cover.next[i]
+        i = table[i, T_NEXT]
     return True
 
 
 @jit
-def _gain(
-    network: Network,
-    calendar: Calendar,
-    load: Load,
-    order: I64,
-    work: Work,
-    cover: Cover,
-    prices: I64,
-    alone: I64,
-    alone_count: int,
-    total_value: int,
-    groups: int,
-    c: int,
-    mode: int,
-    notes: I64,
-) -> tuple[int, int]:
+def _gain(m: I64, w: I64, table: I64, grid: I64, alone: I64, prices: I32, c: int, mode: int) -> tuple[int, int]:
     """(rank, units) of what opening a candidate would bring; the lowest rank is best; units 0 = nothing."""
-    goods = cover.trial
-    goods[:] = 0
-    units_alone = cover.alone_units[LEGS_MAX]
-    units_alone[:alone_count] = 0
+    goods = W_TRIAL_GOODS
+    clear_goods(w, alone, goods, A_TRIAL)
     share = 0
-    for g in range(groups):
-        i = cover.first[g]
-        if cover.left[i] <= 0:
+    for g in range(w[W_GROUPS]):
+        i = table[g, T_FIRST]
+        if table[i, T_LEFT] <= 0:
             continue
-        if cover.divisible[i]:
-            units = min(cover.left[i], cover.available[c, work.canon[i]])
+        if table[i, T_DIVIDE]:
+            units = min(table[i, T_LEFT], grid[X_LEFT, c, table[i, T_CANON]])
             if units > 0:
-                share += units * 1_000 // work.whole[i] + 1
-                add_goods(work, goods, units_alone, i, units, _price_of(prices, work, c, i))
-        elif _fits(cover, work, c, g):
+                share += units * 1_000 // table[i, T_UNITS] + 1
+                add_goods(w, table, alone, goods, A_TRIAL, i, units, price_of(prices, grid, c, i))
+        elif _fits(table, grid, c, g):
             while i >= 0:
                 share += 1_000
-                add_goods(work, goods, units_alone, i, cover.left[i], _price_of(prices, work, c, i))
-                i = cover.next[i]
+                add_goods(w, table, alone, goods, A_TRIAL, i, table[i, T_LEFT], price_of(prices, grid, c, i))
+                i = table[i, T_NEXT]
     if share == 0:
         return NEVER, 0
     if mode == MOST_GOODS:
-        return -(share * 64 - c), goods[Q_UNITS]
-    score = price_leg(
-        network,
-        calendar,
-        load,
-        order,
-        work.node[c],
-        work.zones[c],
-        goods,
-        total_value,
-        alone,
-        units_alone,
-        alone_count,
-        cover.leg,
-        notes,
-    )
+        return c - share * 64, int(w[goods + Q_UNITS])
+    score = price_leg(m, w, alone, c, goods, A_TRIAL, W_LEG)
     if score == NEVER:
         return NEVER, 0
-    return min(score, NEVER // 4_096) * 1_000 // share, goods[Q_UNITS]
+    return min(score, NEVER // 4_096) * 1_000 // share, int(w[goods + Q_UNITS])
 
 
 @jit
-def _open(cover: Cover, work: Work, prices: I64, alone_count: int, groups: int, c: int, leg: int) -> int:
+def _move_in(
+    w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, c: int, leg: int, i: int, many: int
+) -> None:
+    units[leg, i] += many
+    grid[X_LEFT, c, table[i, T_CANON]] -= many
+    goods = W_LEG_GOODS + leg * GOODS_COLUMNS
+    add_goods(w, table, alone, goods, A_LEG + leg, i, many, price_of(prices, grid, c, i))
+
+
+@jit
+def _move_out(w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, c: int, leg: int, i: int) -> None:
+    many = units[leg, i]
+    units[leg, i] = 0
+    grid[X_LEFT, c, table[i, T_CANON]] += many
+    goods = W_LEG_GOODS + leg * GOODS_COLUMNS
+    add_goods(w, table, alone, goods, A_LEG + leg, i, -many, price_of(prices, grid, c, i))
+
+
+@jit
+def _open(w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, c: int, leg: int) -> int:
     """Give a new leg all that its candidate can take; units given."""
-    cover.opened[c] = 1
-    cover.candidate[leg] = c
-    cover.units[leg, :] = 0
-    cover.goods[leg, :] = 0
-    units_alone = cover.alone_units[leg]
-    units_alone[:alone_count] = 0
+    w[W_OPENED + c] = 1
+    w[W_LEG_CANDIDATE + leg] = c
+    clear_goods(w, alone, W_LEG_GOODS + leg * GOODS_COLUMNS, A_LEG + leg)
+    for i in range(w[W_ORDER + O_LINE_COUNT]):
+        units[leg, i] = 0
     given = 0
-    for g in range(groups):
-        i = cover.first[g]
-        if cover.left[i] <= 0:
+    for g in range(w[W_GROUPS]):
+        i = table[g, T_FIRST]
+        if table[i, T_LEFT] <= 0:
             continue
-        if cover.divisible[i]:
-            units = min(cover.left[i], cover.available[c, work.canon[i]])
-            if units > 0:
-                _move_in(cover, work, prices, c, leg, i, units)
-                cover.left[i] -= units
-                given += units
-        elif _fits(cover, work, c, g):
+        if table[i, T_DIVIDE]:
+            many = min(table[i, T_LEFT], grid[X_LEFT, c, table[i, T_CANON]])
+            if many > 0:
+                _move_in(w, table, grid, units, alone, prices, c, leg, i, many)
+                table[i, T_LEFT] -= many
+                given += many
+        elif _fits(table, grid, c, g):
             while i >= 0:
-                units = cover.left[i]
-                if cover.available[c, work.canon[i]] < units:
+                many = table[i, T_LEFT]
+                if grid[X_LEFT, c, table[i, T_CANON]] < many:
                     break
-                _move_in(cover, work, prices, c, leg, i, units)
-                cover.left[i] = 0
-                given += units
-                i = cover.next[i]
+                _move_in(w, table, grid, units, alone, prices, c, leg, i, many)
+                table[i, T_LEFT] = 0
+                given += many
+                i = table[i, T_NEXT]
             if i >= 0:  # two lines of one item in a group: together they do not fit
-                j = cover.first[g]
+                j = table[g, T_FIRST]
                 while j != i:
-                    given -= cover.units[leg, j]
-                    cover.left[j] = cover.units[leg, j]
-                    _move_out(cover, work, prices, c, leg, j)
-                    j = cover.next[j]
+                    given -= units[leg, j]
+                    table[j, T_LEFT] = units[leg, j]
+                    _move_out(w, table, grid, units, alone, prices, c, leg, j)
+                    j = table[j, T_NEXT]
     return given
 
 
 @jit
-def _move_in(cover: Cover, work: Work, prices: I64, c: int, leg: int, i: int, units: int) -> None:
-    cover.units[leg, i] += units
-    cover.available[c, work.canon[i]] -= units
-    add_goods(work, cover.goods[leg], cover.alone_units[leg], i, units, _price_of(prices, work, c, i))
+def _close(w: I64, table: I64, grid: I64, units: I64, c: int, leg: int) -> None:
+    """Give back all that an opened leg took; its candidate stays opened, so that it is not tried again."""
+    for i in range(w[W_ORDER + O_LINE_COUNT]):
+        table[i, T_LEFT] += units[leg, i]
+        grid[X_LEFT, c, table[i, T_CANON]] += units[leg, i]
+        units[leg, i] = 0
 
 
 @jit
-def _move_out(cover: Cover, work: Work, prices: I64, c: int, leg: int, i: int) -> None:
-    units = cover.units[leg, i]
-    cover.units[leg, i] = 0
-    cover.available[c, work.canon[i]] += units
-    add_goods(work, cover.goods[leg], cover.alone_units[leg], i, -units, _price_of(prices, work, c, i))
-
-
-@jit
-def _price(
-    network: Network,
-    calendar: Calendar,
-    load: Load,
-    order: I64,
-    work: Work,
-    cover: Cover,
-    alone: I64,
-    alone_count: int,
-    total_value: int,
-    leg: int,
-    notes: I64,
-) -> int:
+def _price(m: I64, w: I64, alone: I64, leg: int) -> int:
     """Score of a leg as it is; 0 when it is empty."""
-    c = cover.candidate[leg]
-    if cover.goods[leg, Q_LINES] == 0:
+    goods = W_LEG_GOODS + leg * GOODS_COLUMNS
+    if w[goods + Q_LINES] == 0:
         return 0
-    return price_leg(
-        network,
-        calendar,
-        load,
-        order,
-        work.node[c],
-        work.zones[c],
-        cover.goods[leg],
-        total_value,
-        alone,
-        cover.alone_units[leg],
-        alone_count,
-        cover.leg,
-        notes,
-    )
+    return price_leg(m, w, alone, w[W_LEG_CANDIDATE + leg], goods, A_LEG + leg, W_LEG)
 
 
 @jit
-def _improve(
-    network: Network,
-    calendar: Calendar,
-    load: Load,
-    order: I64,
-    work: Work,
-    cover: Cover,
-    prices: I64,
-    alone: I64,
-    alone_count: int,
-    total_value: int,
-    groups: int,
-    kept: int,
-    legs: int,
-    notes: I64,
-) -> None:
+def _try_move(
+    m: I64, w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, g: int, a: int, b: int
+) -> bool:
+    """Move a group from leg a to leg b where both together become cheaper."""
+    ca = w[W_LEG_CANDIDATE + a]
+    cb = w[W_LEG_CANDIDATE + b]
+    if w[W_LEG_GOODS + b * GOODS_COLUMNS + Q_LINES] == 0:
+        return False
+    i = table[g, T_FIRST]
+    while i >= 0:
+        if grid[X_LEFT, cb, table[i, T_CANON]] < table[i, T_WHOLE]:
+            return False
+        i = table[i, T_NEXT]
+    before = w[W_LEG_SCORE + a] + w[W_LEG_SCORE + b]
+    i = table[g, T_FIRST]
+    while i >= 0:
+        many = units[a, i]
+        _move_out(w, table, grid, units, alone, prices, ca, a, i)
+        _move_in(w, table, grid, units, alone, prices, cb, b, i, many)
+        i = table[i, T_NEXT]
+    score_a = _price(m, w, alone, a)
+    score_b = _price(m, w, alone, b)
+    if score_a != NEVER and score_b != NEVER and score_a + score_b < before:
+        w[W_LEG_SCORE + a] = score_a
+        w[W_LEG_SCORE + b] = score_b
+        return True
+    i = table[g, T_FIRST]
+    while i >= 0:
+        many = units[b, i]
+        _move_out(w, table, grid, units, alone, prices, cb, b, i)
+        _move_in(w, table, grid, units, alone, prices, ca, a, i, many)
+        i = table[i, T_NEXT]
+    return False
+
+
+@jit
+def _try_swap(m: I64, w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, a: int, c: int) -> bool:
+    """Give all of leg a to an unused candidate where that is cheaper."""
+    count = w[W_ORDER + O_LINE_COUNT]
+    for i in range(count):
+        many = units[a, i]
+        if many > 0:
+            needed = many if table[i, T_DIVIDE] else max(many, table[i, T_WHOLE])
+            if grid[X_LEFT, c, table[i, T_CANON]] < needed:
+                return False
+    old_goods = W_LEG_GOODS + a * GOODS_COLUMNS
+    for q in range(GOODS_COLUMNS):
+        w[W_TRIAL_GOODS + q] = w[old_goods + q]
+    w[W_TRIAL_GOODS + Q_OPPORTUNITY] = 0
+    if prices.shape[0] > 0:
+        for i in range(count):
+            w[W_TRIAL_GOODS + Q_OPPORTUNITY] += times(units[a, i], price_of(prices, grid, c, i))
+    score = price_leg(m, w, alone, c, W_TRIAL_GOODS, A_LEG + a, W_LEG)
+    if score >= w[W_LEG_SCORE + a]:
+        return False
+    old = w[W_LEG_CANDIDATE + a]
+    for i in range(count):
+        if units[a, i] > 0:
+            grid[X_LEFT, old, table[i, T_CANON]] += units[a, i]
+            grid[X_LEFT, c, table[i, T_CANON]] -= units[a, i]
+    w[W_OPENED + old] = 0
+    w[W_OPENED + c] = 1
+    w[W_LEG_CANDIDATE + a] = c
+    for q in range(GOODS_COLUMNS):
+        w[old_goods + q] = w[W_TRIAL_GOODS + q]
+    w[W_LEG_SCORE + a] = score
+    return True
+
+
+@jit
+def _improve(m: I64, w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, legs: int) -> None:
     """Move single groups between legs, and legs to unused candidates, while that is cheaper."""
     for _ in range(ROUNDS):
         changed = False
         if legs > 1:
-            for g in range(groups):
-                i = cover.first[g]
-                if cover.divisible[i] or cover.left[i] > 0:
+            for g in range(w[W_GROUPS]):
+                i = table[g, T_FIRST]
+                if table[i, T_DIVIDE] or table[i, T_LEFT] > 0:
                     continue
                 a = 0
-                while a < legs and cover.units[a, i] == 0:
+                while a < legs and units[a, i] == 0:
                     a += 1
                 if a == legs:
                     continue
                 for b in range(legs):
-                    if b != a and _try_move(
-                        network,
-                        calendar,
-                        load,
-                        order,
-                        work,
-                        cover,
-                        prices,
-                        alone,
-                        alone_count,
-                        total_value,
-                        g,
-                        a,
-                        b,
-                        notes,
-                    ):
+                    if b != a and _try_move(m, w, table, grid, units, alone, prices, g, a, b):
                         changed = True
                         break
         for a in range(legs):
-            if cover.goods[a, Q_LINES] == 0:
+            if w[W_LEG_GOODS + a * GOODS_COLUMNS + Q_LINES] == 0:
                 continue
-            for c in range(kept):
-                if cover.opened[c] == 0 and work.floor[c] != NEVER:
-                    if _try_swap(
-                        network,
-                        calendar,
-                        load,
-                        order,
-                        work,
-                        cover,
-                        prices,
-                        alone,
-                        alone_count,
-                        total_value,
-                        a,
-                        c,
-                        notes,
-                    ):
-                        changed = True
+            for c in range(w[W_KEPT]):
+                unused = w[W_OPENED + c] == 0 and w[W_FLOOR + c] != NEVER
+                if unused and _try_swap(m, w, table, grid, units, alone, prices, a, c):
+                    changed = True
         if not changed:
             return
 
 
 @jit
-def _try_move(
-    network: Network,
-    calendar: Calendar,
-    load: Load,
-    order: I64,
-    work: Work,
-    cover: Cover,
-    prices: I64,
-    alone: I64,
-    alone_count: int,
-    total_value: int,
-    g: int,
-    a: int,
-    b: int,
-    notes: I64,
-) -> bool:
-    ca, cb = cover.candidate[a], cover.candidate[b]
-    if cover.goods[b, Q_LINES] == 0:
-        return False
-    i = cover.first[g]
-    while i >= 0:
-        if cover.available[cb, work.canon[i]] < work.whole[i]:
-            return False
-        i = cover.next[i]
-    before = cover.score[a] + cover.score[b]
-    i = cover.first[g]
-    while i >= 0:
-        units = cover.units[a, i]
-        _move_out(cover, work, prices, ca, a, i)
-        _move_in(cover, work, prices, cb, b, i, units)
-        i = cover.next[i]
-    score_a = _price(network, calendar, load, order, work, cover, alone, alone_count, total_value, a, notes)
-    score_b = _price(network, calendar, load, order, work, cover, alone, alone_count, total_value, b, notes)
-    if score_a != NEVER and score_b != NEVER and score_a + score_b < before:
-        cover.score[a], cover.score[b] = score_a, score_b
-        return True
-    i = cover.first[g]
-    while i >= 0:
-        units = cover.units[b, i]
-        _move_out(cover, work, prices, cb, b, i)
-        _move_in(cover, work, prices, ca, a, i, units)
-        i = cover.next[i]
-    return False
-
-
-@jit
-def _try_swap(
-    network: Network,
-    calendar: Calendar,
-    load: Load,
-    order: I64,
-    work: Work,
-    cover: Cover,
-    prices: I64,
-    alone: I64,
-    alone_count: int,
-    total_value: int,
-    a: int,
-    c: int,
-    notes: I64,
-) -> bool:
-    count = order[O_LINE_COUNT]
-    for i in range(count):
-        units = cover.units[a, i]
-        if units > 0 and cover.available[c, work.canon[i]] < max(
-            units, work.whole[i] if cover.divisible[i] == 0 else 0
-        ):
-            return False
-    goods = cover.trial
-    goods[:] = cover.goods[a]
-    goods[Q_OPPORTUNITY] = 0
-    for i in range(count):
-        goods[Q_OPPORTUNITY] += times(cover.units[a, i], _price_of(prices, work, c, i))
-    score = price_leg(
-        network,
-        calendar,
-        load,
-        order,
-        work.node[c],
-        work.zones[c],
-        goods,
-        total_value,
-        alone,
-        cover.alone_units[a],
-        alone_count,
-        cover.leg,
-        notes,
-    )
-    if score >= cover.score[a]:
-        return False
-    old = cover.candidate[a]
-    for i in range(count):
-        units = cover.units[a, i]
-        if units > 0:
-            cover.available[old, work.canon[i]] += units
-            cover.available[c, work.canon[i]] -= units
-    cover.opened[old], cover.opened[c] = 0, 1
-    cover.candidate[a] = c
-    cover.goods[a, :] = goods
-    cover.score[a] = score
-    return True
-
-
-@jit
 def _attempt(
-    network: Network,
-    calendar: Calendar,
-    load: Load,
-    batch: Batch,
-    order: I64,
-    work: Work,
-    cover: Cover,
-    prices: I64,
+    m: I64,
+    w: I64,
+    table: I64,
+    grid: I64,
+    units: I64,
     alone: I64,
-    alone_count: int,
-    total_value: int,
-    groups: int,
-    kept: int,
+    prices: I32,
     max_legs: int,
     mode: int,
     start: int,
-    notes: I64,
 ) -> None:
     """One greedy cover with moves; kept where it beats the best so far."""
-    count = order[O_LINE_COUNT]
-    first = order[O_LINE]
+    count = w[W_ORDER + O_LINE_COUNT]
     for i in range(count):
-        cover.left[i] = batch.lines[first + i, L_UNITS]
-    for c in range(kept):
-        cover.opened[c] = 0
+        table[i, T_LEFT] = table[i, T_UNITS]
+    for c in range(w[W_KEPT]):
+        w[W_OPENED + c] = 0
         for i in range(count):
-            cover.available[c, i] = work.free[c, i]
+            grid[X_LEFT, c, i] = grid[X_FREE, c, i]
     legs = 0
     forced = start
     while legs < max_legs:
-        best_c = -1
-        best_rank = NEVER
-        best_units = 0
-        if forced >= 0:
-            best_c = forced
-            forced = -1
-        else:
-            for c in range(kept):
-                if cover.opened[c] or work.floor[c] == NEVER:
+        best_c = forced
+        if forced < 0:
+            best_rank = NEVER
+            best_units = 0
+            for c in range(w[W_KEPT]):
+                if w[W_OPENED + c] or w[W_FLOOR + c] == NEVER:
                     continue
-                rank, units = _gain(
-                    network,
-                    calendar,
-                    load,
-                    order,
-                    work,
-                    cover,
-                    prices,
-                    alone,
-                    alone_count,
-                    total_value,
-                    groups,
-                    c,
-                    mode,
-                    notes,
-                )
-                if units > 0 and (rank < best_rank or (rank == best_rank and units > best_units)):
-                    best_c, best_rank, best_units = c, rank, units
+                rank, more = _gain(m, w, table, grid, alone, prices, c, mode)
+                if more > 0 and (rank < best_rank or (rank == best_rank and more > best_units)):
+                    best_c = c
+                    best_rank = rank
+                    best_units = more
+        forced = -1
         if best_c < 0:
             break
-        if _open(cover, work, prices, alone_count, groups, best_c, legs) > 0:
-            cover.score[legs] = _price(
-                network, calendar, load, order, work, cover, alone, alone_count, total_value, legs, notes
-            )
-            if cover.score[legs] == NEVER:  # no room or no service for so much: give it back
-                for i in range(count):
-                    if cover.units[legs, i] > 0:
-                        cover.left[i] += cover.units[legs, i]
-                        cover.available[best_c, work.canon[i]] += cover.units[legs, i]
-                        cover.units[legs, i] = 0
-                cover.goods[legs, :] = 0
+        if _open(w, table, grid, units, alone, prices, best_c, legs) > 0:
+            score = _price(m, w, alone, legs)
+            if score == NEVER:  # no room or no service for so much
+                _close(w, table, grid, units, best_c, legs)
             else:
+                w[W_LEG_SCORE + legs] = score
                 legs += 1
     if legs == 0:
         return
-    _improve(
-        network,
-        calendar,
-        load,
-        order,
-        work,
-        cover,
-        prices,
-        alone,
-        alone_count,
-        total_value,
-        groups,
-        kept,
-        legs,
-        notes,
-    )
-    unfilled = 0
+    _improve(m, w, table, grid, units, alone, prices, legs)
+    left = 0
     for i in range(count):
-        unfilled += cover.left[i]
+        left += table[i, T_LEFT]
     score = 0
     for a in range(legs):
-        score += cover.score[a]
-    if cover.kept[0] == 0 or unfilled < cover.kept[1] or (unfilled == cover.kept[1] and score < cover.kept[2]):
-        cover.kept[0], cover.kept[1], cover.kept[2] = legs, unfilled, score
+        score += w[W_LEG_SCORE + a]
+    better = left < w[W_COVER + 1] or (left == w[W_COVER + 1] and score < w[W_COVER + 2])
+    if w[W_COVER] == 0 or better:
+        w[W_COVER] = legs
+        w[W_COVER + 1] = left
+        w[W_COVER + 2] = score
         for a in range(legs):
-            cover.best_candidate[a] = cover.candidate[a] if cover.goods[a, Q_LINES] > 0 else -1
+            empty = w[W_LEG_GOODS + a * GOODS_COLUMNS + Q_LINES] == 0
+            w[W_COVER_CANDIDATE + a] = -1 if empty else w[W_LEG_CANDIDATE + a]
             for i in range(count):
-                cover.best_units[a, i] = cover.units[a, i]
+                units[LEGS_MAX + a, i] = units[a, i]
 
 
 @jit
-def cover_order(
-    network: Network,
-    calendar: Calendar,
-    load: Load,
-    batch: Batch,
-    order: I64,
-    work: Work,
-    cover: Cover,
-    prices: I64,
-    alone: I64,
-    alone_count: int,
-    total_value: int,
-    groups: int,
-    kept: int,
-    max_legs: int,
-    notes: I64,
-) -> int:
-    """Cover as much of a part as stock and legs allow; the legs are in `best_candidate`, `best_units`; how many (with gaps)."""
-    _start(batch, order, work, cover, kept, groups)
-    cover.kept[:] = 0
-    legs_max = min(max_legs, LEGS_MAX)
-    for mode in range(2):
-        _attempt(
-            network,
-            calendar,
-            load,
-            batch,
-            order,
-            work,
-            cover,
-            prices,
-            alone,
-            alone_count,
-            total_value,
-            groups,
-            kept,
-            legs_max,
-            mode,
-            -1,
-            notes,
-        )
-    if order[O_LINE_COUNT] <= SHORT_LINES:
-        for c in range(min(kept, STARTS)):
-            if work.floor[c] != NEVER:
-                _attempt(
-                    network,
-                    calendar,
-                    load,
-                    batch,
-                    order,
-                    work,
-                    cover,
-                    prices,
-                    alone,
-                    alone_count,
-                    total_value,
-                    groups,
-                    kept,
-                    legs_max,
-                    LEAST_MONEY,
-                    c,
-                    notes,
-                )
-    return cover.kept[0]
+def cover_order(m: I64, w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, max_legs: int) -> None:
+    """Cover as much of a part as stock and legs allow.
+
+    The legs are at W_COVER (how many, with gaps; units left; score) and W_COVER_CANDIDATE (-1 = none), their units from
+    `units[LEGS_MAX]` on.
+    """
+    _prepare(w, table, grid)
+    for n in range(3):
+        w[W_COVER + n] = 0
+    legs = min(max_legs, LEGS_MAX)
+    _attempt(m, w, table, grid, units, alone, prices, legs, MOST_GOODS, -1)
+    _attempt(m, w, table, grid, units, alone, prices, legs, LEAST_MONEY, -1)
+    if w[W_ORDER + O_LINE_COUNT] <= SHORT_LINES:
+        for c in range(min(w[W_KEPT], STARTS)):
+            if w[W_FLOOR + c] != NEVER:
+                _attempt(m, w, table, grid, units, alone, prices, legs, LEAST_MONEY, c)

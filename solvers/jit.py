@@ -10,12 +10,25 @@ import tempfile
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
+from numba import types
 
 _HERE = Path(__file__).parent
-_SOURCES = ("calendar", "candidates", "columns", "cover", "jit", "kernel", "layout", "legs", "places", "tariff")
+_SOURCES = (
+    "calendar",
+    "candidates",
+    "columns",
+    "cover",
+    "explain",
+    "jit",
+    "kernel",
+    "layout",
+    "legs",
+    "places",
+    "tariff",
+)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -51,6 +64,13 @@ numba.config.CACHE_DIR = _cache_dir()
 
 
 def jit(function: F) -> F:
-    """Compile without the interpreter, without fast-math (replay is exact), kept on disk."""
-    compiled: F = numba.njit(cache=True, nogil=True)(function)
-    return compiled
+    """Compile without the interpreter, without fast-math (replay is exact), kept on disk.
+
+    Without Numba's runtime, too: the kernel allocates nothing, and counting references of thirty arrays at every call would cost
+    more than the calls. Constants in calls are typed as plain integers: one version of each function, not one for every value
+    that it is called with.
+    """
+    compiled = numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=False)(function)
+    template = compiled.get_call_template
+    compiled.get_call_template = lambda args, kws: template([types.unliteral(a) for a in args], kws)
+    return cast(F, compiled)

@@ -1,7 +1,8 @@
 """Columns of the flat tables that the kernel reads and writes, all int64 unless said otherwise, and how they travel together.
 
 Flat integer tables instead of objects: the compiled code reads them without the interpreter, and the same integers always give
-the same plan.
+the same plan. Configuration is one long array (`atlas`) with offsets in its head, scratch is another (`w`) with fixed places:
+a compiled call that takes two arrays is several times cheaper, and faster to compile, than one that takes thirty.
 """
 
 from __future__ import annotations
@@ -25,12 +26,40 @@ NO_PROMISE = 1 << 40
 """A promise day that no delivery misses."""
 
 CANDIDATES_MAX = 64
+SERVICES_MAX = 32
+"""Carrier services of one level; those beyond (in the order of carriers) are not offered."""
 GROUPS_EXACT = 6
 """Orders of up to so many groups are enumerated; larger ones are covered greedily."""
 LEGS_EXACT = 3
 LEGS_MAX = 16
 """Most legs of any plan."""
 RECORD_CANDIDATES = 8
+OPTIONS = 48
+"""Ship days kept ahead: more than two calendar months of working days, as far as capacity looks."""
+MIDNIGHTS = 320
+"""Local days whose end is tabulated: the ship days ahead plus the longest transit."""
+
+# atlas: offsets of the tables of one configuration, then the tables; rate cards lie among them by their own offsets
+(
+    M_NODES,
+    M_CALENDAR_OF,
+    M_SERVICES,
+    M_LEVELS,
+    M_SERVES,
+    M_POLICY,
+    M_POLICY_NODE,
+    M_OPTIONS,
+    M_MIDNIGHT,
+    M_BASE_DAY,
+    M_NODE_COUNT,
+    M_SERVICE_COUNT,
+    M_TODAY,
+    M_NOW,
+) = range(14)
+ATLAS_HEADER = 14
+"""calendar_of[node, service], last column = without a service; levels = services by level; serves[country, service];
+policy_node[policy, node] money, LIMIT and above = never; options[calendar, OPTIONS]; midnight[zone, MIDNIGHTS] = instant (ms) at
+which local day `base day + n` ends; today[zone] = local day of the instant M_NOW (ms), where the tables were refreshed."""
 
 # nodes[node, ...]
 N_ZONE, N_OFFER, N_LINE, N_UNIT, N_SURCHARGE, N_CAP_KIND, N_CAP_DAY, N_CAP_HARD, N_CAP_OVER = range(9)
@@ -50,8 +79,8 @@ FRESH, STALE_EXCLUDED, STALE_SAFETY = 0, 1, 2
     S_CODE,
     S_BANDS,
     S_BAND_COUNT,
-    S_TRANSIT,
-    S_DAYS,
+    S_ARRIVAL,
+    S_FLOORS,
     S_DIVISOR,
     S_MAX_G,
     S_MAX_MM3,
@@ -61,6 +90,7 @@ FRESH, STALE_EXCLUDED, STALE_SAFETY = 0, 1, 2
     S_CARD_COUNT,
 ) = range(12)
 SERVICE_COLUMNS = 12
+"""S_ARRIVAL: days to the door by weekday of the ship day (0 = Monday) and zone; S_FLOORS: least parcel price by zone."""
 
 # a rate card inside the pool, at its offset
 (C_FROM, C_BREAKS, C_MINIMUM, C_FUEL_BP, C_RESIDENTIAL, C_OVERSIZE, C_PEAK, C_PRICES, C_FLOORS, C_RATES) = range(10)
@@ -74,6 +104,7 @@ ITEM_ALONE, ITEM_ASSUMED = 1, 2
 
 # options[calendar, n, ...]
 P_DAY, P_SHIP_BY, P_ORDER_BY = range(3)
+OPTION_COLUMNS = 3
 
 # policy[policy, ...]: neutral = weights of 10,000, no least leg value, no cap on legs
 (
@@ -120,7 +151,7 @@ ORDER_COLUMNS = 21
 L_ITEM, L_UNITS, L_VALUE, L_GROUP, L_SPLIT, L_NEED = range(6)
 LINE_COLUMNS = 6
 
-# legs[leg, ...]; the first fourteen are also what pricing a leg fills in
+# legs[leg, ...]; pricing a leg fills all up to G_DAYS
 (
     G_SCORE,
     G_SERVICE,
@@ -196,30 +227,110 @@ V_NODE, V_KM, V_CODE, V_A, V_B, V_CASH, V_SERVICE, V_POLICY, V_OPPORTUNITY = ran
 CANDIDATE_COLUMNS = 9
 
 
-class Network(NamedTuple):
-    """What configuration says, compiled. `km[destination, node]` int16, -1 = the node is not on the map."""
+# goods of a leg: what its units amount to
+Q_WEIGHT, Q_VOLUME, Q_VALUE, Q_LINES, Q_UNITS, Q_PACKED, Q_NEED, Q_OPPORTUNITY = range(8)
+GOODS_COLUMNS = 8
+"""Weight and volume of the units that are packed together (Q_PACKED of them); the others ship alone."""
 
-    nodes: I64
-    flags: U8
-    calendar_of: I32
-    services: I64
-    pool: I64
-    level_services: I32
-    serves: U8
-    """[country, service] 1 = delivers there."""
-    items: I64
-    policy: I64
-    policy_node: I64
-    """[policy, node] money; LIMIT and above = never this node."""
+# alone[n, ...]: lines whose units ship alone, then how many of them are in each leg
+A_WEIGHT, A_VOLUME, A_UNITS, A_GROUP = range(4)
+A_LEG = 4
+"""Columns of the legs of a cover; the last one is for trials."""
+A_TRIAL = A_LEG + LEGS_MAX
+ALONE_COLUMNS = A_TRIAL + 1
 
+# table[line or group, ...] of the part at hand
+(
+    T_ITEM,
+    T_UNITS,
+    T_SPLIT,
+    T_NEED,
+    T_WEIGHT,
+    T_VOLUME,
+    T_VALUE,
+    T_ALONE,
+    T_GROUP,
+    T_CANON,
+    T_WHOLE,
+    T_ANY,
+    T_MAY,
+    T_MOST,
+    T_LEFT,
+    T_DIVIDE,
+    T_NEXT,
+    T_FIRST,
+    T_SIZE,
+) = range(19)
+TABLE_COLUMNS = 19
+"""Of a line: weight, volume, value of one unit; number among the ship-alone lines or -1; dense group; first line of the same
+item; units that all lines of its item ask (what a node must have to hold it whole); units free anywhere, at nodes that may
+serve, most at one of those; units not yet covered; 1 = may be divided; next line of its group. Of a group: first line, size."""
 
-class Calendar(NamedTuple):
-    """Ship days from now on. `options[calendar, n]` = (local day, ship by ms, order before ms); day NO_DAY ends a row."""
+# seen[..., node] by node, from E_KEY on by place among the seen
+E_STAMP, E_SLOT, E_EXCLUDED, E_CANDIDATE, E_KEY, E_FULL, E_LINES, E_GROUP = range(8)
+SEEN_COLUMNS = E_GROUP + GROUPS_EXACT
+"""Part that saw or excludes the node last; place among the seen or -1 - reason; candidate + 1 while reading; distance << 32 |
+node; bits of groups held whole; lines held whole; lines of each group held whole."""
 
-    options: I64
-    midnight: I64
-    """[time zone, n] instant (ms) at which local day `base_day + n` ends."""
-    base_day: int
+# grid[plane, candidate, line]
+X_FREE, X_ROW, X_LEFT = range(3)
+"""Units free, position row (-1 = none), units a cover has not used (by the first line of the item)."""
+
+# reach of a candidate by service: tariff zone (-1 = none), place of its ship day, delivery day, rate card
+H_ZONE, H_OPTION, H_DAY, H_CARD = range(4)
+REACH_COLUMNS = 4
+RING = 64
+"""Days that capacity is counted for (engine.domain.positions.Capacity)."""
+
+# a plan on trial in the exact search
+D_SCORE, D_DAY, D_LEGS, D_MASK, D_CANDIDATE, D_NODE = 0, 1, 2, 3, 6, 9
+TRIAL_COLUMNS = 12
+
+# w: scratch with fixed places
+_SUBSETS = 1 << GROUPS_EXACT
+W_ORDER = 0
+W_STAMP = 32
+W_COLLIDED = 33
+W_CAPACITY = 34
+W_VALUE = 35
+W_ALONE = 36
+W_KEPT = 37
+W_GROUPS = 38
+W_LEG = 40
+W_SUMS = 64
+W_BEST = 72
+W_RUNNER = W_BEST + TRIAL_COLUMNS
+W_TRIAL = W_RUNNER + TRIAL_COLUMNS
+W_NODE = W_TRIAL + TRIAL_COLUMNS
+W_KM = W_NODE + CANDIDATES_MAX
+W_FULL = W_KM + CANDIDATES_MAX
+W_FLOOR = W_FULL + CANDIDATES_MAX
+W_DAYS = W_FLOOR + CANDIDATES_MAX
+W_TODAY = W_DAYS + CANDIDATES_MAX
+W_OPENED = W_TODAY + CANDIDATES_MAX
+W_OPPORTUNITY = W_OPENED + CANDIDATES_MAX
+W_GOODS = W_OPPORTUNITY + CANDIDATES_MAX * GROUPS_EXACT
+W_DONE = W_GOODS + _SUBSETS * GOODS_COLUMNS
+W_LEAST = W_DONE + _SUBSETS
+W_SCORE = W_LEAST + _SUBSETS
+ENTRIES = 3
+W_ENTRY = W_SCORE + _SUBSETS * ENTRIES
+W_DAY = W_ENTRY + _SUBSETS * ENTRIES
+W_LEG_CANDIDATE = W_DAY + _SUBSETS * ENTRIES
+W_LEG_SCORE = W_LEG_CANDIDATE + LEGS_MAX
+W_LEG_GOODS = W_LEG_SCORE + LEGS_MAX
+W_TRIAL_GOODS = W_LEG_GOODS + LEGS_MAX * GOODS_COLUMNS
+W_COVER = W_TRIAL_GOODS + GOODS_COLUMNS
+W_COVER_CANDIDATE = W_COVER + 3
+W_REACH = W_COVER_CANDIDATE + LEGS_MAX
+W_USED = W_REACH + CANDIDATES_MAX * SERVICES_MAX * REACH_COLUMNS
+W_TAKEN = W_USED + CANDIDATES_MAX * RING
+W_SIZE = W_TAKEN + CANDIDATES_MAX * RING
+"""The order's row; stamp of the part; collided (1 stock, 2 capacity); capacity in the way; value of the part; ship-alone lines;
+candidates kept; groups; a leg on trial; sums; best, runner-up and trial of the exact search; candidates: node, km, groups held
+whole, least parcel price (NEVER = no service reaches), least days, local day, opened by the cover; opportunity[candidate,
+group]; goods[subset]; entries of subsets: done, under-estimate, then score, candidate, day of three; legs of a cover; the best
+cover (legs, units left, score, then candidates); reach[candidate, service]; capacity used and taken[candidate, day % RING]."""
 
 
 class Stock(NamedTuple):
@@ -239,7 +350,7 @@ class Stock(NamedTuple):
 
 
 class Load(NamedTuple):
-    """Capacity given away: `used[node, day % days]` where `day[...]` matches; `taken` likewise, by this batch."""
+    """Capacity given away: `used[node, day % RING]` where `day[...]` matches; `taken` likewise, by this batch."""
 
     used: I32
     day: I32
@@ -248,13 +359,29 @@ class Load(NamedTuple):
 
 
 class Batch(NamedTuple):
-    orders: I64
+    """What to plan: rows of parts and lines, excluded nodes, distances `km[destination, node]` (-1 = not on the map), and the
+    rest of the configuration: `flags[channel, node]`, `items`."""
+
+    parts: I64
     lines: I64
     excluded: I32
     km: I16
-    """[destination, node]"""
-    candidates: int
-    reach_km: int
+    flags: U8
+    items: I64
+
+
+class Scratch(NamedTuple):
+    """Kept between calls; only `seen[E_STAMP..E_CANDIDATE]` and `w[W_STAMP]` must survive them."""
+
+    w: I64
+    seen: I64
+    table: I64
+    grid: I64
+    units: I64
+    """[2 * LEGS_MAX, line] units of the legs of a cover, then of the best cover."""
+    alone: I64
+    taken: I64
+    """[row, units] open-addressed, row -1 = empty; a power of two, at least four times the lines of the batch."""
 
 
 class Outcome(NamedTuple):
@@ -263,5 +390,35 @@ class Outcome(NamedTuple):
     leg_lines: I64
     unfilled: I64
     candidates: I64
-    count: I64
+    used: I64
     """Legs, leg lines, unfilled, candidates in use."""
+
+
+def make_scratch(*, nodes: int, lines: int, batch_lines: int) -> Scratch:
+    """Scratch for a network of so many nodes, parts of at most `lines` lines, batches of at most `batch_lines`."""
+    size = 64
+    while size < batch_lines * 8:
+        size *= 2
+    seen = np.zeros((SEEN_COLUMNS, max(1, nodes)), np.int64)
+    seen[E_STAMP] = seen[E_EXCLUDED] = -1
+    return Scratch(
+        np.zeros(W_SIZE, np.int64),
+        seen,
+        np.zeros((lines, TABLE_COLUMNS), np.int64),
+        np.zeros((3, CANDIDATES_MAX, lines), np.int64),
+        np.zeros((2 * LEGS_MAX, lines), np.int64),
+        np.zeros((lines, ALONE_COLUMNS), np.int64),
+        np.full((size, 2), -1, np.int64),
+    )
+
+
+def make_outcome(*, parts: int, lines: int, leg_lines: int = 0) -> Outcome:
+    """Room for the outcome of so many parts and lines; `leg_lines` = rows for lines that several nodes share."""
+    return Outcome(
+        np.zeros((parts, PART_COLUMNS), np.int64),
+        np.zeros((parts * LEGS_MAX, LEG_COLUMNS), np.int64),
+        np.zeros((max(leg_lines, 2 * lines), 3), np.int64),
+        np.zeros((lines, 3), np.int64),
+        np.zeros((parts * RECORD_CANDIDATES, CANDIDATE_COLUMNS), np.int64),
+        np.zeros(4, np.int64),
+    )

@@ -5,14 +5,16 @@ Service    days late against the promise x money a day x the leg's share of the 
            days from the order to the door x the channel's rate on the leg's value
 Policy     money of the node, and what weights other than 10,000 add to the parts
 Opportunity  price of the units' positions, price of units over a soft capacity
+
+Functions take the atlas `m` and the scratch `w` (see layout); `c` is a candidate, `goods` and `leg` are places in `w`.
 """
 
 from __future__ import annotations
 
-from solvers.calendar import MIDNIGHTS, OPTIONS
 from solvers.jit import jit
 from solvers.layout import (
-    C_FLOORS,
+    A_VOLUME,
+    A_WEIGHT,
     CAP_LINES,
     CAP_NONE,
     CAP_ORDERS,
@@ -33,8 +35,26 @@ from solvers.layout import (
     G_SHIP_BY,
     G_SHIP_DAY,
     G_TRANSIT,
-    I32,
+    H_CARD,
+    H_DAY,
+    H_OPTION,
+    H_ZONE,
     I64,
+    M_BASE_DAY,
+    M_CALENDAR_OF,
+    M_LEVELS,
+    M_MIDNIGHT,
+    M_NODE_COUNT,
+    M_NODES,
+    M_NOW,
+    M_OPTIONS,
+    M_POLICY,
+    M_POLICY_NODE,
+    M_SERVES,
+    M_SERVICE_COUNT,
+    M_SERVICES,
+    M_TODAY,
+    MIDNIGHTS,
     N_CAP_DAY,
     N_CAP_HARD,
     N_CAP_KIND,
@@ -46,6 +66,7 @@ from solvers.layout import (
     NEVER,
     NO_DAY,
     NO_PROMISE,
+    NODE_COLUMNS,
     O_COUNTRY,
     O_HOME,
     O_LATE_MINOR,
@@ -56,21 +77,49 @@ from solvers.layout import (
     O_READY_MS,
     O_RESIDENTIAL,
     O_TRANSIT_BP,
+    OPTION_COLUMNS,
+    OPTIONS,
     P_DAY,
     P_ORDER_BY,
     P_SHIP_BY,
+    POLICY_COLUMNS,
+    Q_LINES,
+    Q_NEED,
+    Q_OPPORTUNITY,
+    Q_PACKED,
+    Q_UNITS,
+    Q_VALUE,
+    Q_VOLUME,
+    Q_WEIGHT,
+    REACH_COLUMNS,
+    RING,
+    S_ARRIVAL,
     S_BAND_COUNT,
     S_BANDS,
     S_CARD_COUNT,
     S_CARDS,
     S_CODE,
-    S_DAYS,
     S_DIVISOR,
+    S_FLOORS,
     S_MAX_G,
     S_MAX_MM3,
     S_OVERSIZE_G,
     S_TAGS,
-    S_TRANSIT,
+    SERVICE_COLUMNS,
+    SERVICES_MAX,
+    W_ALONE,
+    W_CAPACITY,
+    W_COLLIDED,
+    W_DAYS,
+    W_FLOOR,
+    W_KM,
+    W_NODE,
+    W_ORDER,
+    W_REACH,
+    W_TAKEN,
+    W_TODAY,
+    W_USED,
+    W_VALUE,
     Y_NEUTRAL,
     Y_W_LATE,
     Y_W_LINES,
@@ -79,291 +128,305 @@ from solvers.layout import (
     Y_W_SURCHARGE,
     Y_W_TRANSIT,
     Y_W_UNITS,
-    Calendar,
     Load,
-    Network,
 )
 from solvers.tariff import card_at, tariff, times
 
-# load of a leg: what its goods amount to
-Q_WEIGHT, Q_VOLUME, Q_VALUE, Q_LINES, Q_UNITS, Q_PACKED, Q_NEED, Q_OPPORTUNITY = range(8)
-Q_COLUMNS = 8
-"""Weight and volume of the units that are packed together (Q_PACKED of them); the others ship alone."""
-
-# alone[n, ...]: lines whose units ship alone
-A_LINE, A_WEIGHT, A_VOLUME, A_UNITS, A_GROUP = range(5)
-A_COLUMNS = 5
-
-# notes of a part while it is planned
-NOTE_COLLIDED, NOTE_CAPACITY = range(2)
-
 RING_DAYS = 60
-"""How far ahead a node with a capacity may plan: its ring of days (engine.domain.positions.Capacity) holds 64."""
+"""How far ahead a node with a capacity may plan: its ring of days holds 64."""
 LATE_DAYS_MAX = 3_650
 
 
 @jit
-def local_today(calendar: Calendar, zone: int, at_ms: int) -> int:
-    """The local day of an instant at or after now."""
-    n = 0
-    while n < MIDNIGHTS - 1 and calendar.midnight[zone, n] <= at_ms:
-        n += 1
-    return calendar.base_day + n
+def door_day(m: I64, service: int, zone: int, ship_day: int) -> int:
+    """Local day on which goods shipped on a day are at the door."""
+    return int(ship_day + m[m[service + S_ARRIVAL] + (ship_day + 3) % 7 * m[service + S_BAND_COUNT] + zone])
 
 
 @jit
-def delivery_day(ship_day: int, transit: int, days: int) -> int:
-    """The delivery day after `transit` delivery days (bits of `days`, bit 0 = Monday); 0 = the same day if it is one."""
-    day = ship_day
-    while transit > 0:
-        day += 1
-        if (days >> ((day + 3) % 7)) & 1:
-            transit -= 1
-    while not (days >> ((day + 3) % 7)) & 1:
-        day += 1
-    return day
-
-
-@jit
-def end_of_day_ms(calendar: Calendar, zone: int, day: int) -> int:
-    """The last second of a local day."""
-    n = min(max(0, day - calendar.base_day), MIDNIGHTS - 1)
-    return calendar.midnight[zone, n] - 1_000
-
-
-@jit
-def zone_of(pool: I64, bands: int, count: int, km: int) -> int:
+def zone_of(m: I64, bands: int, count: int, km: int) -> int:
     """The first distance band that reaches; -1 = none does."""
     for z in range(count):
-        if km <= pool[bands + z]:
+        if km <= m[bands + z]:
             return z
     return -1
 
 
 @jit
-def capacity_used(load: Load, node: int, day: int) -> int:
-    """Units given away on a day, this batch's included."""
-    slot = day % load.used.shape[1]
-    used = load.taken[node, slot] if node < load.taken.shape[0] else 0
-    if node < load.used.shape[0] and load.day[node, slot] == day:
-        used += load.used[node, slot]
-    return used
-
-
-@jit
-def capacity_units(kind: int, lines: int, units: int) -> int:
-    """What a leg takes of a capacity of this kind."""
-    if kind == CAP_NONE:
+def _ship_option(m: I64, w: I64, c: int, node: int, calendar: int, units: int) -> int:
+    """Place of the first ship day with room for `units` of capacity; -1 = none. For nodes without a hard one `units` is 0."""
+    ready_ms = w[W_ORDER + O_READY_MS]
+    row = m[M_OPTIONS] + calendar * OPTIONS * OPTION_COLUMNS
+    if units == 0 and m[row + P_ORDER_BY] > ready_ms and m[row + P_DAY] != NO_DAY:
         return 0
-    if kind == CAP_ORDERS:
-        return 1
-    return lines if kind == CAP_LINES else units
-
-
-@jit
-def ship_option(
-    nodes: I64, calendar: Calendar, load: Load, node: int, row: int, ready_ms: int, units: int, notes: I64
-) -> int:
-    """Place in `options[row]` of the first ship day with room; -1 = none."""
-    kind = nodes[node, N_CAP_KIND]
-    hard = kind != CAP_NONE and nodes[node, N_CAP_HARD] != 0
-    last = calendar.base_day + RING_DAYS
+    last = m[M_BASE_DAY] + RING_DAYS
+    per_day = m[node + N_CAP_DAY]
     for k in range(OPTIONS):
-        day = calendar.options[row, k, P_DAY]
-        if day == NO_DAY or (kind != CAP_NONE and day > last):
+        at = row + k * OPTION_COLUMNS
+        day = m[at + P_DAY]
+        if day == NO_DAY or (units > 0 and day > last):
             break
-        if calendar.options[row, k, P_ORDER_BY] <= ready_ms:
+        if m[at + P_ORDER_BY] <= ready_ms:
             continue
-        if not hard:
+        if units == 0:
             return k
-        used = capacity_used(load, node, day)
-        if used + units <= nodes[node, N_CAP_DAY]:
+        used = w[W_USED + c * RING + day % RING]
+        taken = w[W_TAKEN + c * RING + day % RING]
+        if used + taken + units <= per_day:
             return k
-        notes[NOTE_CAPACITY] = 1
-        if used - load.taken[node, day % load.used.shape[1]] + units <= nodes[node, N_CAP_DAY]:
-            notes[NOTE_COLLIDED] |= 2
+        w[W_CAPACITY] = 1
+        if used + units <= per_day:
+            w[W_COLLIDED] |= 2
     return -1
 
 
 @jit
-def reach_candidate(
-    network: Network, calendar: Calendar, order: I64, node: int, km: int, zones: I32
-) -> tuple[int, int]:
-    """Fill the tariff zone of every service of the order's level (-1 = it does not reach); (least parcel price, least days).
-
-    Least parcel price NEVER = no service reaches.
-    """
-    least = NEVER
-    least_days = NEVER
-    ready_ms = order[O_READY_MS]
-    today = local_today(calendar, network.nodes[node, N_ZONE], ready_ms)
-    pool = network.pool
-    for p in range(order[O_LEVEL_COUNT]):
-        s = network.level_services[order[O_LEVEL] + p]
-        zones[p] = -1
-        if network.serves[order[O_COUNTRY], s] == 0:
-            continue
-        z = zone_of(pool, network.services[s, S_BANDS], network.services[s, S_BAND_COUNT], km)
-        zones[p] = z
-        if z < 0:
-            continue
-        for n in range(network.services[s, S_CARD_COUNT]):
-            card = pool[network.services[s, S_CARDS] + n]
-            least = min(least, pool[pool[card + C_FLOORS] + z])
-        row = network.calendar_of[node, s]
-        for k in range(OPTIONS):
-            day = calendar.options[row, k, P_DAY]
-            if day == NO_DAY:
-                break
-            if calendar.options[row, k, P_ORDER_BY] > ready_ms:
-                transit = pool[network.services[s, S_TRANSIT] + z]
-                least_days = min(least_days, delivery_day(day, transit, network.services[s, S_DAYS]) - today)
-                break
-    if node == order[O_HOME]:
-        return 0, 0
-    return least, least_days
+def _read_capacity(m: I64, w: I64, load: Load, c: int, number: int) -> None:
+    """Capacity given away at a candidate by day of the ring: journaled, and taken by this batch."""
+    first = m[M_BASE_DAY]
+    for day in range(first, first + RING):
+        slot = day % RING
+        known = number < load.used.shape[0] and load.day[number, slot] == day
+        w[W_USED + c * RING + slot] = load.used[number, slot] if known else 0
+        w[W_TAKEN + c * RING + slot] = load.taken[number, slot]
 
 
 @jit
-def price_leg(
-    network: Network,
-    calendar: Calendar,
-    load: Load,
-    order: I64,
-    node: int,
-    zones: I32,
-    goods: I64,
-    total_value: int,
-    alone: I64,
-    alone_units: I64,
-    alone_count: int,
-    leg: I64,
-    notes: I64,
-) -> int:
-    """Price the goods at their best service and first ship day with room; fill `leg` up to G_DAYS; the score, or NEVER.
+def reach_candidate(m: I64, w: I64, load: Load, c: int) -> None:
+    """Fill what a candidate's services can do (zone, ship day, delivery day, card), its least parcel price and least days.
 
-    goods: Q_ columns. `alone_units[n]` of `alone[n]` are in the leg. A leg at the order's home node needs no carrier.
+    A ship day is that of a node without capacity limits; for others pricing looks for one with room.
+    """
+    number = w[W_NODE + c]
+    node = m[M_NODES] + number * NODE_COLUMNS
+    order = W_ORDER
+    ready_ms = w[order + O_READY_MS]
+    today = m[m[M_TODAY] + m[node + N_ZONE]]
+    if ready_ms > m[M_NOW]:
+        midnight = m[M_MIDNIGHT] + m[node + N_ZONE] * MIDNIGHTS - m[M_BASE_DAY]
+        while today - m[M_BASE_DAY] < MIDNIGHTS - 1 and m[midnight + today] <= ready_ms:
+            today += 1
+    w[W_TODAY + c] = today
+    if m[node + N_CAP_KIND] != CAP_NONE:
+        _read_capacity(m, w, load, c, number)
+    services = m[M_SERVICE_COUNT]
+    calendars = m[M_CALENDAR_OF] + number * (services + 1)
+    serves = m[M_SERVES] + w[order + O_COUNTRY] * services
+    levels = m[M_LEVELS] + w[order + O_LEVEL]
+    km = w[W_KM + c]
+    least = NEVER
+    least_days = NEVER
+    for p in range(w[order + O_LEVEL_COUNT]):
+        number = m[levels + p]
+        reach = W_REACH + (c * SERVICES_MAX + p) * REACH_COLUMNS
+        w[reach + H_ZONE] = -1
+        if m[serves + number] == 0:
+            continue
+        service = m[M_SERVICES] + number * SERVICE_COLUMNS
+        z = zone_of(m, m[service + S_BANDS], m[service + S_BAND_COUNT], km)
+        if z < 0:
+            continue
+        k = _ship_option(m, w, c, node, m[calendars + number], 0)
+        if k < 0:
+            continue
+        ship_day = m[m[M_OPTIONS] + (m[calendars + number] * OPTIONS + k) * OPTION_COLUMNS + P_DAY]
+        if m[node + N_CAP_KIND] != CAP_NONE and ship_day > m[M_BASE_DAY] + RING_DAYS:
+            continue
+        day = door_day(m, service, z, ship_day)
+        w[reach + H_ZONE] = z
+        w[reach + H_OPTION] = k
+        w[reach + H_DAY] = day
+        w[reach + H_CARD] = card_at(m, m[service + S_CARDS], m[service + S_CARD_COUNT], ship_day)
+        least_days = min(least_days, day - today)
+        least = min(least, m[m[service + S_FLOORS] + z])
+    if w[W_NODE + c] == w[order + O_HOME]:
+        least = 0
+        least_days = 0
+    w[W_FLOOR + c] = least
+    w[W_DAYS + c] = least_days
+
+
+@jit
+def _alone_parcels(
+    m: I64, w: I64, alone: I64, column: int, service: int, card: int, zone: int, residential: int
+) -> tuple[int, int]:
+    """(price, parcels) of the units that ship alone, each by itself."""
+    price = 0
+    parcels = 0
+    for n in range(w[W_ALONE]):
+        if alone[n, column] > 0:
+            one, each = tariff(
+                m,
+                card,
+                zone,
+                m[service + S_DIVISOR],
+                m[service + S_MAX_G],
+                m[service + S_MAX_MM3],
+                m[service + S_OVERSIZE_G],
+                residential,
+                alone[n, A_WEIGHT],
+                alone[n, A_VOLUME],
+            )
+            price += times(one, alone[n, column])
+            parcels += each * alone[n, column]
+    return price, parcels
+
+
+@jit
+def _weighted(
+    m: I64,
+    row: int,
+    parcels_minor: int,
+    lines_minor: int,
+    units_minor: int,
+    surcharge: int,
+    late: int,
+    transit: int,
+    opportunity: int,
+) -> int:
+    """What the policy's weights other than 10,000 add to the parts of a leg."""
+    more = parcels_minor * (m[row + Y_W_PARCELS] - 10_000) // 10_000
+    more += lines_minor * (m[row + Y_W_LINES] - 10_000) // 10_000
+    more += units_minor * (m[row + Y_W_UNITS] - 10_000) // 10_000
+    more += surcharge * (m[row + Y_W_SURCHARGE] - 10_000) // 10_000
+    more += late * (m[row + Y_W_LATE] - 10_000) // 10_000
+    more += transit * (m[row + Y_W_TRANSIT] - 10_000) // 10_000
+    more += opportunity * (m[row + Y_W_OPPORTUNITY] - 10_000) // 10_000
+    return int(more)
+
+
+@jit
+def price_leg(m: I64, w: I64, alone: I64, c: int, goods: int, column: int, leg: int) -> int:
+    """Price the goods at their best service and first ship day with room; fill `w[leg..]` up to G_DAYS; the score, or NEVER.
+
+    `alone[n, column]` units of each ship-alone line are in the leg. At the order's home node no carrier is needed.
     Ties: earlier delivery, then the order of services.
     """
-    nodes = network.nodes
-    lines_minor = times(nodes[node, N_LINE], goods[Q_LINES])
-    units_minor = times(nodes[node, N_UNIT], goods[Q_UNITS])
-    surcharge = nodes[node, N_SURCHARGE]
-    taken = capacity_units(nodes[node, N_CAP_KIND], goods[Q_LINES], goods[Q_UNITS])
-    today = local_today(calendar, nodes[node, N_ZONE], order[O_READY_MS])
-    policy_row = order[O_POLICY]
-    node_minor = network.policy_node[policy_row, node]
+    number = w[W_NODE + c]
+    node = m[M_NODES] + number * NODE_COLUMNS
+    lines_minor = times(m[node + N_LINE], w[goods + Q_LINES])
+    units_minor = times(m[node + N_UNIT], w[goods + Q_UNITS])
+    surcharge = m[node + N_SURCHARGE]
+    kind = m[node + N_CAP_KIND]
+    capacity = 0
+    if kind != CAP_NONE:
+        capacity = 1 if kind == CAP_ORDERS else (w[goods + Q_LINES] if kind == CAP_LINES else w[goods + Q_UNITS])
+    hard = m[node + N_CAP_HARD] != 0
+    today = w[W_TODAY + c]
+    policy_number = w[W_ORDER + O_POLICY]
+    policy_row = m[M_POLICY] + policy_number * POLICY_COLUMNS
+    node_minor = m[m[M_POLICY_NODE] + policy_number * m[M_NODE_COUNT] + number]
+    neutral = m[policy_row + Y_NEUTRAL] != 0
+    services = m[M_SERVICE_COUNT]
+    calendars = m[M_CALENDAR_OF] + number * (services + 1)
+    day_minor = w[goods + Q_VALUE] * w[W_ORDER + O_TRANSIT_BP] // 10_000
+    promise = w[W_ORDER + O_PROMISE_DAY]
+    levels = m[M_LEVELS] + w[W_ORDER + O_LEVEL]
+    at_home = number == w[W_ORDER + O_HOME]
     best = NEVER
     best_day = NEVER
-    at_home = node == order[O_HOME]
-    count = 1 if at_home else order[O_LEVEL_COUNT]
-    for p in range(count):
+    for p in range(1 if at_home else w[W_ORDER + O_LEVEL_COUNT]):
         parcels = 0
         parcels_minor = 0
         if at_home:
-            row = network.calendar_of[node, network.services.shape[0]]
-            k = ship_option(nodes, calendar, load, node, row, order[O_READY_MS], taken, notes)
+            calendar = m[calendars + services]
+            k = _ship_option(m, w, c, node, calendar, capacity if hard else 0)
             if k < 0:
                 continue
             code = -1
-            ship_day = calendar.options[row, k, P_DAY]
-            day = ship_day
+            option = m[M_OPTIONS] + (calendar * OPTIONS + k) * OPTION_COLUMNS
+            day = m[option + P_DAY]
         else:
-            s = network.level_services[order[O_LEVEL] + p]
-            z = zones[p]
-            if z < 0 or (goods[Q_NEED] & ~network.services[s, S_TAGS]) != 0:
+            reach = W_REACH + (c * SERVICES_MAX + p) * REACH_COLUMNS
+            z = w[reach + H_ZONE]
+            if z < 0:
                 continue
-            row = network.calendar_of[node, s]
-            k = ship_option(nodes, calendar, load, node, row, order[O_READY_MS], taken, notes)
-            if k < 0:
+            service = m[M_SERVICES] + m[levels + p] * SERVICE_COLUMNS
+            if (w[goods + Q_NEED] & ~m[service + S_TAGS]) != 0:
                 continue
-            code = network.services[s, S_CODE]
-            ship_day = calendar.options[row, k, P_DAY]
-            pool = network.pool
-            day = delivery_day(ship_day, pool[network.services[s, S_TRANSIT] + z], network.services[s, S_DAYS])
-            card = card_at(pool, network.services[s, S_CARDS], network.services[s, S_CARD_COUNT], ship_day)
-            divisor = network.services[s, S_DIVISOR]
-            max_g = network.services[s, S_MAX_G]
-            max_mm3 = network.services[s, S_MAX_MM3]
-            oversize_g = network.services[s, S_OVERSIZE_G]
-            residential = order[O_RESIDENTIAL]
-            if goods[Q_PACKED] > 0:
+            calendar = m[calendars + m[levels + p]]
+            k = w[reach + H_OPTION]
+            day = w[reach + H_DAY]
+            card = w[reach + H_CARD]
+            if hard and capacity > 0:
+                first = k
+                k = _ship_option(m, w, c, node, calendar, capacity)
+                if k < 0:
+                    continue
+                if k != first:
+                    ship_day = m[m[M_OPTIONS] + (calendar * OPTIONS + k) * OPTION_COLUMNS + P_DAY]
+                    day = door_day(m, service, z, ship_day)
+                    card = card_at(m, m[service + S_CARDS], m[service + S_CARD_COUNT], ship_day)
+            code = m[service + S_CODE]
+            option = m[M_OPTIONS] + (calendar * OPTIONS + k) * OPTION_COLUMNS
+            residential = w[W_ORDER + O_RESIDENTIAL]
+            if w[goods + Q_PACKED] > 0:
                 parcels_minor, parcels = tariff(
-                    pool,
+                    m,
                     card,
                     z,
-                    divisor,
-                    max_g,
-                    max_mm3,
-                    oversize_g,
+                    m[service + S_DIVISOR],
+                    m[service + S_MAX_G],
+                    m[service + S_MAX_MM3],
+                    m[service + S_OVERSIZE_G],
                     residential,
-                    goods[Q_WEIGHT],
-                    goods[Q_VOLUME],
+                    w[goods + Q_WEIGHT],
+                    w[goods + Q_VOLUME],
                 )
-            for n in range(alone_count):
-                if alone_units[n] > 0:
-                    one, each = tariff(
-                        pool,
-                        card,
-                        z,
-                        divisor,
-                        max_g,
-                        max_mm3,
-                        oversize_g,
-                        residential,
-                        alone[n, A_WEIGHT],
-                        alone[n, A_VOLUME],
-                    )
-                    parcels_minor += times(one, alone_units[n])
-                    parcels += each * alone_units[n]
+            if w[W_ALONE] > 0:
+                price, count = _alone_parcels(m, w, alone, column, service, card, z, residential)
+                parcels_minor += price
+                parcels += count
         late = 0
-        if order[O_PROMISE_DAY] < NO_PROMISE and day > order[O_PROMISE_DAY]:
-            late_days = min(LATE_DAYS_MAX, day - order[O_PROMISE_DAY])
-            share_bp = goods[Q_VALUE] * 10_000 // total_value if total_value > 0 else 10_000
-            late = late_days * order[O_LATE_MINOR] * share_bp // 10_000
-        transit = (day - today) * (goods[Q_VALUE] * order[O_TRANSIT_BP] // 10_000)
-        opportunity = goods[Q_OPPORTUNITY]
-        if taken > 0 and nodes[node, N_CAP_HARD] == 0:
-            used = capacity_used(load, node, ship_day)
-            over = max(0, used + taken - nodes[node, N_CAP_DAY]) - max(0, used - nodes[node, N_CAP_DAY])
-            opportunity += times(over, nodes[node, N_CAP_OVER])
-        policy = node_minor
-        if network.policy[policy_row, Y_NEUTRAL] == 0:
-            weights = network.policy[policy_row]
-            policy += parcels_minor * (weights[Y_W_PARCELS] - 10_000) // 10_000
-            policy += lines_minor * (weights[Y_W_LINES] - 10_000) // 10_000
-            policy += units_minor * (weights[Y_W_UNITS] - 10_000) // 10_000
-            policy += surcharge * (weights[Y_W_SURCHARGE] - 10_000) // 10_000
-            policy += late * (weights[Y_W_LATE] - 10_000) // 10_000
-            policy += transit * (weights[Y_W_TRANSIT] - 10_000) // 10_000
-            policy += opportunity * (weights[Y_W_OPPORTUNITY] - 10_000) // 10_000
-        score = parcels_minor + lines_minor + units_minor + surcharge + late + transit + policy + opportunity
-        if score < best or (score == best and day < best_day):
-            best = score
-            best_day = day
-            leg[G_SCORE] = score
-            leg[G_SERVICE] = code
-            leg[G_PARCELS] = parcels
-            leg[G_SHIP_DAY] = ship_day
-            leg[G_SHIP_BY] = calendar.options[row, k, P_SHIP_BY]
-            leg[G_DELIVER_DAY] = day
-            leg[G_CASH] = parcels_minor
-            leg[G_CASH_LINES] = lines_minor
-            leg[G_CASH_UNITS] = units_minor
-            leg[G_CASH_SURCHARGE] = surcharge
-            leg[G_LATE] = late
-            leg[G_TRANSIT] = transit
-            leg[G_POLICY] = policy
-            leg[G_OPPORTUNITY] = opportunity
-            leg[G_CAP_UNITS] = taken
-            leg[G_DELIVER_BY] = 0
-            leg[G_DAYS] = day - today
+        if promise < NO_PROMISE and day > promise:
+            total = w[W_VALUE]
+            share_bp = w[goods + Q_VALUE] * 10_000 // total if total > 0 else 10_000
+            late = min(LATE_DAYS_MAX, day - promise) * w[W_ORDER + O_LATE_MINOR] * share_bp // 10_000
+        transit = (day - today) * day_minor
+        opportunity = w[goods + Q_OPPORTUNITY]
+        if capacity > 0 and not hard:
+            slot = c * RING + m[option + P_DAY] % RING
+            over = w[W_USED + slot] + w[W_TAKEN + slot] - m[node + N_CAP_DAY]
+            opportunity += times(max(0, over + capacity) - max(0, over), m[node + N_CAP_OVER])
+        score = parcels_minor + lines_minor + units_minor + surcharge + late + transit + node_minor + opportunity
+        if neutral and (score > best or (score == best and day >= best_day)):
+            continue
+        if not neutral:
+            more = _weighted(
+                m, policy_row, parcels_minor, lines_minor, units_minor, surcharge, late, transit, opportunity
+            )
+            score += more
+            if score > best or (score == best and day >= best_day):
+                continue
+            w[leg + G_POLICY] = node_minor + more
+        else:
+            w[leg + G_POLICY] = node_minor
+        w[leg + G_SERVICE] = code
+        w[leg + G_PARCELS] = parcels
+        w[leg + G_SHIP_DAY] = m[option + P_DAY]
+        w[leg + G_SHIP_BY] = m[option + P_SHIP_BY]
+        w[leg + G_DELIVER_DAY] = day
+        w[leg + G_CASH] = parcels_minor
+        w[leg + G_CASH_LINES] = lines_minor
+        w[leg + G_CASH_UNITS] = units_minor
+        w[leg + G_CASH_SURCHARGE] = surcharge
+        w[leg + G_LATE] = late
+        w[leg + G_TRANSIT] = transit
+        w[leg + G_OPPORTUNITY] = opportunity
+        w[leg + G_CAP_UNITS] = capacity
+        w[leg + G_DELIVER_BY] = 0
+        w[leg + G_DAYS] = day - today
+        w[leg + G_SCORE] = score
+        best = score
+        best_day = day
     return best
 
 
 @jit
-def deliver_by(network: Network, calendar: Calendar, node: int, leg: I64) -> int:
-    """When the goods are there at the latest: the end of the delivery day at the node; without a carrier, the hand-over."""
-    if leg[G_SERVICE] < 0:
-        return leg[G_SHIP_BY]
-    return end_of_day_ms(calendar, network.nodes[node, N_ZONE], leg[G_DELIVER_DAY])
+def deliver_by(m: I64, number: int, service: int, day: int, ship_by: int) -> int:
+    """When the goods are there at the latest: the last second of the local day; without a carrier, the hand-over."""
+    if service < 0:
+        return ship_by
+    n = min(max(0, day - m[M_BASE_DAY]), MIDNIGHTS - 1)
+    zone = m[m[M_NODES] + number * NODE_COLUMNS + N_ZONE]
+    return int(m[m[M_MIDNIGHT] + zone * MIDNIGHTS + n] - 1_000)

@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from solvers.calendar import Calendars, CalendarSpec
+from solvers.calendar import Calendars, CalendarSpec, delivery_day
 from solvers.layout import (
+    ATLAS_HEADER,
+    C_FLOORS,
     CAP_LINES,
     CAP_NONE,
     CAP_ORDERS,
@@ -22,17 +24,28 @@ from solvers.layout import (
     F_PICKUP,
     F_SHIP,
     F_STORE,
-    I32,
     I64,
     ITEM_ALONE,
     ITEM_ASSUMED,
     ITEM_COLUMNS,
     LIMIT,
+    M_BASE_DAY,
+    M_CALENDAR_OF,
+    M_LEVELS,
+    M_MIDNIGHT,
+    M_NODE_COUNT,
+    M_NODES,
+    M_NOW,
+    M_OPTIONS,
+    M_POLICY,
+    M_POLICY_NODE,
+    M_SERVES,
+    M_SERVICE_COUNT,
+    M_SERVICES,
+    M_TODAY,
     NODE_COLUMNS,
-    POLICY_COLUMNS,
-    SERVICE_COLUMNS,
+    SERVICES_MAX,
     U8,
-    Network,
 )
 from solvers.tariff import CardSpec, pack_cards
 
@@ -129,27 +142,42 @@ class Compiled:
                 self.country_of.setdefault(country, len(self.country_of) + 1)
         self.level_of: dict[str, tuple[int, int]] = {}
         """(first, count) in `level_services` by service level."""
-        pool: list[int] = []
-        service_rows = [self._service(pool, service) for service in services]
-        self.network = Network(
-            nodes=self._nodes(nodes, calendar_of),
-            flags=_flags(nodes, channels),
-            calendar_of=calendar_of,
-            services=np.array(service_rows, np.int64).reshape(-1, SERVICE_COLUMNS),
-            pool=np.array([*pool, 0], np.int64),
-            level_services=self._levels(services),
-            serves=self._serves(services),
-            items=np.zeros((0, ITEM_COLUMNS), np.int64),
-            policy=np.array(
-                [
-                    (int(p._replace(node_minor={}, banned=frozenset()) == PolicySpec()), p.max_legs, p.leg_value_minor)
-                    + p.weight_bp
-                    for p in policies
-                ],
-                np.int64,
-            ).reshape(-1, POLICY_COLUMNS),
-            policy_node=_policy_nodes(policies, len(nodes)),
-        )
+        atlas: list[int] = [0] * ATLAS_HEADER
+        service_rows = [self._service(atlas, service) for service in services]
+        self.flags = _flags(nodes, channels)
+        tables = {
+            M_NODES: self._nodes(nodes, calendar_of),
+            M_CALENDAR_OF: calendar_of,
+            M_SERVICES: np.array(service_rows, np.int64),
+            M_LEVELS: self._levels(services),
+            M_SERVES: self._serves(services),
+            M_POLICY: np.array([_policy_row(policy) for policy in policies], np.int64),
+            M_POLICY_NODE: _policy_nodes(policies, len(nodes)),
+            M_OPTIONS: self.calendars.options,
+            M_MIDNIGHT: self.calendars.midnight,
+            M_TODAY: self.calendars.today,
+        }
+        for slot, table in tables.items():
+            atlas[slot] = len(atlas)
+            atlas += table.ravel().tolist()
+        atlas[M_NODE_COUNT] = max(1, len(nodes))
+        atlas[M_SERVICE_COUNT] = len(services)
+        self.atlas: I64 = np.array(atlas, np.int64)
+
+    def refresh(self, now_ms: int) -> None:
+        """Bring the calendars to an instant; it costs a comparison until a cut-off or a day passes."""
+        calendars = self.calendars
+        if calendars.refresh(now_ms):
+            tables = (
+                (M_OPTIONS, calendars.options),
+                (M_MIDNIGHT, calendars.midnight),
+                (M_TODAY, calendars.today),
+            )
+            for slot, table in tables:
+                start = self.atlas[slot]
+                self.atlas[start : start + table.size] = table.ravel()
+            self.atlas[M_BASE_DAY] = calendars.base_day
+        self.atlas[M_NOW] = now_ms
 
     def need(self, tags: Sequence[str]) -> int:
         """Bits of handling tags."""
@@ -158,7 +186,7 @@ class Compiled:
             mask |= self.tag_bit.get(tag, NOBODY)
         return mask
 
-    def _nodes(self, nodes: Sequence[NodeSpec | None], calendar_of: I32) -> I64:
+    def _nodes(self, nodes: Sequence[NodeSpec | None], calendar_of: I64) -> I64:
         table = np.zeros((max(1, len(nodes)), NODE_COLUMNS), np.int64)
         for n, node in enumerate(nodes):
             if node is None:
@@ -185,15 +213,19 @@ class Compiled:
         transit += [transit[-1]] * (zones - len(transit))
         bands_at = len(pool)
         pool += service.band_km
-        transit_at = len(pool)
-        pool += transit
+        arrival_at = len(pool)
+        for day in range(7):  # day 4 of 1970 was a Monday
+            pool += [delivery_day(4 + day, days, service.days) - 4 - day for days in transit]
         cards_at, count = pack_cards(pool, service.cards, zones=zones)
+        floors_at = len(pool)
+        floors = [pool[pool[card + C_FLOORS] : pool[card + C_FLOORS] + zones] for card in pool[cards_at:]]
+        pool += [min(prices) for prices in zip(*floors, strict=True)]
         return (
             service.code,
             bands_at,
             zones,
-            transit_at,
-            service.days,
+            arrival_at,
+            floors_at,
             service.divisor_mm3_per_g,
             service.max_parcel_g,
             service.max_parcel_mm3,
@@ -203,16 +235,16 @@ class Compiled:
             count,
         )
 
-    def _levels(self, services: Sequence[ServiceSpec]) -> I32:
+    def _levels(self, services: Sequence[ServiceSpec]) -> I64:
         rows: list[int] = []
         for level in sorted({level for service in services for level in service.levels}):
-            serving = [s for s, service in enumerate(services) if level in service.levels]
+            serving = [s for s, service in enumerate(services) if level in service.levels][:SERVICES_MAX]
             self.level_of[level] = (len(rows), len(serving))
             rows += serving
-        return np.array([*rows, 0], np.int32)
+        return np.array(rows, np.int64)
 
-    def _serves(self, services: Sequence[ServiceSpec]) -> U8:
-        table = np.zeros((len(self.country_of) + 1, max(1, len(services))), np.uint8)
+    def _serves(self, services: Sequence[ServiceSpec]) -> I64:
+        table = np.zeros((len(self.country_of) + 1, len(services)), np.int64)
         for s, service in enumerate(services):
             if service.countries is None:
                 table[:, s] = 1
@@ -232,10 +264,10 @@ def _tag_bits(nodes: Sequence[NodeSpec | None], services: Sequence[ServiceSpec])
     return bits
 
 
-def _calendars(nodes: Sequence[NodeSpec | None], services: Sequence[ServiceSpec]) -> tuple[Calendars, I32]:
+def _calendars(nodes: Sequence[NodeSpec | None], services: Sequence[ServiceSpec]) -> tuple[Calendars, I64]:
     """Each different calendar once; `calendar_of[node, service]`, the last column = without a service."""
     index: dict[CalendarSpec, int] = {}
-    table = np.zeros((max(1, len(nodes)), len(services) + 1), np.int32)
+    table = np.zeros((max(1, len(nodes)), len(services) + 1), np.int64)
     names = [*(service.service_id for service in services), ""]
     for n, node in enumerate(nodes):
         if node is None:
@@ -268,6 +300,11 @@ def _flags(nodes: Sequence[NodeSpec | None], channels: Sequence[str | None]) -> 
                 if channel is not None and channel in node.channels:
                     table[c, n] |= F_CHANNEL
     return table
+
+
+def _policy_row(policy: PolicySpec) -> tuple[int, ...]:
+    neutral = policy._replace(node_minor={}, banned=frozenset()) == PolicySpec()
+    return (int(neutral), policy.max_legs, policy.leg_value_minor, *policy.weight_bp)
 
 
 def _policy_nodes(policies: Sequence[PolicySpec], node_count: int) -> I64:

@@ -108,7 +108,7 @@ def card_at(pool: I64, cards: int, count: int, day: int) -> int:
     n = count - 1
     while n > 0 and pool[pool[cards + n] + C_FROM] > day:
         n -= 1
-    return pool[cards + n]
+    return int(pool[cards + n])
 
 
 @jit
@@ -129,7 +129,7 @@ def parcel_minor(pool: I64, card: int, zone: int, oversize_g: int, residential: 
         price += pool[card + C_RESIDENTIAL]
     if oversize_g and billable_g >= oversize_g:
         price += pool[card + C_OVERSIZE]
-    return price
+    return int(price)
 
 
 @jit
@@ -154,6 +154,8 @@ def tariff(
     """(price, parcels) of goods packed together."""
     grams = billable(weight_g, volume_mm3, divisor)
     last = pool[card + CARD_HEADER + pool[card + C_BREAKS] - 1]
+    if weight_g <= max_g and volume_mm3 <= max_mm3 and grams <= last:  # most legs: no division
+        return parcel_minor(pool, card, zone, oversize_g, residential, grams), 1
     parcels = max(1, (weight_g + max_g - 1) // max_g)
     parcels = max(parcels, (volume_mm3 + max_mm3 - 1) // max_mm3)
     parcels = max(parcels, (grams + last - 1) // last)
@@ -169,7 +171,7 @@ def under_estimate(pool: I64, card: int, zone: int, divisor: int, weight_g: int,
     """
     grams = billable(weight_g, volume_mm3, divisor)
     rate = pool[pool[card + C_RATES] + zone]
-    return max(pool[pool[card + C_FLOORS] + zone], min(LIMIT, times(rate, grams)) // 1_000)
+    return int(max(pool[pool[card + C_FLOORS] + zone], times(rate, grams) // 1_000))
 
 
 def pack_cards(pool: list[int], cards: Sequence[CardSpec], *, zones: int) -> tuple[int, int]:

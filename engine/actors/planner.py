@@ -62,7 +62,8 @@ class SolverPlanner:
         self._view = NetworkView(state.catalog)
         self._taken = np.zeros((1, state.capacity.DAYS), np.int32)
         self._prices = np.zeros(0, np.int32)
-        self._outcome = _make_outcome(parts=64, lines=512)
+        self._outcome = at.make_outcome(parts=64, lines=512)
+        self._scratch = at.make_scratch(nodes=1, lines=64, batch_lines=512)
         self._promise: dict[tuple[int, int], int] = {}
         self.warm()
 
@@ -103,7 +104,7 @@ class SolverPlanner:
         self._view = NetworkView(catalog)
         self._items = ItemFeed()
         self._network_version = catalog.network_version
-        nodes = len(self._view.compiled.network.nodes)
+        nodes = max(1, self._view.compiled.node_count)
         if len(self._taken) < nodes:
             self._taken = np.zeros((nodes, self._state.capacity.DAYS), np.int32)
 
@@ -112,7 +113,7 @@ class SolverPlanner:
         if self._network_version != catalog.network_version:
             self._refresh_network()
         self._items.refresh(catalog, self._view.compiled)
-        self._view.compiled.calendars.refresh(now_ms)
+        self._view.compiled.refresh(now_ms)
         self._view.refresh_stale(self._state, now_ms)
 
     def _flatten(self, requests: Sequence[PlanRequest], now_ms: int) -> Flat:
@@ -257,12 +258,8 @@ class SolverPlanner:
     def _run(self, flat: Flat) -> None:
         """Plan the batch into `self._outcome`."""
         view = self._view
-        compiled = view.compiled
         positions = self._state.positions
         capacity = self._state.capacity
-        calendars = compiled.calendars
-        network = compiled.network._replace(items=self._items.table.rows)
-        calendar = at.Calendar(calendars.options, calendars.midnight, calendars.base_day)
         stock = at.Stock(
             positions.offset,
             positions.head,
@@ -278,18 +275,38 @@ class SolverPlanner:
         )
         load = at.Load(capacity.used, capacity.day, self._taken, view.stale)
         parts = _table(flat.parts, at.ORDER_COLUMNS)
+        lines = _table(flat.lines, at.LINE_COLUMNS)
         batch = at.Batch(
             parts,
-            _table(flat.lines, at.LINE_COLUMNS),
+            lines,
             np.array(flat.excluded, np.int32),
             view.destinations.km,
-            self._settings.candidates,
-            self._settings.reach_km,
+            view.compiled.flags,
+            self._items.table.rows,
         )
-        if len(self._outcome.parts) < len(parts) or len(self._outcome.unfilled) < len(batch.lines):
-            self._outcome = _make_outcome(parts=2 * len(parts), lines=2 * len(batch.lines))
-        while plan_batch(network, calendar, stock, load, batch, self._outcome) == NO_ROOM:
-            self._outcome = _make_outcome(
+        longest = int(parts[:, at.O_LINE_COUNT].max()) if len(parts) else 1
+        scratch = self._scratch
+        if (
+            len(scratch.table) < longest
+            or len(scratch.taken) < 4 * len(lines)
+            or scratch.seen.shape[1] < len(self._taken)
+        ):
+            self._scratch = scratch = at.make_scratch(
+                nodes=len(self._taken),
+                lines=max(longest, len(scratch.table)),
+                batch_lines=max(len(lines), len(scratch.taken) // 4),
+            )
+        if len(self._outcome.parts) < len(parts) or len(self._outcome.unfilled) < len(lines):
+            self._outcome = at.make_outcome(
+                parts=max(len(parts), len(self._outcome.parts)), lines=max(len(lines), len(self._outcome.unfilled))
+            )
+        settings = self._settings
+        atlas = view.compiled.atlas
+        while (
+            plan_batch(atlas, stock, load, batch, scratch, self._outcome, settings.candidates, settings.reach_km)
+            == NO_ROOM
+        ):
+            self._outcome = at.make_outcome(
                 parts=len(self._outcome.parts),
                 lines=len(self._outcome.unfilled),
                 leg_lines=2 * len(self._outcome.leg_lines),
@@ -299,7 +316,7 @@ class SolverPlanner:
 
     def _plans(self, requests: Sequence[PlanRequest], flat: Flat, now_ms: int) -> list[Plan]:
         outcome = self._outcome
-        count = outcome.count.tolist()
+        count = outcome.used.tolist()
         parts = outcome.parts[: len(flat.parts) // at.ORDER_COLUMNS].tolist()
         legs = outcome.legs[: count[_LEG_COUNT]].tolist()
         leg_lines = outcome.leg_lines[: count[_LINE_COUNT], :2].tolist()
@@ -370,14 +387,3 @@ class SolverPlanner:
 
 def _table(numbers: list[int], columns: int) -> at.I64:
     return np.frombuffer(array("q", numbers), np.int64).reshape(-1, columns)
-
-
-def _make_outcome(*, parts: int, lines: int, leg_lines: int = 0) -> at.Outcome:
-    return at.Outcome(
-        np.zeros((parts, at.PART_COLUMNS), np.int64),
-        np.zeros((parts * at.LEGS_MAX, at.LEG_COLUMNS), np.int64),
-        np.zeros((max(leg_lines, 2 * lines), 3), np.int64),
-        np.zeros((lines, 3), np.int64),
-        np.zeros((parts * at.RECORD_CANDIDATES, at.CANDIDATE_COLUMNS), np.int64),
-        np.zeros(4, np.int64),
-    )

@@ -152,7 +152,7 @@ def legs_of(record: DecisionRecord) -> list[ChosenLeg]:
         fields = numbers[at : at + LEG_FIELDS]
         count = numbers[at + LEG_FIELDS]
         at += LEG_FIELDS + 1
-        out.append(ChosenLeg(*fields, tuple(numbers[at : at + count])))
+        out.append(ChosenLeg._make([*fields, tuple(numbers[at : at + count])]))
         at += count
     return out
 
