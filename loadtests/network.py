@@ -273,8 +273,9 @@ def _kit_indexes(spec: NetworkSpec, rng: np.random.Generator) -> np.ndarray:
 
 def zipf_popularity(count: int, exponent: float) -> np.ndarray:
     """Popularity by rank, sums to 1."""
-    weight = 1 / np.arange(1, count + 1) ** exponent
-    return weight / weight.sum()
+    weight: np.ndarray = 1 / np.arange(1, count + 1) ** exponent
+    share: np.ndarray = weight / weight.sum()
+    return share
 
 
 def demand_share(nodes: list[Node], places: Places) -> np.ndarray:
@@ -321,11 +322,11 @@ def make_stock(
             mask &= band[None, :] == (np.arange(first, block.stop) % spec.regions)[:, None]
         _only_capable(mask, items[block], warehouse, band, spec.regions, first)
         columns.append(_split_units(spec, mask, demand[block] * spec.coverage, weight, first))
-    node = np.concatenate([c[1] for c in columns]).astype(np.int32)
-    item = np.concatenate([c[0] for c in columns]).astype(np.int32)
+    at_node = np.concatenate([c[1] for c in columns]).astype(np.int32)
+    of_item = np.concatenate([c[0] for c in columns]).astype(np.int32)
     units = np.concatenate([c[2] for c in columns]).astype(np.int64)
-    safety = np.where(~warehouse[node] & (units >= 4 * spec.safety_units), spec.safety_units, 0)
-    return Stock(node, item, units, safety)
+    safety = np.where(~warehouse[at_node] & (units >= 4 * spec.safety_units), spec.safety_units, 0)
+    return Stock(at_node, of_item, units, safety)
 
 
 def band_of(postal_code: str, regions: int) -> int:
