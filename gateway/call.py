@@ -16,6 +16,7 @@ PUBLIC = "public"
 """Scope of a route that needs no key. It has to be said: a route without a scope does not start."""
 ANY_KEY = "any_key"
 """Scope of a route that any valid key may use, because it shows that key's own things only."""
+VALUES_FREE_BYTES = 128 * 1024
 SCOPES = (
     "allocate:read",
     "allocate:write",
@@ -66,6 +67,8 @@ class Route(NamedTuple):
     description: str = ""
     body: type | None = None
     body_required: bool = True
+    values_max: int = 50_000
+    """Most values (commas) in a JSON body beyond VALUES_FREE_BYTES: a decoder builds a whole array before it finds it too long."""
     body_types: tuple[str, ...] = ()
     """Media types of a body that is not JSON or MessagePack: it is streamed by the handler under the import limit."""
     query: type | None = None

@@ -28,7 +28,7 @@ from engine.domain.replies import Problem, Reply
 from gateway.asgi import Door
 from gateway.call import Answer, Ask, Call, Route
 from gateway.errors import Refused, problem
-from gateway.pipeline import STANDARD_HEADERS, Rendered, admit, internal, render
+from gateway.pipeline import STANDARD_HEADERS, Rendered, admit, flood, internal, render
 
 BODY_MAX = 256 * 1024
 _STANDARD = b"".join([name + b": " + value + b"\r\n" for name, value in STANDARD_HEADERS])
@@ -184,7 +184,7 @@ def lean_protocol(door: Door) -> type[HttpToolsProtocol]:
             if result is None:
                 gateway.in_flight.now += 1
                 try:
-                    result = call.route.handle(call)
+                    result = flood(call) or call.route.handle(call)
                     if type(result) is Ask:
                         cluster = gateway.cluster
                         future = cluster.submit(cluster.shard_of_slot(result.slot), result.command)

@@ -16,7 +16,7 @@ import structlog
 
 from engine.domain.replies import Problem
 from engine.protocol.tokens import parse_token
-from gateway.call import PUBLIC, Answer, Ask, Call
+from gateway.call import PUBLIC, VALUES_FREE_BYTES, Answer, Ask, Call
 from gateway.errors import (
     DECODE_ERRORS,
     PROBLEM_JSON,
@@ -116,7 +116,7 @@ def admit(call: Call) -> Problem | None:
 async def work(call: Call) -> Answer | Problem:
     """Handle an admitted call whose body is there."""
     try:
-        result = call.route.handle(call)
+        result = flood(call) or call.route.handle(call)
         if type(result) is Ask:
             cluster = call.gateway.cluster
             reply = await cluster.submit(cluster.shard_of_slot(result.slot), result.command)
@@ -203,6 +203,15 @@ def _matches(header: bytes | None, tag: bytes) -> bool:
     if header.strip() == b"*":
         return True
     return any(part.strip().removeprefix(b"W/") == tag for part in header.split(b","))
+
+
+def flood(call: Call) -> Problem | None:
+    """Refuses a body of very many values before any is built. MessagePack says an array's length first, JSON does not."""
+    body = call.body
+    if len(body) <= VALUES_FREE_BYTES or call.packed_in or body.count(b",") <= call.route.values_max:
+        return None
+    limit = call.route.values_max
+    return refuse("body_too_large", "", f"the body holds more than {limit} values", limit_values=limit)
 
 
 def over_limit(limit: int) -> Problem:

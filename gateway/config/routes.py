@@ -226,6 +226,7 @@ def _routes_of(kind: Kind) -> list[Route]:
             "201 where it is new. Replacing one needs its ETag in `If-Match`; `If-None-Match: *` only ever creates. Shards "
             "and gateways follow within milliseconds.",
             body=kind.document,
+            values_max=600_000,
             answer=kind.document,
             also={201: kind.document},
             slashes=True,

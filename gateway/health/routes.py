@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from engine.domain.placement import CONTROL_SHARD
@@ -63,7 +64,7 @@ async def metrics(call: Call) -> Answer:
     return Answer(text + generate_latest(now), media_type=CONTENT_TYPE_PLAIN_0_0_4.encode())
 
 
-def _own_gauges(call: Call):  # type: ignore[no-untyped-def]
+def _own_gauges(call: Call) -> Iterator[Metric]:
     gateway = call.gateway
     yield GaugeMetricFamily("quartermaster_gateway_in_flight", "Requests being worked on.", gateway.in_flight.now)
     age = GaugeMetricFamily(
@@ -83,10 +84,10 @@ def _own_gauges(call: Call):  # type: ignore[no-untyped-def]
 class _Families:
     """A collector of families that were made just now."""
 
-    def __init__(self, families) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, families: Iterable[Metric]) -> None:
         self._families = list(families)
 
-    def collect(self):  # type: ignore[no-untyped-def]
+    def collect(self) -> list[Metric]:
         return self._families
 
 

@@ -14,6 +14,7 @@ from gateway.idempotency import fingerprint
 from gateway.inventory import examples
 from gateway.inventory.availability import availability
 from gateway.inventory.schemas import (
+    ROWS_MAX,
     Adjustment,
     Availability,
     AvailabilityQuery,
@@ -129,6 +130,7 @@ ROUTES = [
         "A count is absolute as of its instant. Movements that the engine booked after it are applied on top, so a late "
         "count never puts shipped units back.",
         body=Count,
+        values_max=4 * ROWS_MAX,
         answer=Stock,
         needs_key=True,
         problems=(*_NAMING, "stale_count"),
@@ -143,6 +145,7 @@ ROUTES = [
         "Set safety stock and supply mode of positions",
         "inventory",
         body=Positions,
+        values_max=100_000,
         answer=Stock,
         takes_key=True,
         problems=_NAMING,

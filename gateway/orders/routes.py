@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from functools import lru_cache
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from engine.domain.commands import CancelOrder, GetOrder, PlaceOrder
 from engine.domain.ids import OrderRef, parse_public_id, slot_of
 from engine.domain.orders import OrderRequest
 from engine.domain.replies import OrderView, Problem, Reply
-from gateway.call import Answer, Ask, Call, Route
+from gateway.call import VALUES_FREE_BYTES, Answer, Ask, Call, Route
 from gateway.errors import DECODE_ERRORS, decode_problem, problem, problem_value, refuse, status_of
 from gateway.idempotency import fingerprint, hash_key, key_problem
 from gateway.orders import examples
@@ -36,8 +38,11 @@ from gateway.schemas import Decoder
 SLICE = 100
 """A batch goes to the shards in slices, so that single orders get their turn in between."""
 SLICES_IN_FLIGHT = 2
-LARGE_BODY_BYTES = 128 * 1024
-"""Bodies beyond this are looked over before they are decoded: a million lines are refused without building one of them."""
+BATCH_LINES_MAX = 20_000
+"""Lines of all orders of a batch: what decoding them at one go may cost everybody else."""
+VALUES_PER_LINE_MAX = 64
+LINES_LIMIT_MAX = 10_000
+"""The highest that QM_MAX_LINES can be."""
 REPLAYED = (b"idempotent-replayed", b"true")
 
 _ALLOCATE = b"allocate"
@@ -49,11 +54,11 @@ _cancel = Decoder(Cancel)
 
 
 class _LineCount(msgspec.Struct):
-    lines: list[msgspec.Raw] = []
+    lines: Annotated[list[msgspec.Raw], Meta(max_length=LINES_LIMIT_MAX)] = []
 
 
 class _RawBatch(msgspec.Struct, forbid_unknown_fields=True):
-    orders: list[msgspec.Raw]
+    orders: Annotated[list[msgspec.Raw], Meta(max_length=ORDERS_PER_BATCH_MAX)]
 
 
 _line_count = Decoder(_LineCount)
@@ -62,13 +67,18 @@ _raw_batch = Decoder(_RawBatch)
 
 def lines_problem(call: Call) -> Problem | None:
     """Refuses a large body with too many lines before the lines are built."""
-    if len(call.body) <= LARGE_BODY_BYTES:
+    body = call.body
+    if len(body) <= VALUES_FREE_BYTES:
         return None
-    try:
-        count = len(_line_count.decode(call.body, packed=call.packed_in).lines)
-    except DECODE_ERRORS as error:
-        return decode_problem(error)
     limit = call.gateway.settings.max_lines
+    if not call.packed_in and body.count(b",") > VALUES_PER_LINE_MAX * limit:
+        return too_many_lines(body.count(b"{") - 1, limit)
+    try:
+        count = len(_line_count.decode(body, packed=call.packed_in).lines)
+    except DECODE_ERRORS as error:
+        found = decode_problem(error)
+        too_long = found.errors and found.errors[0].pointer == "/lines" and "length" in found.errors[0].detail
+        return too_many_lines(limit + 1, limit) if too_long else found
     return too_many_lines(count, limit) if count > limit else None
 
 
@@ -206,17 +216,21 @@ def allocate_batch(call: Call) -> Awaitable[Answer | Problem] | Problem:
         return _one_by_one(call, error)
     except DECODE_ERRORS as error:
         return decode_problem(error)
+    lines = sum(len(order.lines) for order in orders if type(order) is BatchOrder)
+    if lines > BATCH_LINES_MAX:
+        detail = f"{lines} lines in one batch, the limit is {BATCH_LINES_MAX}"
+        return refuse("too_many_lines", "/orders", detail, lines=lines, limit=BATCH_LINES_MAX)
     return _allocate_all(call, orders)
 
 
 def _one_by_one(call: Call, error: msgspec.ValidationError) -> Awaitable[Answer | Problem] | Problem:
     try:
         raw = _raw_batch.decode(call.body, packed=call.packed_in).orders
-    except DECODE_ERRORS:
+    except DECODE_ERRORS as unreadable:
+        found = decode_problem(unreadable)
+        return found if found.errors and found.errors[0].pointer == "/orders" else decode_problem(error)
+    if not raw:
         return decode_problem(error)
-    if not 0 < len(raw) <= ORDERS_PER_BATCH_MAX:
-        detail = f"1 to {ORDERS_PER_BATCH_MAX} orders"
-        return refuse("invalid_field", "/orders", detail, orders=len(raw), limit=ORDERS_PER_BATCH_MAX)
     orders: list[BatchOrder | Problem] = []
     for item in raw:
         try:
@@ -317,6 +331,7 @@ ROUTES = [
         "Decides and commits in one step: when this answers 201, the stock is held durably. A repeat of the same "
         "idempotency key gets the first answer with `Idempotent-Replayed: true`.",
         body=Order,
+        values_max=VALUES_PER_LINE_MAX * LINES_LIMIT_MAX,
         answer=Allocation,
         status=201,
         needs_key=True,
@@ -336,6 +351,7 @@ ROUTES = [
         "Each order carries its own `idempotency_key` and gets its own status, in the order of the request. Orders are "
         "independent: some may be refused while others are allocated.",
         body=Batch,
+        values_max=16 * BATCH_LINES_MAX,
         answer=BatchAnswer,
         takes_after=True,
         body_examples=examples.BATCHES,

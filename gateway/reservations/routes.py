@@ -11,7 +11,18 @@ from gateway.call import Answer, Ask, Call, Route
 from gateway.errors import problem, refuse
 from gateway.idempotency import fingerprint
 from gateway.orders import examples
-from gateway.orders.routes import PLACING, REPLAYED, allocated, foreign, lines_problem, place, ref_of, unexpected
+from gateway.orders.routes import (
+    LINES_LIMIT_MAX,
+    PLACING,
+    REPLAYED,
+    VALUES_PER_LINE_MAX,
+    allocated,
+    foreign,
+    lines_problem,
+    place,
+    ref_of,
+    unexpected,
+)
 from gateway.orders.schemas import (
     Allocation,
     Commit,
@@ -165,6 +176,7 @@ ROUTES = [
         "Plans and holds for `ttl_s` seconds; then the units go back by themselves. `ship_to` may be left out: the "
         "plan is then made for the channel's demand centre.",
         body=Reservation,
+        values_max=VALUES_PER_LINE_MAX * LINES_LIMIT_MAX,
         answer=HeldOrder,
         status=201,
         needs_key=True,

@@ -7,6 +7,7 @@ import gc
 import json
 import resource
 import time
+import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,54 @@ async def test_an_idempotency_key_is_needed(engine: GatewayEngine) -> None:
         assert (answer.status_code, answer.json()["code"]) == (400, "idempotency_key_required"), path
     long = await engine.client.post("/v1/allocations", json=an_order_body(), headers=keyed("x" * 256))
     assert (long.status_code, long.json()["code"]) == (422, "invalid_field")
+
+
+_FLOODS = {
+    "lines": (
+        "/v1/allocations",
+        b'{"order_id":"A","channel":"web","lines":[%s]}',
+        b'{"line_id":"1","sku":"a","quantity":1}',
+        "too_many_lines",
+    ),
+    "no lines": ("/v1/allocations", b'{"order_id":"A","channel":"web","lines":[%s]}', b"{}", "body_too_large"),
+    "tags": ("/v1/allocations", b'{"order_id":"A","channel":"web","tags":[%s]}', b'"a"', "body_too_large"),
+    "hold": ("/v1/reservations", b'{"order_id":"A","channel":"web","lines":[%s]}', b"{}", "body_too_large"),
+    "orders": ("/v1/allocations/batch", b'{"orders":[%s]}', b"{}", "body_too_large"),
+    "no orders": ("/v1/allocations/batch", b'{"orders":[%s]}', b"0", "body_too_large"),
+    "moves": (
+        "/v1/inventory/adjustments",
+        b'{"node_id":"N-0","moves":[%s]}',
+        b'{"sku":"a","kind":"lost","quantity":1}',
+        "body_too_large",
+    ),
+    "rows": ("/v1/inventory/counts", b'{"node_id":"N-0","rows":[%s]}', b'{"sku":"a","quantity":1}', "body_too_large"),
+    "commit": (
+        "/v1/reservations/res_US100_0000000000001/commit",
+        b'{"lines":[%s]}',
+        b'{"line_id":"a","quantity":1}',
+        "body_too_large",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _FLOODS)
+async def test_a_flood_of_values_is_refused_before_any_is_built(engine: GatewayEngine, name: str) -> None:
+    """Eight megabytes of the smallest values that the schema knows."""
+    path, frame, value, code = _FLOODS[name]
+    body = frame % b",".join([value] * (8_000_000 // (len(value) + 1)))
+    tracemalloc.start()
+    try:
+        started = time.monotonic()
+        answer = await engine.client.post(
+            path, content=body, headers=keyed("k-1", **{"content-type": "application/json"})
+        )
+        took_s = time.monotonic() - started
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert answer.json()["code"] == code, answer.text
+    assert took_s < ANSWER_S
+    assert peak < 24 * 1024 * 1024, "the body itself, and not much more"
 
 
 def rss_bytes() -> int:

@@ -1,0 +1,164 @@
+"""Import jobs: bounded in number and memory, private to their key; files read row by row."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from typing import Any
+
+import pytest
+
+from engine.domain.config import Item, Node
+from gateway.jobs import store
+from gateway.jobs.reader import CSV, LINE_BYTES_MAX, NDJSON, FileFault, item_fields, node_fields, plain_fields, rows_of
+from gateway.jobs.schemas import CountLine, job_shown
+from gateway.jobs.store import Job, JobStore, new_job_id
+from tests.conftest import eventually
+
+
+def a_job(key_id: str = "k", key_hash: int = 0) -> Job:
+    return Job(new_job_id(), "items", key_id, key_hash, 1, io.BytesIO(), 10, 2, 1_790_000_000_000)
+
+
+async def until_ended(*jobs: Job) -> None:
+    await eventually(lambda: all(job.state in ("done", "failed") for job in jobs), every_s=0)
+
+
+async def test_a_few_run_some_wait_and_the_rest_are_refused() -> None:
+    jobs = JobStore()
+    go = asyncio.Event()
+
+    async def work(job: Job) -> None:
+        await go.wait()
+
+    started = [a_job() for _ in range(store.RUNNING_MAX + store.WAITING_MAX)]
+    for job in started:
+        assert jobs.refusal() is None
+        jobs.start(job, work)
+    await asyncio.sleep(0)
+    assert [job.state for job in started].count("running") == store.RUNNING_MAX
+    refused = jobs.refusal()
+    assert refused is not None
+    assert refused.code == "overloaded"
+    go.set()
+    await until_ended(*started)
+    assert {job.state for job in started} == {"done"}
+    assert all(job.file.closed for job in started)
+    assert jobs.refusal() is None
+
+
+async def test_a_job_is_seen_by_its_key_alone_and_found_by_its_idempotency_key() -> None:
+    jobs = JobStore()
+
+    async def work(job: Job) -> None:
+        return
+
+    job = a_job("mine", 7)
+    jobs.start(job, work)
+    await until_ended(job)
+    assert jobs.find(job.job_id, "mine") is job
+    assert jobs.find(job.job_id, "other") is None
+    assert jobs.with_key("mine", 7) is job
+    assert jobs.with_key("other", 7) is None
+    assert jobs.with_key("mine", 0) is None
+
+
+async def test_old_jobs_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "KEPT_MAX", 3)
+    jobs = JobStore()
+
+    async def work(job: Job) -> None:
+        return
+
+    made = [a_job() for _ in range(5)]
+    for job in made:
+        jobs.start(job, work)
+        await until_ended(job)
+        await asyncio.sleep(0)
+    assert jobs.find(made[-1].job_id, "k") is made[-1]
+    assert jobs.find(made[0].job_id, "k") is None
+    made[-1].finished_s -= store.KEPT_S + 1
+    assert jobs.find(made[-1].job_id, "k") is None
+
+
+async def test_a_job_that_breaks_or_is_cut_short_says_so() -> None:
+    jobs = JobStore()
+
+    async def broken(job: Job) -> None:
+        raise ValueError("no")
+
+    async def endless(job: Job) -> None:
+        await asyncio.Event().wait()
+
+    first, second = a_job(), a_job()
+    jobs.start(first, broken)
+    jobs.start(second, endless)
+    await until_ended(first)
+    await jobs.close()
+    assert job_shown(first).problem["code"] == "internal"  # type: ignore[index]
+    assert job_shown(second).problem["code"] == "unavailable"  # type: ignore[index]
+    assert first.file.closed
+    assert second.file.closed
+
+
+async def test_only_the_first_errors_are_kept() -> None:
+    job = a_job()
+    for n in range(store.ERRORS_MAX + 5):
+        job.fail_row(n, "", "bad")
+    assert (job.rows_failed, len(job.errors)) == (store.ERRORS_MAX + 5, store.ERRORS_MAX)
+
+
+def rows(text: str | bytes, media: str, kind: type, prepare: Any = plain_fields) -> list[Any]:
+    data = text.encode() if isinstance(text, str) else text
+    return list(rows_of(io.BytesIO(data), media, kind, prepare))
+
+
+def test_json_lines_know_their_numbers_and_skip_blanks() -> None:
+    found = rows('{"sku": "A"}\n\n{"sku": ""}\n{"sku": "B", "weight_g": 5}', NDJSON, Item)
+    assert [(row.line, row.pointer) for row in found] == [(1, ""), (3, "/sku"), (4, "")]
+    assert found[2].value == Item(sku="B", weight_g=5)
+
+
+def test_csv_columns_become_fields() -> None:
+    text = 'sku,weight_g,ship_alone,tags,components\n"A, b",5,true,cold|oversize,\nK,,,,SKU:2|X:Y:1\n'
+    found = rows(text, CSV, Item, item_fields)
+    assert found[0].value == Item(sku="A, b", weight_g=5, ship_alone=True, tags=["cold", "oversize"])
+    assert [(c.sku, c.quantity) for c in found[1].value.components] == [("SKU", 2), ("X:Y", 1)]
+    text = "node_id,postal_code,lat,lon,working_days,capacity_per_day,capacity_unit\nN,10001,1.5,-2,0|6,7,units\n"
+    node = rows(text, CSV, Node, node_fields)[0].value
+    assert (node.working_days, node.capacity.per_day, node.capacity.unit) == ((0, 6), 7, "units")
+
+
+@pytest.mark.parametrize(
+    ("line", "pointer"),
+    [
+        ("N,S,-1", "/quantity"),
+        ("N,S,x", "/quantity"),
+        ("N,S,", "/quantity"),
+        ("N,S", ""),
+        ("N,S,1,2", ""),
+        ("N,\x01,1", "/sku"),
+    ],
+)
+def test_bad_csv_rows_are_named(line: str, pointer: str) -> None:
+    [row] = rows(f"node_id,sku,quantity\n{line}\n", CSV, CountLine)
+    assert row.value is None
+    assert (row.line, row.pointer) == (2, pointer)
+    assert row.detail
+
+
+@pytest.mark.parametrize(
+    ("data", "media"),
+    [
+        (b"", CSV),
+        (b"a,a\n", CSV),
+        (b"sku\n\xff\n", CSV),
+        (b'sku\n"open', CSV),
+        (b"sku\n" + b"x" * LINE_BYTES_MAX * 2, CSV),
+        (b"x" * (LINE_BYTES_MAX + 1), NDJSON),
+        (("," * 300 + "\n").encode(), CSV),
+    ],
+)
+def test_files_that_cannot_be_read_are_faults(data: bytes, media: str) -> None:
+    with pytest.raises(FileFault):
+        rows(data, media, Item)
