@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -9,6 +10,10 @@ from pathlib import Path
 
 import httpx
 
+from engine.client.cluster import Cluster
+from engine.domain.commands import GetStatus
+from engine.domain.replies import StatusReply
+from engine.journal.discovery import Directory
 from tests.integration.engine_process import Engine
 from tests.integration.network_over_http import fresh, order, post, set_up_network
 
@@ -87,7 +92,7 @@ def test_a_shard_killed_under_load_comes_back_with_nothing_lost(tmp_path: Path) 
             acknowledged: dict[str, str] = {}
             for n in range(120):
                 if n in (20, 60):
-                    os.kill(_pid_of_shard(client, n % 2), signal.SIGKILL)
+                    os.kill(asyncio.run(_pid_of_shard(engine.facts["redis_url"], n // 20 % 2)), signal.SIGKILL)
                 body, key = order({"SKU-1": 1, "SKU-2": 1}, near="NYC" if n % 3 else "LAX"), fresh("key")
                 deadline = time.monotonic() + 60
                 while True:
@@ -145,9 +150,14 @@ def test_without_its_server_writes_are_refused_and_it_heals(tmp_path: Path) -> N
         engine.stop()
 
 
-def _pid_of_shard(client: httpx.Client, shard: int) -> int:
-    """The process of a shard now, from the metrics."""
-    for line in client.get("/metrics").text.splitlines():
-        if line.startswith("quartermaster_shard_pid") and f'shard="{shard}"' in line:
-            return int(float(line.rsplit(" ", 1)[1]))
-    raise AssertionError("no shard pid in the metrics")
+async def _pid_of_shard(redis_url: str, shard: int) -> int:
+    """The process of a shard now, as it says itself."""
+    directory = Directory(redis_url)
+    cluster = Cluster(directory.find)
+    try:
+        reply = await cluster.ask(shard, GetStatus(), timeout_s=30.0)
+        assert isinstance(reply, StatusReply), reply
+        return int(reply.facts["pid"])
+    finally:
+        await cluster.close()
+        await directory.close()
