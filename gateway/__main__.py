@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -25,6 +26,8 @@ CONFIG_KINDS = ("node", "channel", "carrier", "key", "placement")
 CONFIG_WAIT_S = 30.0
 BACKLOG = 2_048
 KEEP_ALIVE_S = 75
+GC_THRESHOLD = 50_000
+"""Requests make no cycles: looking for them every 700 objects is a twentieth of the CPU."""
 log = structlog.get_logger(__name__)
 
 
@@ -78,6 +81,9 @@ async def serve(settings: Settings, port: int, *, listener: socket.socket | None
             log.warning("no configuration yet; serving all the same, unready", waited_s=CONFIG_WAIT_S)
         door = create_app(cluster, settings)
         server = GatewayServer(server_config(door, settings, port=port), door)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD)
         log.info("gateway serving", host=settings.host, port=port)
         await server.serve(sockets=[listener] if listener is not None else None)
         await door.gateway.jobs.close()

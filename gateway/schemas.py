@@ -36,11 +36,11 @@ Limit = Annotated[int, Meta(ge=1, le=PAGE_MAX)]
 T = TypeVar("T")
 
 
-class Body(Struct, forbid_unknown_fields=True, kw_only=True):
+class Body(Struct, forbid_unknown_fields=True, kw_only=True, gc=False):
     """Base of request bodies and query strings."""
 
 
-class Shown(Struct):
+class Shown(Struct, gc=False):
     """Base of what answers show."""
 
 
