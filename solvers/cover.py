@@ -116,7 +116,7 @@ def _prepare(w: I64, table: I64, grid: I64) -> None:
             for c in range(w[W_KEPT]):
                 if w[W_FLOOR + c] != NEVER:
                     most = max(most, grid[X_FREE, c, i])
-            if most < table[i, T_WHOLE]:
+            if most < table[i, T_UNITS]:
                 table[i, T_DIVIDE] = 1
 
 

@@ -35,6 +35,7 @@ from solvers.layout import (
     G_SHIP_DAY,
     GOODS_COLUMNS,
     GROUPS_EXACT,
+    H_ZONE,
     I64,
     I_FLAGS,
     I_NEED,
@@ -54,13 +55,18 @@ from solvers.layout import (
     L_VALUE,
     LEGS_EXACT,
     LEGS_MAX,
+    M_LEVELS,
     M_POLICY,
+    M_SERVICES,
     MAX_LEGS,
     NEVER,
     NO_CAPACITY,
     NO_NODE,
     O_ATOMIC,
+    O_HOME,
     O_LAST,
+    O_LEVEL,
+    O_LEVEL_COUNT,
     O_LINE,
     O_LINE_COUNT,
     O_MAX_LEGS,
@@ -80,9 +86,13 @@ from solvers.layout import (
     R_SEEN,
     R_UNFILLED,
     R_UNFILLED_COUNT,
+    REACH_COLUMNS,
     RING,
+    S_TAGS,
     SCOPE_COLUMNS,
     SCOPE_SPLITS,
+    SERVICE_COLUMNS,
+    SERVICES_MAX,
     T_ALONE,
     T_ANY,
     T_CANON,
@@ -117,9 +127,11 @@ from solvers.layout import (
     W_NODE,
     W_OPPORTUNITY,
     W_ORDER,
+    W_REACH,
     W_STAMP,
     W_TRIAL_GOODS,
     W_VALUE,
+    X_FREE,
     X_ROW,
     Y_MAX_LEGS,
     Batch,
@@ -206,6 +218,31 @@ def _read_part(w: I64, table: I64, alone: I64, batch: Batch, part: int) -> int:
     w[W_COLLIDED] = 0
     w[W_CAPACITY] = 0
     return assumed
+
+
+@jit
+def _drop_unserved(m: I64, w: I64, table: I64, grid: I64) -> None:
+    """Goods that no service may carry away from a candidate are as good as not there."""
+    count = w[W_ORDER + O_LINE_COUNT]
+    for i in range(count):
+        need = table[i, T_NEED]
+        if need == 0:
+            continue
+        anywhere = False
+        for c in range(w[W_KEPT]):
+            served = w[W_NODE + c] == w[W_ORDER + O_HOME]
+            for p in range(w[W_ORDER + O_LEVEL_COUNT]):
+                if w[W_REACH + (c * SERVICES_MAX + p) * REACH_COLUMNS + H_ZONE] >= 0:
+                    service = m[M_SERVICES] + m[m[M_LEVELS] + w[W_ORDER + O_LEVEL] + p] * SERVICE_COLUMNS
+                    served = served or need & ~m[service + S_TAGS] == 0
+            if served:
+                anywhere = True
+            else:
+                grid[X_FREE, c, i] = 0
+                if w[W_GROUPS] <= GROUPS_EXACT:
+                    w[W_FULL + c] &= ~(1 << table[i, T_GROUP])
+        if not anywhere:
+            table[i, T_MAY] = 0
 
 
 @jit
@@ -357,7 +394,7 @@ def _write_unfilled(w: I64, table: I64, outcome: Outcome, result: I64, reachable
         may_split = table[i, T_SPLIT] != 0 and not grouped
         if table[i, T_ANY] < whole:
             reason = OUT_OF_STOCK
-        elif table[i, T_MAY] < whole or not reachable or (not may_split and table[i, T_MOST] < whole):
+        elif table[i, T_MAY] < whole or not reachable or (not may_split and table[i, T_MOST] < table[i, T_UNITS]):
             reason = NO_NODE
         elif w[W_CAPACITY]:
             reason = NO_CAPACITY
@@ -403,8 +440,8 @@ def _plan_part(
     hopeless = False
     for i in range(count):
         may_split = table[i, T_SPLIT] != 0 and table[table[i, T_GROUP], T_SIZE] == 1
-        enough = table[i, T_MAY] if may_split else table[i, T_MOST]
-        hopeless = hopeless or enough < table[i, T_WHOLE]
+        short = table[i, T_MAY] < table[i, T_WHOLE] or (not may_split and table[i, T_MOST] < table[i, T_UNITS])
+        hopeless = hopeless or short
     reachable = False
     exact = False
     w[W_KEPT] = 0
@@ -416,6 +453,8 @@ def _plan_part(
         held = 0
         for c in range(kept):
             reach_candidate(m, w, load, c)
+        _drop_unserved(m, w, table, scratch.grid)
+        for c in range(kept):
             if w[W_FLOOR + c] != NEVER:
                 reachable = True
                 held |= w[W_FULL + c]
@@ -423,8 +462,11 @@ def _plan_part(
         divide = not small
         if small:
             for i in range(count):
-                alone = table[i, T_SPLIT] != 0 and table[table[i, T_GROUP], T_SIZE] == 1
-                divide = divide or (alone and not (held >> table[i, T_GROUP]) & 1 and table[i, T_MAY] > 0)
+                if (held >> table[i, T_GROUP]) & 1 or table[i, T_MAY] == 0:
+                    continue
+                may_split = table[i, T_SPLIT] != 0 and table[table[i, T_GROUP], T_SIZE] == 1
+                # Lines of one item count as held only where a node has the units of all: apart they may fit.
+                divide = divide or may_split or table[i, T_WHOLE] > table[i, T_UNITS]
         if not divide and held:
             _group_goods(w, table, scratch.grid, scratch.alone, stock)
             fill_subsets(w, groups)

@@ -1,0 +1,249 @@
+"""The planner against plain enumeration: orders of up to six lines over up to five nodes, batches on one stock."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from engine.actors.planner import SolverPlanner
+from engine.domain.catalog import Catalog
+from engine.domain.config import Carrier, CarrierService, NodeCapacity, RateCard
+from engine.domain.decisions import decode, legs_of
+from engine.domain.orders import Destination, LineRecord, OnShort, Rung
+from engine.domain.plan import Plan, PlanRequest
+from engine.domain.state import ShardState
+from engine.settings import Settings
+from tests.builders import NOW_MS, a_catalog, a_channel, a_line, a_node, an_item, an_order
+from tests.property.solvers_reference import Reference
+
+ZONES = ("America/New_York", "America/Los_Angeles", "Europe/Berlin", "UTC")
+MAX_LEGS = 3
+CHUNKS = 8
+SEEDS = 60
+
+
+def cards(rng: Random, zones: int) -> RateCard:
+    breaks = rng.choice([[500], [500, 2_000], [300, 1_000, 5_000], [1_000, 30_000]])
+    return RateCard(
+        effective_from=rng.choice(["1970-01-01", "2026-09-23", "2026-10-01"]),
+        break_g=breaks,
+        price_minor=[[rng.randint(100, 2_000) for _ in breaks] for _ in range(zones)],
+        minimum_minor=rng.choice([0, 300]),
+        fuel_bp=rng.choice([0, 725]),
+        residential_minor=rng.choice([0, 150]),
+        oversize_minor=rng.choice([0, 900]),
+        peak_minor=rng.choice([0, 35]),
+    )
+
+
+def services(rng: Random, n: int) -> CarrierService:
+    bands = rng.choice([[9_000], [300, 9_000], [150, 600, 9_000], [100, 500, 2_000]])
+    return CarrierService(
+        service_id=f"s{n}",
+        levels=rng.choice([("standard",), ("standard", "express")]),
+        band_km=bands,
+        transit_days=[rng.randint(0, 5) for _ in bands],
+        delivery_days=rng.choice([(0, 1, 2, 3, 4), (0, 1, 2, 3, 4, 5), (6,)]),
+        divisor_mm3_per_g=rng.choice([5_000, 6_000]),
+        max_parcel_g=rng.choice([1_000, 30_000]),
+        max_parcel_mm3=rng.choice([3_000_000, 150_000_000]),
+        oversize_g=rng.choice([None, 900]),
+        tags=rng.choice([[], ["cold"], ["cold"]]),
+        cards=[cards(rng, len(bands)) for _ in range(rng.randint(1, 2))],
+    )
+
+
+def worlds(rng: Random) -> Catalog:
+    nodes = [
+        a_node(
+            f"N-{n}",
+            lat=rng.choice([40.0, 41.5, 44.0]),
+            lon=rng.choice([-74.0, -75.5, -80.0, -100.0]),
+            time_zone=rng.choice(ZONES),
+            cut_off=rng.choice(["09:30", "15:00", "23:59"]),
+            working_days=rng.choice([(0, 1, 2, 3, 4), (0, 1, 2, 3, 4, 5, 6), (2, 5)]),
+            processing_minutes=rng.choice([0, 90, 3_000]),
+            waves=rng.choice([[], ["08:00", "12:00"]]),
+            handling_line_minor=rng.choice([0, 25]),
+            handling_unit_minor=rng.choice([0, 10]),
+            surcharge_minor=rng.choice([0, 0, 400]),
+            offers=rng.choice([("ship",), *[("ship", "cold")] * 6, ("pickup",)]),
+            channels=rng.choice([*[None] * 9, ["other"]]),
+            state=rng.choice([*["on"] * 9, "drain"]),
+            capacity=rng.choice(
+                [
+                    *[None] * 6,
+                    NodeCapacity(unit="orders", per_day=1),
+                    NodeCapacity(unit="units", per_day=4),
+                    NodeCapacity(unit="lines", per_day=2, hard=False, over_price_minor=120),
+                ]
+            ),
+        )
+        for n in range(rng.randint(2, 5))
+    ]
+    items = [
+        an_item(
+            f"SKU-{n}",
+            weight_g=rng.choice([50, 400, 1_500]),
+            length_mm=rng.choice([None, 100, 300]),
+            width_mm=100,
+            height_mm=150,
+            ship_alone=rng.choice([False, False, False, True]),
+            tags=rng.choice([*[[]] * 7, ["cold"]]),
+            unit_value_minor=rng.choice([0, 1_200]),
+        )
+        for n in range(rng.randint(2, 6))
+    ]
+    carrier = Carrier(carrier_id="acme", services=[services(rng, n) for n in range(rng.randint(1, 3))])
+    channel = a_channel(promise_days=rng.choice([{}, {"standard": 2}]), late_day_minor=rng.choice([0, 500]))
+    return a_catalog(documents=[channel, carrier, *items, *nodes])
+
+
+def stock_up(state: ShardState, units: dict[tuple[int, int], int]) -> None:
+    for (item, node), count in sorted(units.items()):
+        state.positions.v_on_hand[state.positions.ensure(item, node)] = count
+
+
+def batches(rng: Random, items: int) -> list[PlanRequest]:
+    requests = []
+    for n in range(rng.randint(1, 3)):
+        count = rng.randint(1, items)
+        skus = rng.sample(range(items), count) if rng.random() < 0.8 else rng.choices(range(items), k=count)
+        lines = [
+            a_line(
+                f"SKU-{skus[i]}",
+                rng.randint(1, 3),
+                line_id=str(i),
+                unit_price_minor=rng.choice([0, 2_500]),
+            )
+            for i in range(count)
+        ]
+        records = [
+            LineRecord(
+                line.line_id,
+                int(line.sku[4:]),
+                line.quantity,
+                line.unit_price_minor,
+                group=rng.choice([0, 0, 0, 0, 1]),
+                splittable=rng.random() < 0.5,
+            )
+            for line in lines
+        ]
+        order = an_order(
+            f"A-{n}",
+            lines,
+            ship_to=Destination("US", "10001", lat=40.75, lon=-74.0, residential=rng.random() < 0.5),
+            on_short=rng.choice([OnShort.REFUSE, OnShort.PARTIAL]),
+            ship_after_ms=rng.choice([None, None, NOW_MS + 3 * 86_400_000]),
+            promised_by_ms=rng.choice([None, NOW_MS + 2 * 86_400_000]),
+        )
+        excluded = rng.choice([(), (), (), (0,)])
+        requests.append(PlanRequest(order, records, 0, excluded, rng.randint(1, MAX_LEGS)))
+    return requests
+
+
+def check_feasible(reference: Reference, request: PlanRequest, plan: Plan) -> None:
+    """The plan takes what there is, at nodes that may serve, and leaves no group in two places."""
+    channel = reference.catalog.channels[0]
+    assert channel is not None
+    taken: dict[tuple[int, int], int] = {}
+    got = [0] * len(request.lines)
+    where: dict[int, set[int]] = {}
+    assert len(plan.legs) <= request.max_legs
+    assert len({leg.node for leg in plan.legs}) == len(plan.legs)
+    for leg in plan.legs:
+        assert leg.node not in request.excluded
+        for i, units in leg.lines:
+            line = request.lines[i]
+            assert units > 0 and reference.may_serve(leg.node, channel, line)
+            taken[(line.item, leg.node)] = taken.get((line.item, leg.node), 0) + units
+            got[i] += units
+            where.setdefault(i, set()).add(leg.node)
+    for key, units in taken.items():
+        assert units <= reference.stock.get(key, 0)
+    left = {i: units for i, units, _ in plan.unfilled}
+    for i, line in enumerate(request.lines):
+        assert got[i] + left.get(i, 0) == line.quantity or not plan.legs
+        assert line.splittable or len(where.get(i, ())) <= 1
+    for group in reference.groups(request.lines):
+        if len(group) > 1:
+            assert len(set().union(*(where.get(i, set()) for i in group))) <= 1
+            assert len({got[i] > 0 for i in group}) == 1
+
+
+def check_money(reference: Reference, request: PlanRequest, plan: Plan) -> None:
+    """Every leg's money is what the reference asks for the same goods."""
+    channel = reference.catalog.channels[0]
+    assert channel is not None
+    total = sum(reference.value(line, line.quantity) for line in request.lines)
+    cash = service = 0
+    for leg in plan.legs:
+        goods = [(request.lines[i], units) for i, units in leg.lines]
+        priced = reference.leg(request.order, channel, leg.node, goods, total)
+        assert priced is not None
+        assert (leg.service, leg.ship_day, sum(leg.cash_minor)) == (priced.service, priced.ship_day, priced.cash_minor)
+        cash += priced.cash_minor
+        service += priced.service_minor
+    assert plan.money_minor[:2] == (cash, service)
+
+
+def take(reference: Reference, request: PlanRequest, plan: Plan) -> None:
+    for leg in plan.legs:
+        for i, units in leg.lines:
+            key = (request.lines[i].item, leg.node)
+            reference.stock[key] -= units
+        if leg.capacity_units:
+            day = (leg.node, leg.ship_day)
+            reference.capacity[day] = reference.capacity.get(day, 0) + leg.capacity_units
+
+
+@pytest.fixture(scope="module")
+def planner_settings() -> Settings:
+    return Settings()
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_a_plan_is_the_cheapest_way_within_the_scope_that_it_claims(chunk: int, planner_settings: Settings) -> None:
+    for seed in range(chunk * SEEDS, (chunk + 1) * SEEDS):
+        try:
+            check_seed(seed, planner_settings)
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
+
+
+def check_seed(seed: int, planner_settings: Settings) -> None:
+    rng = Random(seed)
+    catalog = worlds(rng)
+    state = ShardState(catalog)
+    keys = [(item, node) for item in range(len(catalog.items)) for node in range(len(catalog.nodes))]
+    units = {key: rng.choice((0, 0, 1, 2, 3, 6, 12)) for key in keys}
+    stock_up(state, units)
+    if rng.random() < 0.5:
+        state.positions.merge()
+    planner = SolverPlanner(state, planner_settings)
+    requests = batches(rng, len(catalog.items))
+    before = state.positions.claimed.copy()
+    plans = planner.plan(requests, now_ms=NOW_MS)
+    assert (state.positions.claimed == before).all()
+    assert planner.plan(requests, now_ms=NOW_MS) == plans
+    reference = Reference(catalog, units, NOW_MS)
+    channel = catalog.channels[0]
+    assert channel is not None
+    for request, plan in zip(requests, plans, strict=True):
+        check_feasible(reference, request, plan)
+        check_money(reference, request, plan)
+        best = reference.best(request.order, channel, request.lines, request.excluded, request.max_legs)
+        distinct = len({line.item for line in request.lines}) == len(request.lines)
+        if best is not None:
+            assert not plan.unfilled
+            record = decode(plan.record)
+            assert sum(plan.money_minor) >= best
+            if record.scope == 0 and distinct:
+                assert sum(plan.money_minor) == best
+        elif plan.unfilled and distinct and not any(node.capacity for node in catalog.nodes if node):
+            assert not reference.can_split(request.order, channel, request.lines, request.excluded, request.max_legs)
+        if plan.legs:
+            assert plan.rung in (Rung.SEPARABLE, Rung.GREEDY)
+            assert [leg.node for leg in legs_of(decode(plan.record))] == [leg.node for leg in plan.legs]
+        take(reference, request, plan)
