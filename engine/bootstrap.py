@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import msgspec
+import structlog
 from pydantic import SecretStr
 
 from engine.actors.journals import open_journal
@@ -31,10 +32,12 @@ from engine.settings import Settings
 
 START_TIMEOUT_S = 180.0
 RAY_TRIES = 3
+SERVER_CHECK_S = 0.5
 ADMIN_KEY_FILE = "admin.key"
 RAY_OBJECT_STORE_BYTES = 80 * 1024 * 1024
 ADMIN_SCOPES = ["*"]
 Say = Callable[[str], None]
+log = structlog.get_logger(__name__)
 
 
 class StartError(Exception):
@@ -145,6 +148,7 @@ async def running_stack(settings: Settings, *, say: Say = lambda _: None) -> Asy
         redis_url = settings.redis_url.get_secret_value()
     settings = settings.model_copy(update={"redis_url": SecretStr(redis_url), "runtime_dir": folder})
     settings_json = dump_settings(settings)
+    reviver = asyncio.create_task(_keep_server(server)) if server is not None else None
     await _check_journal(settings)
     set_ray_environment()
     import ray
@@ -185,8 +189,21 @@ async def running_stack(settings: Settings, *, say: Say = lambda _: None) -> Asy
             keeper.cancel()
     finally:
         await asyncio.to_thread(ray.shutdown)
-        if server is not None:
+        if server is not None and reviver is not None:
+            reviver.cancel()
+            await asyncio.gather(reviver, return_exceptions=True)
             await asyncio.to_thread(server.stop)
+
+
+async def _keep_server(server: EmbeddedServer) -> None:
+    """The embedded server is ours alone: if it dies it is started again on the same files. Shards wait for it meanwhile."""
+    while True:
+        await asyncio.sleep(SERVER_CHECK_S)
+        try:
+            if await asyncio.to_thread(server.revive):
+                log.warning("journal server had died, started again", pid=server.pid)
+        except EmbeddedError as error:
+            log.error("journal server cannot be started again", error=str(error))
 
 
 async def _check_journal(settings: Settings) -> None:

@@ -208,6 +208,18 @@ class EmbeddedServer:
         finally:
             self._release_command_lock()
 
+    def revive(self) -> bool:
+        """Start the server again if it has died, on the same socket; True where it had. Raises EmbeddedError."""
+        lock = _lock(self._data_dir / "lock.qm")
+        if lock is None:
+            return False
+        try:
+            self._spawn(lock, Path(self._socket).parent, find_binary(), default_memory_bytes())
+        finally:
+            os.close(lock)
+        self._wait_until_it_answers(time.monotonic() + START_TIMEOUT_S)
+        return True
+
     def detach(self) -> None:
         """Leave the server running and the folder free for the next command, which adopts it."""
         self._release_command_lock()

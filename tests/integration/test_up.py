@@ -150,6 +150,25 @@ def test_without_its_server_writes_are_refused_and_it_heals(tmp_path: Path) -> N
         engine.stop()
 
 
+def test_a_killed_server_is_started_again_with_all_it_had(tmp_path: Path) -> None:
+    """kill -9 of the embedded server under a running engine."""
+    engine = Engine(tmp_path / "data").start()
+    try:
+        with engine.client() as client:
+            set_up_network(client)
+            first = post(client, "/v1/allocations", order({"SKU-1": 1}))
+            assert first.status_code == 201
+            os.kill(engine.pids["server"], signal.SIGKILL)
+            body, key = order({"SKU-1": 1}), fresh("key")
+            wait_until(lambda: post(client, "/v1/allocations", body, key=key).status_code == 201)
+            again = client.get(f"/v1/allocations/{first.json()['allocation_id']}")
+            assert again.status_code == 200
+            seen = client.get("/v1/availability", params={"sku": "SKU-1"}).json()
+            assert sum(p["allocated"] for p in seen["data"]) == 2
+    finally:
+        engine.stop()
+
+
 async def _pid_of_shard(redis_url: str, shard: int) -> int:
     """The process of a shard now, as it says itself."""
     directory = Directory(redis_url)
