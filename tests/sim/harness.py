@@ -182,7 +182,7 @@ class Process:
                 answer_bytes = b"better" if answer_in < 30 else None
                 world.after(answer_in, lambda s=solve, a=answer_bytes: self._solved(s.component, a), self)
         if effects.wake_at_ms is not None:
-            delay = max(0 if effects.append is None else 1, effects.wake_at_ms - world.clock(self.shard))
+            delay = max(1, effects.wake_at_ms - world.clock(self.shard))
             world.after(min(delay, 60_000), self.wake, self)
 
     def _solved(self, component: int, answer: bytes | None) -> None:
@@ -229,7 +229,7 @@ class Process:
         try:
             for part in core.dirty_parts()[: self.world.random.randint(1, 4)]:
                 journal.write_part(self.epoch, part, *core.pack_part(part))
-            if isinstance(core, ShardCore) and self.world.happens(0.3):
+            if isinstance(core, ShardCore) and self.world.happens(max(0.3, self.world.snapshot_rate)):
                 parts = [f"slot:{slot}" for slot in core.state.slots]
                 parts += [f"node:{n}" for n in range(len(core.catalog.nodes)) if core.catalog.owns_node(n)] + ["misc"]
                 for part in [part for part in parts if len(journal.parts.get(part, [])) < 2 or self.world.happens(0.5)]:
