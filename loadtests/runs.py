@@ -140,6 +140,24 @@ def verify(engine: Engine, acknowledged: Sequence[Path], *, folder: Path) -> dic
     return report
 
 
+async def oversold(engine: Engine) -> int:
+    """Positions with more promised than lies on the shelf, asked of the live shards."""
+    from engine.cli.connect import connected, engine_settings
+    from engine.cli.verify import ask_shard
+
+    count = 0
+    async with connected(engine_settings(engine.data_dir, None)) as live:
+        for shard in live.cluster.shards:
+            ask, cursor = ask_shard(live.cluster, shard), ""
+            while True:
+                page = await ask("node", cursor, 5_000)
+                count += sum(1 for row in page.rows if row[2] < row[3] + row[4])
+                cursor = page.cursor
+                if not cursor:
+                    break
+    return count
+
+
 def shard_facts(engine: Engine, shard: int) -> dict[str, Any]:
     """What a shard says of itself (`quartermaster status`)."""
     command = [*quartermaster(), "status", "--data-dir", str(engine.data_dir), "--json"]

@@ -489,7 +489,7 @@ def prepare(job: Job) -> tuple[Network, Iterator[dict[str, Any]] | None]:
         warehouses=warehouses,
         stores=job.node_count - warehouses,
         skus=job.skus,
-        orders=round(max(2_000.0, job.rate_per_s * (job.duration_s or PLANNED_S))),
+        orders=round(max(40_000.0, job.rate_per_s * (job.duration_s or PLANNED_S))),
         units_per_order=3.1,
         coverage=job.coverage,
         kit_share=0.01,
