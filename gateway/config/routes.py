@@ -19,6 +19,7 @@ from engine.domain.placement import CONTROL_SHARD
 from engine.domain.replies import ConfigDoc, ConfigReply, Problem, ProblemItem
 from gateway.call import Answer, Call, Route
 from gateway.config import examples
+from gateway.config.follow import in_use
 from gateway.config.schemas import DocumentPage, ListQuery
 from gateway.errors import DECODE_ERRORS, decode_problem, problem, refuse
 from gateway.idempotency import fingerprint
@@ -120,7 +121,10 @@ def _putter(kind: Kind) -> Handler:
             return refusal
         text = encode_document(document)
         seen = await _version_seen(call, kind, name, text)
-        if isinstance(seen, Problem | Answer):
+        if isinstance(seen, ConfigDoc):
+            await in_use(call.gateway, seen.version)
+            return Answer(shown(call, seen.document), version=seen.version)
+        if isinstance(seen, Problem):
             return seen
         mark = fingerprint(_PUT + kind.name.encode(), text)
         command = PutConfig(kind.name, (text,), seen, call.key_hash, mark)
@@ -128,6 +132,7 @@ def _putter(kind: Kind) -> Handler:
         if not isinstance(reply, ConfigReply):
             return _own_problem(unexpected(reply))
         stored = reply.documents[0]
+        await in_use(call.gateway, stored.version)
         location = (b"location", f"/v1/{kind.path}/{quote(name, safe='')}".encode())
         status = 201 if seen == 0 else 200
         return Answer(shown(call, stored.document), status, (location,), stored.version)
@@ -135,8 +140,8 @@ def _putter(kind: Kind) -> Handler:
     return put
 
 
-async def _version_seen(call: Call, kind: Kind, name: str, text: bytes) -> int | Problem | Answer:
-    """The version that the put replaces (0 = none yet), or the answer where it cannot or need not be made."""
+async def _version_seen(call: Call, kind: Kind, name: str, text: bytes) -> int | Problem | ConfigDoc:
+    """The version that the put replaces (0 = none yet); the document where it is there already; or why it cannot be made."""
     stored = await _stored(call, kind.name, name)
     if isinstance(stored, Problem):
         return stored
@@ -147,7 +152,7 @@ async def _version_seen(call: Call, kind: Kind, name: str, text: bytes) -> int |
         return 0 if if_match is None else _mismatch(name, 0)
     if if_match is None:
         if stored.document == text:  # a repeat of the put that made it
-            return Answer(shown(call, stored.document), version=stored.version)
+            return stored
         return problem("precondition_required", f"{kind.what} {name!r} exists: say which version you saw in If-Match")
     if if_match.strip() == b"*":
         return stored.version
@@ -223,8 +228,9 @@ def _routes_of(kind: Kind) -> list[Route]:
             _putter(kind),
             f"Create or replace one {kind.what}",
             kind.path,
-            "201 where it is new. Replacing one needs its ETag in `If-Match`; `If-None-Match: *` only ever creates. Shards "
-            "and gateways follow within milliseconds.",
+            "201 where it is new. Replacing one needs its ETag in `If-Match`; `If-None-Match: *` only ever creates. "
+            "Answered when every shard works with it, so the next order may name it; a shard that is away holds the answer up "
+            "for a second at most. Other gateways follow within milliseconds.",
             body=kind.document,
             values_max=600_000,
             answer=kind.document,

@@ -17,7 +17,8 @@ import msgspec
 from engine.domain.commands import Command, CountStock, GetConfig, PutConfig
 from engine.domain.config import KEY_FIELD, Document
 from engine.domain.placement import CONTROL_SHARD
-from engine.domain.replies import Problem, Reply
+from engine.domain.replies import ConfigReply, Problem, Reply
+from gateway.config.follow import IMPORT_WAIT_S, in_use
 from gateway.errors import problem
 from gateway.idempotency import fingerprint, hash_key
 from gateway.jobs.reader import FileFault, Row
@@ -51,16 +52,17 @@ async def _next(rows: Iterator[Row], count: int) -> list[Row]:
 
 
 async def import_documents(gateway: Gateway, job: Job, kind: str, rows: Iterator[Row]) -> None:
-    """Put items or nodes. A document that exists is replaced."""
+    """Put items or nodes; done when the shards work with them. A document that exists is replaced."""
     try:
-        chunk_no = 0
+        chunk_no = version = 0
         while chunk := await _next(rows, CHUNK_ROWS):
             good = _good_rows(job, chunk)
             documents = [(row.line, row.value, _encode(row.value)) for row in good]
             while documents:
                 part, documents = _cut(documents)
                 chunk_no += 1
-                await _put_part(gateway, job, kind, part, chunk_no)
+                version = max(version, await _put_part(gateway, job, kind, part, chunk_no))
+        await in_use(gateway, version, within_s=IMPORT_WAIT_S)
     except FileFault as fault:
         job.problem = problem("malformed_body", str(fault))
     except Stopped as stopped:
@@ -85,7 +87,8 @@ def _cut(
 
 async def _put_part(
     gateway: Gateway, job: Job, kind: str, part: list[tuple[int, Document, bytes]], chunk_no: int
-) -> None:
+) -> int:
+    """Returns the configuration version that has them, 0 where none was taken."""
     attempt = 0
     while part:
         attempt += 1
@@ -94,13 +97,15 @@ async def _put_part(
         reply = await _insist(gateway, CONTROL_SHARD, command)
         if not isinstance(reply, Problem):
             job.rows_done += len(part)
-            return
+            assert isinstance(reply, ConfigReply)
+            return max(document.version for document in reply.documents)
         bad = {e.facts["document"]: e for e in reversed(reply.errors) if isinstance(e.facts.get("document"), int)}
         if not bad:
             raise Stopped(reply)
         for n, error in sorted(bad.items()):
             job.fail_row(part[n][0], error.pointer, error.detail)
         part = [row for n, row in enumerate(part) if n not in bad]
+    return 0
 
 
 def _good_rows(job: Job, chunk: list[Row]) -> list[Row]:
