@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     """Bytes of one request body, imports aside."""
     import_bytes_max: int = Field(512 * 1024 * 1024, ge=1_024)
     """Bytes of one bulk import."""
+    connections_max: int = Field(10_000, ge=1)
+    """Connections a gateway serves at once; more are answered 503 and closed."""
     in_flight_max: int = Field(4_096, ge=1)
     """Requests a gateway works on at once; more are answered 503 at once."""
     request_timeout_ms: int = Field(10_000, ge=100)

@@ -17,7 +17,7 @@ from engine.settings import Settings
 from gateway.auth import Keys
 from gateway.health.status import ShardStatuses
 from gateway.jobs.store import JobStore
-from gateway.limits import Buckets, InFlight
+from gateway.limits import Buckets, Connections, InFlight
 from gateway.metrics import Metrics
 
 
@@ -53,6 +53,7 @@ class Gateway:
         self.cluster = cluster
         self.settings = settings
         self.keys = Keys(lambda: cluster.catalog.keys)
+        self.connections = Connections(settings.connections_max)
         self.in_flight = InFlight(settings.in_flight_max)
         self.buckets = Buckets(settings.rate_per_key_per_s) if settings.rate_per_key_per_s else None
         self.metrics = Metrics()

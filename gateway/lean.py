@@ -7,8 +7,10 @@ N1  Lean only: HTTP/1.1, a hot route by exact path, a plain Content-Length withi
 N2  A connection has at most one request in progress, lean or not. What arrives meanwhile is queued by uvicorn, unread beyond its
     high-water mark, and answered in order: a lean request poses as an unfinished cycle of uvicorn's.
 N3  A request that is begun and not completed within the request time-out is answered 400 and the connection closed.
-N4  An idle connection is closed after the keep-alive time; one timer for each connection, not one for each answer.
+N4  An idle or silent connection is closed after the keep-alive time; one timer for each connection, not one for each answer.
 N5  A lean request counts as in flight from its last byte to its answer, whatever becomes of the client.
+N6  A connection beyond the limit gets one answer, 503, to its first bytes; what it sends is thrown away, and it is closed within
+    REFUSED_S. Beyond TURNED_AWAY_MAX of those, new ones are just closed.
 
 It rests on uvicorn's HttpToolsProtocol (pinned); tests/integration/test_gateway_lean.py shows each of the above over raw sockets.
 """
@@ -28,9 +30,11 @@ from engine.domain.replies import Problem, Reply
 from gateway.asgi import Door
 from gateway.call import Answer, Ask, Call, Route
 from gateway.errors import Refused, problem
+from gateway.limits import TURNED_AWAY_MAX
 from gateway.pipeline import STANDARD_HEADERS, Rendered, admit, flood, internal, render
 
 BODY_MAX = 256 * 1024
+REFUSED_S = 1.0
 _STANDARD = b"".join([name + b": " + value + b"\r\n" for name, value in STANDARD_HEADERS])
 _STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _BAD_HTTP = "the bytes received are not an HTTP request"
@@ -79,6 +83,7 @@ def lean_protocol(door: Door) -> type[HttpToolsProtocol]:
         for prefix, suffix, routes in door.by_prefix
     ]
     gateway = door.gateway
+    connections = gateway.connections
     request_s = gateway.settings.request_timeout_ms / 1_000
 
     def find(method: bytes, url: bytes) -> tuple[Route, tuple[str, ...]] | None:
@@ -106,10 +111,29 @@ def lean_protocol(door: Door) -> type[HttpToolsProtocol]:
             self._idle_timer: asyncio.TimerHandle | None = None
             self._idle_since = 0.0
             self._head: tuple[Any, bytes] = (None, b"")
+            self._served = False
+            """N6: whether it is within the limit of connections."""
+            self._told = False
 
         # -- in ---------------------------------------------------------------------------------------------------
 
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._served = connections.enter()
+            if self._served:
+                self._idle_since = self.loop.time()
+                self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._idle)
+                return
+            connections.leaving += 1
+            if connections.leaving > TURNED_AWAY_MAX:
+                transport.abort()
+            else:
+                self._late_timer = self.loop.call_later(REFUSED_S, transport.close)
+
         def data_received(self, data: bytes) -> None:
+            if not self._served:
+                self._turn_away()
+                return
             super().data_received(data)
             if self._begun:
                 if self._late_timer is None:
@@ -173,6 +197,13 @@ def lean_protocol(door: Door) -> type[HttpToolsProtocol]:
             call = cycle.call
             call.body = cycle.parts[0] if len(cycle.parts) == 1 else b"".join(cycle.parts)
             self._work(cycle, call)
+
+        def _turn_away(self) -> None:
+            """N6: the answer to a connection's first bytes; closing at once could reset it before the client has read why."""
+            if not self._told:
+                self._told = True
+                found = problem("overloaded", f"{connections.now} connections are open", retry_after_ms=1_000)
+                self.transport.write(self._bytes_of(render(self._nothing(), found), keep_alive=False))
 
         # -- work -------------------------------------------------------------------------------------------------
 
@@ -287,10 +318,13 @@ def lean_protocol(door: Door) -> type[HttpToolsProtocol]:
             if self.cycle is not None and not self.cycle.response_complete:
                 self.transport.close()
                 return
-            nowhere = Route("", "unknown", "", _never, "", "")
-            call = Call(gateway, nowhere, {}, b"", (), 0.0)
+            self._say_and_close(render(self._nothing(), problem("malformed_body", _BAD_HTTP)))
+
+        def _nothing(self) -> Call:
+            """What is answered where no request was read."""
+            call = Call(gateway, Route("", "unknown", "", _never, "", ""), {}, b"", (), 0.0)
             call.request_id = gateway.new_request_id()
-            self._say_and_close(render(call, problem("malformed_body", _BAD_HTTP)))
+            return call
 
         # -- time -------------------------------------------------------------------------------------------------
 
@@ -300,10 +334,9 @@ def lean_protocol(door: Door) -> type[HttpToolsProtocol]:
             if not self._begun or self.transport.is_closing():
                 return
             self._begun = False
-            call = self._lean.call if self._lean is not None else None
-            if call is None:
-                call = Call(gateway, Route("", "unknown", "", _never, "", ""), {}, b"", (), 0.0)
-            call.request_id = gateway.new_request_id()
+            call = self._nothing()
+            if self._lean is not None:
+                call.route = self._lean.call.route
             rendered = render(call, problem("malformed_body", "the body did not arrive in time"))
             gateway.metrics.done(call.route.name, rendered.status, request_s)
             self._say_and_close(rendered)
@@ -325,6 +358,10 @@ def lean_protocol(door: Door) -> type[HttpToolsProtocol]:
                 self.transport.close()
 
         def connection_lost(self, exc: Exception | None) -> None:
+            if self._served:
+                connections.now -= 1
+            else:
+                connections.leaving -= 1
             for timer in (self._late_timer, self._idle_timer):
                 if timer is not None:
                     timer.cancel()

@@ -1,4 +1,4 @@
-"""Admission: requests in flight, and a token bucket for each API key. Refusals are early, cheap and say when to come back."""
+"""Admission: connections, requests in flight, and a token bucket for each API key. Refusals are early, cheap and say when to come back."""
 
 from __future__ import annotations
 
@@ -8,6 +8,27 @@ from gateway.errors import problem
 BUCKETS_MAX = 100_000
 FINISHING_SHARE = 2
 """Work that frees stock is shed only at this many times the limit of new work."""
+
+TURNED_AWAY_MAX = 64
+"""Connections beyond the limit that are told so at once; more are just closed."""
+
+
+class Connections:
+    """Counts open connections: those served, and those beyond the limit that are being told to come later."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.now = 0
+        self.leaving = 0
+        self.refused = 0
+
+    def enter(self) -> bool:
+        """Whether a new connection is served."""
+        if self.now < self.limit:
+            self.now += 1
+            return True
+        self.refused += 1
+        return False
 
 
 class InFlight:

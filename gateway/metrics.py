@@ -84,6 +84,8 @@ class Metrics:
         batch = HistogramMetricFamily("quartermaster_gateway_batch_orders", "Orders in a batch request.")
         batch.add_metric((), self._batch.cumulative(), self._batch.total)
         yield batch
-        replayed = CounterMetricFamily("quartermaster_gateway_replayed", "Answers given again to a repeated key.")
+        replayed = CounterMetricFamily(
+            "quartermaster_gateway_replayed_answers", "Answers given again to a repeated key."
+        )
         replayed.add_metric((), self.replayed)
         yield replayed

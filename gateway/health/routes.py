@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from engine.domain.placement import CONTROL_SHARD
@@ -38,11 +38,11 @@ async def readyz(call: Call) -> Answer:
     for shard, facts in (await gateway.statuses.all()).items():
         name = "control" if shard == CONTROL_SHARD else str(shard)
         if isinstance(facts, Problem):
-            shards.append(ShardHealth(name, facts.code, None, None))
+            shards.append(ShardHealth(name, facts.code, None, None, facts.detail))
             reason = reason or f"shard {name}: {facts.code}"
         else:
             state = "journal_full" if facts.get("journal_full") else "serving"
-            shards.append(ShardHealth(name, state, facts.get("epoch"), facts.get("durable_seq")))
+            shards.append(ShardHealth(name, state, facts.get("epoch"), facts.get("durable_seq"), None))
     config_version = gateway.cluster.catalog.version
     if not config_version:
         reason = reason or "no configuration yet"
@@ -66,7 +66,14 @@ async def metrics(call: Call) -> Answer:
 
 def _own_gauges(call: Call) -> Iterator[Metric]:
     gateway = call.gateway
-    yield GaugeMetricFamily("quartermaster_gateway_in_flight", "Requests being worked on.", gateway.in_flight.now)
+    yield GaugeMetricFamily(
+        "quartermaster_gateway_in_flight_requests", "Requests being worked on.", gateway.in_flight.now
+    )
+    connections = gateway.connections
+    yield GaugeMetricFamily("quartermaster_gateway_open_connections", "Connections being served.", connections.now)
+    yield CounterMetricFamily(
+        "quartermaster_gateway_refused_connections", "Connections turned away beyond the limit.", connections.refused
+    )
     age = GaugeMetricFamily(
         "quartermaster_gateway_queue_age_seconds", "Age of the oldest unanswered command, by shard.", labels=("shard",)
     )

@@ -10,12 +10,14 @@ class Live(Shown):
 
 
 class ShardHealth(Shown):
-    """`shard` is a number or "control". `state`: serving, or the code of the problem it answers."""
+    """`shard` is a number or "control". `state`: serving, journal_full (only what finishes and frees is taken), or
+    the code of the problem it answers, with `why`: frozen is one that found its journal damaged and takes no writes."""
 
     shard: str
     state: str
     epoch: int | None
     seq: int | None
+    why: str | None
 
 
 class Ready(Shown):

@@ -1,4 +1,4 @@
-"""Facts of the shards as Prometheus families: `quartermaster_shard_<fact>_<unit>{shard="0"}`."""
+"""Facts of the shards as Prometheus families: `quartermaster_shard_<what>_<unit>{shard="0"}`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,25 @@ from engine.domain.replies import Problem
 
 PREFIX = "quartermaster_shard_"
 _NOT_MEASURED = frozenset(("shard", "pid", "time_ms"))
-_COUNTERS = frozenset(("appends", "append_bytes", "decision_bytes", "cpu_s"))
+_COUNTERS = frozenset(
+    ("appends", "append_bytes", "decision_bytes", "cpu_s", "snapshots_written", "snapshot_bytes_written")
+)
+_NAMES = {
+    "batch_size_mean": "batch_size_mean_decisions",
+    "claims_in_flight": "in_flight_claims",
+    "connections": "open_connections",
+    "dirty_parts": "snapshot_dirty_parts",
+    "legs_driving": "driven_legs",
+    "orders_in_flight": "in_flight_orders",
+    "transactions_pending": "pending_transactions",
+}
+"""Facts whose own name does not end in what is counted."""
 _HELP = {
     "append_p99_ms": "99th percentile of recent journal appends.",
     "batch_size_mean": "Mean decisions in one journal entry since the start.",
     "view_lag_ms": "Age of the oldest view of another shard.",
     "dedupe_entries": "Idempotency keys remembered.",
+    "dedupe_window_ms": "For how long an idempotency key is remembered at least, as full as the memory of them is.",
     "open_holds": "Reservations held.",
     "redis_used_bytes": "Memory used by the journal's server.",
     "redis_limit_bytes": "Memory limit of the journal's server, 0 = none.",
@@ -49,7 +62,7 @@ def shard_families(facts_by_shard: Mapping[int, dict[str, Any] | Problem]) -> It
 def _family(name: str, values: dict[str, float]) -> Metric:
     text = _HELP.get(name, f"Fact {name} of a shard's status.")
     scale = 1.0
-    metric = name
+    metric = _NAMES.get(name, f"{name}_commands" if name.startswith("queue_") else name)
     if name.endswith("_ms"):
         metric, scale = name.removesuffix("_ms") + "_seconds", 0.001
     elif name.endswith("_s"):

@@ -61,6 +61,19 @@ def atp(client: httpx.Client, sku: str) -> dict[str, int]:
     return {p["node_id"]: p["available_to_promise"] for p in answer.json()["data"]}
 
 
+def test_what_was_put_can_be_stocked_and_ordered_at_once(client: httpx.Client) -> None:
+    """An item just put is known to the shard of every destination, its first unit to the order that names the token."""
+    for _ in range(10):
+        sku = fresh("S")
+        put(client, f"/v1/items/{sku}", {"sku": sku, "weight_g": 500, "unit_value_minor": 2_500})
+        for near in NODES:
+            assert allocate(client, order({sku: 1}, near=near)).json()["code"] == "out_of_stock"
+        token = receive(client, "CHI", sku, 1)["token"]
+        placed = allocate(client, order({sku: 1}, near="LAX"), after=token)
+        assert placed.status_code == 201, placed.text
+        assert [leg["node_id"] for leg in placed.json()["legs"]] == ["CHI"]
+
+
 def test_the_nearest_node_ships_and_says_why(client: httpx.Client) -> None:
     answer = allocate(client, order({"SKU-1": 1, "SKU-2": 2}, near="LAX"))
     assert answer.status_code == 201, answer.text

@@ -1,4 +1,4 @@
-"""The lean way in over raw sockets: pipelining, back-pressure, limits, keep-alive, time-outs (N1 to N5 of gateway/lean.py)."""
+"""The lean way in over raw sockets: pipelining, back-pressure, limits, keep-alive, time-outs (N1 to N6 of gateway/lean.py)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from gateway.lean import BODY_MAX, LeanCycle
+from gateway.limits import TURNED_AWAY_MAX
 from tests.conftest import eventually
 from tests.integration.gateway_engine import GatewayEngine, an_order_body, keyed
 
@@ -306,3 +307,63 @@ async def test_the_other_hot_routes_are_lean_too(engine: GatewayEngine) -> None:
         assert seen.json()["totals"][0]["available_to_promise"] == 9_998
         odd = await client.delete("/v1/reservations/res%5FUS100")
         assert odd.status_code == 404
+
+
+async def test_silent_connections_are_closed(engine: GatewayEngine) -> None:
+    """N4: a connection that never sends a byte does not keep its place."""
+    async with engine.served(timeout_keep_alive=1) as url, wire(url) as one:
+        assert await one.closed()
+
+
+async def test_connections_beyond_the_limit_are_turned_away(tmp_path: Path) -> None:
+    """N6."""
+    engine = await GatewayEngine(tmp_path, shards=1, connections_max=2).start()
+    await engine.stock_up("N-0", "SKU-0", 10)
+    try:
+        async with engine.served() as url:
+            connections = engine.door.gateway.connections
+            async with wire(url) as first, wire(url) as second:
+                for n, one in enumerate((first, second)):
+                    one.writer.write(request(engine, f"A-{n}"))
+                    assert (await one.answer())[0] == 201
+                async with wire(url) as third, wire(url) as fourth:
+                    third.writer.write(request(engine, "A-3"))
+                    status, headers, body = await third.answer()
+                    assert (status, headers["connection"]) == (503, "close")
+                    assert json.loads(body)["code"] == "overloaded"
+                    assert int(headers["retry-after"]) >= 1
+                    assert await third.closed()
+                    assert await fourth.closed()  # it said nothing
+                async with wire(url) as big:
+                    big.writer.write(b"POST /v1/items/import HTTP/1.1\r\nhost: x\r\ncontent-length: 8000000\r\n\r\n")
+                    big.writer.write(b"x" * 8_000_000)
+                    assert (await big.answer())[0] == 503
+                first.writer.write(request(engine, "A-4"))
+                assert (await first.answer())[0] == 201
+                assert (connections.now, connections.refused) == (2, 3)
+                metrics = (await engine.client.get("/metrics")).text
+                assert "quartermaster_gateway_open_connections 2.0" in metrics
+                assert "quartermaster_gateway_refused_connections_total 3.0" in metrics
+            await eventually(lambda: connections.now == 0)
+            async with wire(url) as again:
+                again.writer.write(request(engine, "A-5"))
+                assert (await again.answer())[0] == 201
+    finally:
+        await engine.close()
+
+
+async def test_a_flood_of_connections_is_dropped(tmp_path: Path) -> None:
+    """N6: those turned away are few enough to be told so, the others just end."""
+    engine = await GatewayEngine(tmp_path, shards=1, connections_max=1).start()
+    try:
+        async with engine.served() as url:
+            host, port = url.removeprefix("http://").split(":")
+            opened = [await asyncio.open_connection(host, int(port)) for _ in range(TURNED_AWAY_MAX + 20)]
+            connections = engine.door.gateway.connections
+            await eventually(lambda: connections.refused == len(opened) - 1)
+            assert connections.leaving <= TURNED_AWAY_MAX
+            await eventually(lambda: connections.leaving == 0)
+            for _, writer in opened:
+                writer.close()
+    finally:
+        await engine.close()

@@ -18,6 +18,7 @@ import pytest
 
 from engine.domain.commands import GetStatus
 from engine.domain.replies import StatusReply
+from gateway.health.status import ShardStatuses
 from tests.conftest import eventually
 from tests.integration.gateway_engine import GatewayEngine, an_order_body, keyed
 
@@ -364,6 +365,22 @@ async def test_an_unreachable_shard_is_an_unknown_outcome(tmp_path: Path) -> Non
     finally:
         engine.stock.clear()
         await engine.close()
+
+
+async def test_a_frozen_shard_is_shown_with_why(engine: GatewayEngine) -> None:
+    runner = engine.stock[0].runner
+    assert runner is not None
+    assert (await engine.client.get("/readyz")).json()["shards"][0]["why"] is None
+    runner.freeze("the journal does not verify: entry 7 follows entry 5")
+    engine.door.gateway.statuses = ShardStatuses(engine.cluster)  # no answer of a moment ago
+    ready = await engine.client.get("/readyz")
+    assert (ready.status_code, ready.json()["reason"]) == (503, "shard 0: frozen")
+    shard = next(shard for shard in ready.json()["shards"] if shard["shard"] == "0")
+    assert shard["state"] == "frozen"
+    assert "entry 7 follows entry 5" in shard["why"]
+    placed = await engine.client.post("/v1/allocations", json=an_order_body(), headers=keyed("k-1"))
+    assert (placed.status_code, placed.json()["code"]) == (503, "frozen")
+    assert int(placed.headers["retry-after"]) >= 1
 
 
 async def test_stopping_is_unready_first(engine: GatewayEngine) -> None:

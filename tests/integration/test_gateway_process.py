@@ -92,7 +92,7 @@ async def test_it_serves_drains_and_exits(tmp_path: Path) -> None:
 
         async def in_flight() -> bool:
             text = (await client.get("/metrics", headers={"authorization": bearer})).text
-            return "quartermaster_gateway_in_flight 2.0" in text
+            return "quartermaster_gateway_in_flight_requests 2.0" in text
 
         await eventually(in_flight)
         process.send_signal(signal.SIGTERM)
