@@ -4,8 +4,9 @@ R1  A TRY holds all of its legs here or none, in one entry, and is answered when
 R2  A newer transaction of a leg replaces an older one that never committed; an older one is refused.
 R3  A drive is acknowledged when durable; a repeat or an older version changes nothing. A leg only ever shrinks.
 R4  A leg that home has not spoken about is asked about until it has (T5); units stay held meanwhile: undersold, never oversold.
-R5  A cancel that overtakes its TRY leaves a tombstone in memory, so that the late TRY holds nothing. (Lost with the process:
-    then R4 frees it.)
+    Any other leg is asked about once an hour and after a recovery: home drives it again to where it is to be.
+R5  A transaction that was cancelled or finished here leaves a tombstone in memory, so that a late TRY of it holds nothing.
+    (Lost with the process: then R4 frees it.)
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from engine.protocol.shard_core import Batch, ShardCore
 
 RESOLVE_AFTER_MS = 3_000
+ASK_AGAIN_MS = 3_600_000
 TOMBSTONE_MS = 60_000
 TOMBSTONES_MAX = 10_000
 _Pairs = tuple[tuple[int, int], ...]
@@ -37,20 +39,22 @@ class Participant:
     def __init__(self, core: ShardCore) -> None:
         self._core = core
         self._asks: list[tuple[int, int]] = []
-        """(due_ms, leg key), a heap of legs that home has not spoken about."""
+        """(due_ms, leg key), a heap; entries that `_ask_at` does not confirm are out of date."""
+        self._ask_at: dict[int, int] = {}
+        """When to ask home about each leg held here."""
         self._by_corr: dict[int, int] = {}
         """Leg key by correlation id of a question."""
-        self._told: dict[int, int] = {}
-        """Transaction by leg key where home said that it committed: it will drive the leg, no need to ask again."""
         self._tombs: dict[tuple[int, int], int] = {}
         """Until when a cancelled (home, txn) that was not held here is remembered, oldest first."""
 
     def recovered(self, now_ms: int) -> None:
-        """Ask about every leg that home has not spoken about."""
-        for part in self._core.state.nodes.values():
-            for key, leg in part.foreign.items():
-                if not leg.resolved:
-                    heapq.heappush(self._asks, (now_ms, key))
+        """Ask about every leg: what was driven while this shard was away, and what no longer should be here."""
+        for key in self._core.state.foreign_node:
+            self._ask(key, now_ms)
+
+    def _ask(self, key: int, at_ms: int) -> None:
+        self._ask_at[key] = at_ms
+        heapq.heappush(self._asks, (at_ms, key))
 
     # -- try ------------------------------------------------------------------------------------------------------
 
@@ -94,7 +98,7 @@ class Participant:
                 batch,
                 LegHeld(command.home, command.txn, command.slot, command.order_no, leg_no, node, day, capacity, lines),
             )
-            heapq.heappush(self._asks, (now_ms + RESOLVE_AFTER_MS, leg_key(command.order_no, leg_no)))
+            self._ask(leg_key(command.order_no, leg_no), now_ms + RESOLVE_AFTER_MS)
         core.answer(conn, corr, TryReply(True, token=core.token()))
 
     def _lacks(
@@ -138,14 +142,22 @@ class Participant:
             node, leg = found
             if not leg.resolved or command.version > leg.version:
                 self._drive(core.batch(now_ms), node, leg, command)
+                self._driven(command, now_ms)
             core.answer(conn, corr, Done(1))
         elif command.lines:
             core.count("drives_without_leg")
             core.answer(conn, corr, refuse("not_found", "", "no such leg is held here"))
         else:
-            if found is None and command.to == LegState.CANCELLED:
-                self._bury(command.home, command.txn, now_ms)
+            self._bury(command.home, command.txn, now_ms)
             core.answer(conn, corr, Done(0))
+
+    def _driven(self, command: DriveLeg, now_ms: int) -> None:
+        key = leg_key(command.order_no, command.leg_no)
+        if command.lines:
+            self._ask(key, now_ms + ASK_AGAIN_MS)
+        else:
+            self._ask_at.pop(key, None)
+            self._bury(command.home, command.txn, now_ms)
 
     def _bury(self, home: int, txn: int, now_ms: int) -> None:
         tombs = self._tombs
@@ -209,44 +221,50 @@ class Participant:
 
     def tick(self, now_ms: int) -> None:
         """R4."""
-        asks = self._asks
-        while asks and asks[0][0] <= now_ms:
-            key = heapq.heappop(asks)[1]
-            leg = self._unresolved(key)
-            told = self._told.pop(key, 0)
-            if leg is not None and leg.txn != told:
-                core = self._core
-                corr = core.send(leg.home, ResolveTxn(leg.txn, leg.slot, leg.order_no, core.shard))
-                self._by_corr[corr] = key
-                heapq.heappush(asks, (now_ms + RESOLVE_AFTER_MS, key))
+        core = self._core
+        while self._asks and self._asks[0][0] <= now_ms:
+            due_ms, key = heapq.heappop(self._asks)
+            if self._ask_at.get(key) != due_ms:
+                continue
+            leg = self._leg(key)
+            if leg is None:
+                del self._ask_at[key]
+                continue
+            corr = core.send(leg.home, ResolveTxn(leg.txn, leg.slot, leg.order_no, core.shard))
+            self._by_corr[corr] = key
+            self._ask(key, now_ms + RESOLVE_AFTER_MS)
 
-    def _unresolved(self, key: int) -> ForeignLeg | None:
+    def _leg(self, key: int) -> ForeignLeg | None:
         state = self._core.state
         node = state.foreign_node.get(key)
-        if node is None:
-            return None
-        leg = state.nodes[node].foreign[key]
-        return None if leg.resolved else leg
+        return state.nodes[node].foreign[key] if node is not None else None
 
     def wake_at_ms(self) -> int | None:
-        while self._asks and self._unresolved(self._asks[0][1]) is None:
-            heapq.heappop(self._asks)
-        return self._asks[0][0] if self._asks else None
+        asks = self._asks
+        while asks and self._ask_at.get(asks[0][1]) != asks[0][0]:
+            heapq.heappop(asks)
+        return asks[0][0] if asks else None
 
     def replied(self, corr: int, reply: Reply, now_ms: int) -> bool:
         """Home's answer about a leg; False = the correlation id is none of ours."""
         key = self._by_corr.pop(corr, None)
         if key is None:
             return False
-        leg = self._unresolved(key)
+        leg = self._leg(key)
         if leg is None or not isinstance(reply, TxnState):
             return True
         core = self._core
-        if reply.state == "aborted":
+        if reply.state == "committed":
+            self._ask(key, now_ms + ASK_AGAIN_MS)
+        elif reply.state == "aborted" and leg.resolved:
+            core.count(
+                "legs_disowned"
+            )  # home decided about it once and knows nothing of it now: for a person to look at
+            self._ask(key, now_ms + ASK_AGAIN_MS)
+        elif reply.state == "aborted":
             node = core.state.foreign_node[key]
             command = DriveLeg(leg.home, leg.txn, leg.slot, leg.order_no, leg.leg_no, LegState.CANCELLED, ())
             self._drive(core.batch(now_ms), node, leg, command)
+            self._driven(command, now_ms)
             core.count("legs_freed")
-        elif reply.state == "committed":
-            self._told[key] = leg.txn
         return True
