@@ -45,9 +45,11 @@ from solvers.layout import (
     TRIAL_COLUMNS,
     W_ALONE,
     W_BEST,
+    W_COLLECT,
     W_DAY,
     W_DAYS,
     W_DONE,
+    W_ENTRIES,
     W_ENTRY,
     W_FLOOR,
     W_FULL,
@@ -61,6 +63,9 @@ from solvers.layout import (
     W_RUNNER,
     W_SCORE,
     W_TRIAL,
+    W_WAYS,
+    W_WAYS_USED,
+    WAYS_MAX,
     Y_LEG_VALUE,
     Y_NEUTRAL,
 )
@@ -104,14 +109,14 @@ def price_subset(m: I64, w: I64, alone: I64, c: int, subset: int, leg: int) -> i
 
 @jit
 def fill_entries(m: I64, w: I64, alone: I64, subset: int) -> None:
-    """The three cheapest candidates for a subset, by (score, delivery day, node)."""
+    """The cheapest candidates for a subset (as many as W_ENTRIES says), by (score, delivery day, node)."""
     if w[W_DONE + subset]:
         return
     w[W_DONE + subset] = 1
     score = W_SCORE + subset * ENTRIES
     entry = W_ENTRY + subset * ENTRIES
     day = W_DAY + subset * ENTRIES
-    for e in range(ENTRIES):
+    for e in range(w[W_ENTRIES]):
         w[score + e] = NEVER
         w[entry + e] = -1
         w[day + e] = NEVER
@@ -120,7 +125,7 @@ def fill_entries(m: I64, w: I64, alone: I64, subset: int) -> None:
     neutral = m[m[M_POLICY] + policy * POLICY_COLUMNS + Y_NEUTRAL] != 0
     node_minor = m[M_POLICY_NODE] + policy * m[M_NODE_COUNT]
     day_minor = w[goods + Q_VALUE] * w[W_ORDER + O_TRANSIT_BP] // 10_000
-    last = ENTRIES - 1
+    last = w[W_ENTRIES] - 1
     for c in range(w[W_KEPT]):
         if w[W_FULL + c] & subset != subset or w[W_FLOOR + c] == NEVER:
             continue
@@ -198,6 +203,27 @@ def _less(w: I64, a: int, b: int) -> bool:
 
 
 @jit
+def _collect(w: I64) -> None:
+    """Put the trial among the cheapest ways; when they are full, the runner-up's score is the last one's: the bar to pass."""
+    used = w[W_WAYS_USED]
+    at = W_WAYS + used * TRIAL_COLUMNS
+    if used == WAYS_MAX:
+        at -= TRIAL_COLUMNS
+        if not _less(w, W_TRIAL, at):
+            return
+    else:
+        w[W_WAYS_USED] = used + 1
+    while at > W_WAYS and _less(w, W_TRIAL, at - TRIAL_COLUMNS):
+        for n in range(TRIAL_COLUMNS):
+            w[at + n] = w[at - TRIAL_COLUMNS + n]
+        at -= TRIAL_COLUMNS
+    for n in range(TRIAL_COLUMNS):
+        w[at + n] = w[W_TRIAL + n]
+    if w[W_WAYS_USED] == WAYS_MAX:
+        w[W_RUNNER + D_SCORE] = w[W_WAYS + (WAYS_MAX - 1) * TRIAL_COLUMNS + D_SCORE]
+
+
+@jit
 def _consider(w: I64, legs: int) -> None:
     """Compare the trial (score, day, masks, candidates filled in) with the best and the runner-up."""
     if w[W_TRIAL + D_SCORE] > w[W_RUNNER + D_SCORE]:
@@ -217,6 +243,9 @@ def _consider(w: I64, legs: int) -> None:
                 swap = w[nodes + b]
                 w[nodes + b] = w[nodes + b - 1]
                 w[nodes + b - 1] = swap
+    if w[W_COLLECT]:
+        _collect(w)
+        return
     same = w[W_BEST + D_LEGS] == legs
     for n in range(LEGS_EXACT):
         same = same and w[W_BEST + D_NODE + n] == w[nodes + n]
@@ -241,11 +270,11 @@ def _put(w: I64, n: int, subset: int, e: int) -> None:
 def _try_two(m: I64, w: I64, alone: I64, a: int, b: int) -> None:
     fill_entries(m, w, alone, a)
     fill_entries(m, w, alone, b)
-    for x in range(ENTRIES):
+    for x in range(w[W_ENTRIES]):
         p = a * ENTRIES + x
         if w[W_ENTRY + p] < 0:
             break
-        for y in range(ENTRIES):
+        for y in range(w[W_ENTRIES]):
             q = b * ENTRIES + y
             if w[W_ENTRY + q] < 0:
                 break
@@ -263,17 +292,17 @@ def _try_three(m: I64, w: I64, alone: I64, a: int, b: int, c: int) -> None:
     fill_entries(m, w, alone, a)
     fill_entries(m, w, alone, b)
     fill_entries(m, w, alone, c)
-    for x in range(ENTRIES):
+    for x in range(w[W_ENTRIES]):
         p = a * ENTRIES + x
         if w[W_ENTRY + p] < 0:
             break
-        for y in range(ENTRIES):
+        for y in range(w[W_ENTRIES]):
             q = b * ENTRIES + y
             if w[W_ENTRY + q] < 0:
                 break
             if w[W_ENTRY + p] == w[W_ENTRY + q]:
                 continue
-            for z in range(ENTRIES):
+            for z in range(w[W_ENTRIES]):
                 r = c * ENTRIES + z
                 if w[W_ENTRY + r] < 0:
                     break
@@ -289,14 +318,18 @@ def _try_three(m: I64, w: I64, alone: I64, a: int, b: int, c: int) -> None:
 
 @jit
 def search_plan(m: I64, w: I64, alone: I64, groups: int, wanted: int, max_legs: int) -> bool:
-    """Best plan and runner-up for the groups in `wanted`; False = at most three (or `max_legs`) nodes cannot serve them."""
+    """Best plan and runner-up for the groups in `wanted`; False = at most three (or `max_legs`) nodes cannot serve them.
+
+    With W_COLLECT the cheapest ways are gathered instead, of more candidates a subset (W_ENTRIES).
+    """
+    w[W_WAYS_USED] = 0
     for n in range(TRIAL_COLUMNS):
         w[W_BEST + n] = 0
         w[W_RUNNER + n] = 0
     w[W_BEST + D_SCORE] = NEVER
     w[W_RUNNER + D_SCORE] = NEVER
     fill_entries(m, w, alone, wanted)
-    for e in range(ENTRIES):
+    for e in range(w[W_ENTRIES]):
         p = wanted * ENTRIES + e
         if w[W_ENTRY + p] < 0:
             break
@@ -305,7 +338,7 @@ def search_plan(m: I64, w: I64, alone: I64, groups: int, wanted: int, max_legs: 
         _put(w, 0, wanted, e)
         _consider(w, 1)
     if max_legs < 2 or wanted & (wanted - 1) == 0:
-        return bool(w[W_BEST + D_LEGS] > 0)
+        return bool(w[W_BEST + D_LEGS] > 0 or w[W_WAYS_USED] > 0)
     set_least(m, w, groups)
     least_value = m[m[M_POLICY] + w[W_ORDER + O_POLICY] * POLICY_COLUMNS + Y_LEG_VALUE]
     rest = wanted ^ (wanted & -wanted)
@@ -330,7 +363,7 @@ def search_plan(m: I64, w: I64, alone: I64, groups: int, wanted: int, max_legs: 
                         _try_three(m, w, alone, a, b, c)
                     c = (c - 1) & rest_2
         sub = (sub - 1) & rest
-    return bool(w[W_BEST + D_LEGS] > 0)
+    return bool(w[W_BEST + D_LEGS] > 0 or w[W_WAYS_USED] > 0)
 
 
 @jit

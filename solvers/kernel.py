@@ -6,18 +6,13 @@ the caller's state is unchanged. An order that may not be partly served and cann
 
 from __future__ import annotations
 
-from solvers.candidates import choose_candidates, read_candidates, see_holders, take
-from solvers.columns import fill_subsets, price_subset, search_plan
+from solvers.candidates import take
+from solvers.columns import price_subset, search_plan
 from solvers.cover import add_goods, clear_goods, cover_order, price_of
 from solvers.explain import explain_part
 from solvers.jit import jit
 from solvers.layout import (
-    A_GROUP,
     A_TRIAL,
-    A_UNITS,
-    A_VOLUME,
-    A_WEIGHT,
-    CANDIDATES_MAX,
     D_CANDIDATE,
     D_LEGS,
     D_MASK,
@@ -33,51 +28,22 @@ from solvers.layout import (
     G_SERVICE,
     G_SHIP_BY,
     G_SHIP_DAY,
-    GOODS_COLUMNS,
-    GROUPS_EXACT,
-    H_ZONE,
     I64,
-    I_FLAGS,
-    I_NEED,
-    I_VALUE,
-    I_VOLUME,
-    I_WEIGHT,
-    ITEM_ALONE,
-    ITEM_ASSUMED,
     K_LINE,
     K_ROW,
     K_UNITS,
-    L_GROUP,
-    L_ITEM,
-    L_NEED,
-    L_SPLIT,
-    L_UNITS,
-    L_VALUE,
     LEGS_EXACT,
     LEGS_MAX,
-    M_LEVELS,
-    M_POLICY,
-    M_SERVICES,
     MAX_LEGS,
     NEVER,
     NO_CAPACITY,
     NO_NODE,
     O_ATOMIC,
-    O_HOME,
     O_LAST,
-    O_LEVEL,
-    O_LEVEL_COUNT,
-    O_LINE,
     O_LINE_COUNT,
-    O_MAX_LEGS,
-    O_POLICY,
-    ORDER_COLUMNS,
     OUT_OF_STOCK,
-    POLICY_COLUMNS,
-    R_ASSUMED,
     R_CANDIDATE,
     R_COLLIDED,
-    R_CONSIDERED,
     R_LEG,
     R_LEG_COUNT,
     R_REFUSED,
@@ -86,182 +52,52 @@ from solvers.layout import (
     R_SEEN,
     R_UNFILLED,
     R_UNFILLED_COUNT,
-    REACH_COLUMNS,
     RING,
-    S_TAGS,
     SCOPE_COLUMNS,
     SCOPE_SPLITS,
-    SERVICE_COLUMNS,
-    SERVICES_MAX,
-    T_ALONE,
     T_ANY,
-    T_CANON,
     T_GROUP,
-    T_ITEM,
     T_MAY,
     T_MOST,
-    T_NEED,
     T_SIZE,
     T_SPLIT,
     T_UNITS,
-    T_VALUE,
-    T_VOLUME,
-    T_WEIGHT,
     T_WHOLE,
     U_LINE,
     U_REASON,
     U_UNITS,
-    W_ALONE,
     W_BEST,
     W_CAPACITY,
+    W_COLLECT,
     W_COLLIDED,
     W_COVER,
     W_COVER_CANDIDATE,
-    W_FLOOR,
-    W_FULL,
-    W_GOODS,
+    W_DIVIDE,
+    W_ENTRIES,
     W_GROUPS,
+    W_HELD,
     W_KEPT,
     W_KM,
     W_LEG,
     W_NODE,
-    W_OPPORTUNITY,
     W_ORDER,
-    W_REACH,
-    W_STAMP,
+    W_REACHABLE,
     W_TRIAL_GOODS,
-    W_VALUE,
-    X_FREE,
     X_ROW,
-    Y_MAX_LEGS,
     Batch,
     Load,
     Outcome,
     Scratch,
     Stock,
 )
-from solvers.legs import deliver_by, price_leg, reach_candidate
-from solvers.tariff import times
+from solvers.legs import deliver_by, price_leg
+from solvers.look import look_at_part
 
 NO_ROOM = -1
 """The outcome's arrays are too small: call again with larger ones; nothing has changed."""
-VALUE_MAX = 100_000_000_000
-"""A line's worth counts up to this (minor units), so that days x rate x value stays in int64."""
+ENTRIES_TO_PLAN = 3
+"""Candidates kept a subset of groups: with three, two legs elsewhere can never leave a third without a node."""
 _LEGS, _LEG_LINES, _UNFILLED, _CANDIDATES = range(4)
-
-
-@jit
-def _read_part(w: I64, table: I64, alone: I64, batch: Batch, part: int) -> int:
-    """Copy a part's rows to the scratch, number its groups, measure its units; lines of assumed weight.
-
-    Lines of the same item are tied together: a node holds one of them whole only if it has the units of all.
-    """
-    for n in range(ORDER_COLUMNS):
-        w[W_ORDER + n] = batch.parts[part, n]
-    first = w[W_ORDER + O_LINE]
-    count = w[W_ORDER + O_LINE_COUNT]
-    groups = 0
-    alone_count = 0
-    assumed = 0
-    total = 0
-    for i in range(count):
-        line = first + i
-        item = batch.lines[line, L_ITEM]
-        units = batch.lines[line, L_UNITS]
-        value = batch.lines[line, L_VALUE]
-        group = batch.lines[line, L_GROUP]
-        table[i, T_ITEM] = item
-        table[i, T_UNITS] = units
-        table[i, T_SPLIT] = batch.lines[line, L_SPLIT]
-        table[i, T_NEED] = batch.lines[line, L_NEED]
-        table[i, T_CANON] = i
-        table[i, T_WHOLE] = units
-        g = -1
-        for j in range(i):
-            if table[j, T_ITEM] == item and table[i, T_CANON] == i:
-                table[i, T_CANON] = table[j, T_CANON]
-                table[table[j, T_CANON], T_WHOLE] += units
-            if group > 0 and batch.lines[first + j, L_GROUP] == group:
-                g = table[j, T_GROUP]
-        if g < 0:
-            g = groups
-            table[g, T_SIZE] = 0
-            groups += 1
-        table[i, T_GROUP] = g
-        table[g, T_SIZE] += 1
-        table[i, T_ALONE] = -1
-        table[i, T_WEIGHT] = 0
-        table[i, T_VOLUME] = 0
-        if item < batch.items.shape[0]:
-            flags = batch.items[item, I_FLAGS]
-            table[i, T_WEIGHT] = batch.items[item, I_WEIGHT]
-            table[i, T_VOLUME] = batch.items[item, I_VOLUME]
-            table[i, T_NEED] |= batch.items[item, I_NEED]
-            if value == 0:
-                value = batch.items[item, I_VALUE]
-            if flags & ITEM_ASSUMED:
-                assumed += 1
-            if flags & ITEM_ALONE:
-                table[i, T_ALONE] = alone_count
-                alone[alone_count, A_WEIGHT] = table[i, T_WEIGHT]
-                alone[alone_count, A_VOLUME] = table[i, T_VOLUME]
-                alone[alone_count, A_UNITS] = units
-                alone[alone_count, A_GROUP] = g
-                alone_count += 1
-        table[i, T_VALUE] = min(value, VALUE_MAX // units)
-        total += table[i, T_VALUE] * units
-    for i in range(count):
-        table[i, T_WHOLE] = table[table[i, T_CANON], T_WHOLE]
-    w[W_GROUPS] = groups
-    w[W_ALONE] = alone_count
-    w[W_VALUE] = total
-    w[W_COLLIDED] = 0
-    w[W_CAPACITY] = 0
-    return assumed
-
-
-@jit
-def _drop_unserved(m: I64, w: I64, table: I64, grid: I64) -> None:
-    """Goods that no service may carry away from a candidate are as good as not there."""
-    count = w[W_ORDER + O_LINE_COUNT]
-    for i in range(count):
-        need = table[i, T_NEED]
-        if need == 0:
-            continue
-        anywhere = False
-        for c in range(w[W_KEPT]):
-            served = w[W_NODE + c] == w[W_ORDER + O_HOME]
-            for p in range(w[W_ORDER + O_LEVEL_COUNT]):
-                if w[W_REACH + (c * SERVICES_MAX + p) * REACH_COLUMNS + H_ZONE] >= 0:
-                    service = m[M_SERVICES] + m[m[M_LEVELS] + w[W_ORDER + O_LEVEL] + p] * SERVICE_COLUMNS
-                    served = served or need & ~m[service + S_TAGS] == 0
-            if served:
-                anywhere = True
-            else:
-                grid[X_FREE, c, i] = 0
-                if w[W_GROUPS] <= GROUPS_EXACT:
-                    w[W_FULL + c] &= ~(1 << table[i, T_GROUP])
-        if not anywhere:
-            table[i, T_MAY] = 0
-
-
-@jit
-def _group_goods(w: I64, table: I64, grid: I64, alone: I64, stock: Stock) -> None:
-    """Goods of every single group, and the price of its units at every candidate."""
-    groups = w[W_GROUPS]
-    kept = w[W_KEPT]
-    for g in range(groups):
-        clear_goods(w, alone, W_GOODS + (1 << g) * GOODS_COLUMNS, A_TRIAL)
-        for c in range(kept):
-            w[W_OPPORTUNITY + c * GROUPS_EXACT + g] = 0
-    priced = stock.prices.shape[0] > 0
-    for i in range(w[W_ORDER + O_LINE_COUNT]):
-        g = table[i, T_GROUP]
-        units = table[i, T_UNITS]
-        add_goods(w, table, alone, W_GOODS + (1 << g) * GOODS_COLUMNS, A_TRIAL, i, units, 0)
-        if priced:
-            for c in range(kept):
-                w[W_OPPORTUNITY + c * GROUPS_EXACT + g] += times(units, price_of(stock.prices, grid, c, i))
 
 
 @jit
@@ -430,53 +266,20 @@ def _plan_part(
     result[R_LEG] = outcome.used[_LEGS]
     result[R_UNFILLED] = outcome.used[_UNFILLED]
     result[R_CANDIDATE] = outcome.used[_CANDIDATES]
-    w[W_STAMP] += 1
-    result[R_ASSUMED] = _read_part(w, table, scratch.alone, batch, part)
-    groups = w[W_GROUPS]
+    max_legs = look_at_part(m, stock, load, batch, scratch, part, limit, reach_km, result)
     count = w[W_ORDER + O_LINE_COUNT]
-    small = groups <= GROUPS_EXACT
-    seen = see_holders(m, w, scratch.seen, table, scratch.taken, stock, load, batch, reach_km, groups, result)
-    result[R_SEEN] = seen
-    hopeless = False
-    for i in range(count):
-        may_split = table[i, T_SPLIT] != 0 and table[table[i, T_GROUP], T_SIZE] == 1
-        short = table[i, T_MAY] < table[i, T_WHOLE] or (not may_split and table[i, T_MOST] < table[i, T_UNITS])
-        hopeless = hopeless or short
-    reachable = False
     exact = False
-    w[W_KEPT] = 0
-    if seen > 0 and not (hopeless and w[W_ORDER + O_ATOMIC]):
-        kept = choose_candidates(w, scratch.seen, seen, groups, limit if small else CANDIDATES_MAX)
-        w[W_KEPT] = kept
-        result[R_CONSIDERED] = kept
-        read_candidates(m, w, scratch.seen, table, scratch.grid, stock, load, kept)
-        held = 0
-        for c in range(kept):
-            reach_candidate(m, w, load, c)
-        _drop_unserved(m, w, table, scratch.grid)
-        for c in range(kept):
-            if w[W_FLOOR + c] != NEVER:
-                reachable = True
-                held |= w[W_FULL + c]
-        max_legs = min(w[W_ORDER + O_MAX_LEGS], m[m[M_POLICY] + w[W_ORDER + O_POLICY] * POLICY_COLUMNS + Y_MAX_LEGS])
-        divide = not small
-        if small:
-            for i in range(count):
-                if (held >> table[i, T_GROUP]) & 1 or table[i, T_MAY] == 0:
-                    continue
-                may_split = table[i, T_SPLIT] != 0 and table[table[i, T_GROUP], T_SIZE] == 1
-                # Lines of one item count as held only where a node has the units of all: apart they may fit.
-                divide = divide or may_split or table[i, T_WHOLE] > table[i, T_UNITS]
-        if not divide and held:
-            _group_goods(w, table, scratch.grid, scratch.alone, stock)
-            fill_subsets(w, groups)
-            exact = search_plan(m, w, scratch.alone, groups, held, min(max_legs, LEGS_EXACT))
+    if w[W_KEPT] > 0:
+        w[W_COLLECT] = 0
+        w[W_ENTRIES] = ENTRIES_TO_PLAN
+        if not w[W_DIVIDE] and w[W_HELD]:
+            exact = search_plan(m, w, scratch.alone, w[W_GROUPS], w[W_HELD], min(max_legs, LEGS_EXACT))
         if exact:
             if outcome.used[_LEG_LINES] + count > outcome.leg_lines.shape[0]:
                 return False
             result[R_SCOPE] = SCOPE_SPLITS
             _write_exact(m, scratch, stock, load, outcome, result)
-        elif reachable:
+        elif w[W_REACHABLE]:
             if outcome.used[_LEG_LINES] + count * min(max_legs, LEGS_MAX) > outcome.leg_lines.shape[0]:
                 return False
             result[R_SCOPE] = SCOPE_COLUMNS
@@ -484,7 +287,7 @@ def _plan_part(
             _write_cover(m, scratch, stock, load, outcome, result)
     result[R_LEG_COUNT] = outcome.used[_LEGS] - result[R_LEG]
     result[R_COLLIDED] = w[W_COLLIDED]
-    _write_unfilled(w, table, outcome, result, reachable or seen == 0)
+    _write_unfilled(w, table, outcome, result, w[W_REACHABLE] != 0 or result[R_SEEN] == 0)
     if result[R_LEG_COUNT] > 0:
         outcome.used[_CANDIDATES] = explain_part(m, scratch, outcome, result, exact, outcome.used[_CANDIDATES])
     return True

@@ -296,6 +296,12 @@ W_VALUE = 35
 W_ALONE = 36
 W_KEPT = 37
 W_GROUPS = 38
+W_HELD = 61
+W_REACHABLE = 62
+W_DIVIDE = 63
+W_ENTRIES = 68
+W_COLLECT = 69
+W_WAYS_USED = 70
 W_LEG = 40
 W_SUMS = 64
 W_BEST = 72
@@ -313,7 +319,7 @@ W_GOODS = W_OPPORTUNITY + CANDIDATES_MAX * GROUPS_EXACT
 W_DONE = W_GOODS + _SUBSETS * GOODS_COLUMNS
 W_LEAST = W_DONE + _SUBSETS
 W_SCORE = W_LEAST + _SUBSETS
-ENTRIES = 3
+ENTRIES = 8
 W_ENTRY = W_SCORE + _SUBSETS * ENTRIES
 W_DAY = W_ENTRY + _SUBSETS * ENTRIES
 W_LEG_CANDIDATE = W_DAY + _SUBSETS * ENTRIES
@@ -325,12 +331,16 @@ W_COVER_CANDIDATE = W_COVER + 3
 W_REACH = W_COVER_CANDIDATE + LEGS_MAX
 W_USED = W_REACH + CANDIDATES_MAX * SERVICES_MAX * REACH_COLUMNS
 W_TAKEN = W_USED + CANDIDATES_MAX * RING
-W_SIZE = W_TAKEN + CANDIDATES_MAX * RING
+WAYS_MAX = 40
+"""Columns of one order for the joint solver."""
+W_WAYS = W_TAKEN + CANDIDATES_MAX * RING
+W_SIZE = W_WAYS + WAYS_MAX * TRIAL_COLUMNS
 """The order's row; stamp of the part; collided (1 stock, 2 capacity); capacity in the way; value of the part; ship-alone lines;
-candidates kept; groups; a leg on trial; sums; best, runner-up and trial of the exact search; candidates: node, km, groups held
+candidates kept; groups; groups that some candidate holds; 1 = some candidate is in reach; 1 = some line must be divided; entries
+kept a subset; 1 = collect ways, how many there are; a leg on trial; sums; best, runner-up and trial of the exact search; candidates: node, km, groups held
 whole, least parcel price (NEVER = no service reaches), least days, local day, opened by the cover; opportunity[candidate,
-group]; goods[subset]; entries of subsets: done, under-estimate, then score, candidate, day of three; legs of a cover; the best
-cover (legs, units left, score, then candidates); reach[candidate, service]; capacity used and taken[candidate, day % RING]."""
+group]; goods[subset]; entries of subsets: done, under-estimate, then score, candidate, day of up to eight; legs of a cover; the best
+cover (legs, units left, score, then candidates); reach[candidate, service]; capacity used and taken[candidate, day % RING]; the cheapest ways, like trials."""
 
 
 class Stock(NamedTuple):
@@ -382,6 +392,28 @@ class Scratch(NamedTuple):
     alone: I64
     taken: I64
     """[row, units] open-addressed, row -1 = empty; a power of two, at least four times the lines of the batch."""
+    result: I64
+    """A part's row that nobody reads."""
+
+
+# ways[n, ...]: complete ways to serve a part
+(J_PART, J_SCORE, J_LEG, J_LEG_COUNT, J_TAKE, J_TAKE_COUNT) = range(6)
+WAY_COLUMNS = 6
+
+# takes[n, ...]: position row, or -1 - (node * RING + day % RING) for a hard capacity; units; units there are; line (-1 =
+# capacity)
+(X_TAKE_ROW, X_TAKE_UNITS, X_TAKE_FREE, X_TAKE_LINE) = range(4)
+TAKE_COLUMNS = 4
+
+
+class Ways(NamedTuple):
+    """Ways of several parts, by part, cheapest first. `legs` as in an outcome, with the leg's groups (bits) in G_LINE."""
+
+    ways: I64
+    legs: I64
+    takes: I64
+    used: I64
+    """Ways, legs, takes in use."""
 
 
 class Outcome(NamedTuple):
@@ -409,6 +441,17 @@ def make_scratch(*, nodes: int, lines: int, batch_lines: int) -> Scratch:
         np.zeros((2 * LEGS_MAX, lines), np.int64),
         np.zeros((lines, ALONE_COLUMNS), np.int64),
         np.full((size, 2), -1, np.int64),
+        np.zeros(PART_COLUMNS, np.int64),
+    )
+
+
+def make_ways(*, parts: int, takes: int) -> Ways:
+    """Room for the ways of so many parts, and for so many takes in all."""
+    return Ways(
+        np.zeros((parts * WAYS_MAX, WAY_COLUMNS), np.int64),
+        np.zeros((parts * WAYS_MAX * LEGS_EXACT, LEG_COLUMNS), np.int64),
+        np.zeros((takes, TAKE_COLUMNS), np.int64),
+        np.zeros(3, np.int64),
     )
 
 

@@ -30,6 +30,27 @@ class Piece(NamedTuple):
     counts: list[int]
 
 
+def leg_numbers(leg: list[int], lines: list[int], now_ms: int) -> list[int]:
+    """A leg as the record keeps it: the fields of ChosenLeg, how many lines follow, the lines."""
+    return [
+        leg[at.G_NODE],
+        leg[at.G_SERVICE],
+        leg[at.G_SHIP_DAY] - now_ms // DAY_MS,
+        leg[at.G_DAYS],
+        leg[at.G_PARCELS],
+        leg[at.G_CASH],
+        leg[at.G_CASH_LINES],
+        leg[at.G_CASH_UNITS],
+        leg[at.G_CASH_SURCHARGE],
+        leg[at.G_LATE],
+        leg[at.G_TRANSIT],
+        leg[at.G_POLICY],
+        leg[at.G_OPPORTUNITY],
+        len(lines),
+        *lines,
+    ]
+
+
 def part_record(
     row: list[int],
     legs: list[list[int]],
@@ -39,32 +60,15 @@ def part_record(
     now_ms: int,
 ) -> Piece:
     """The lists of one part. `own` = the places of its lines in the request, None = all in order."""
-    today = now_ms // DAY_MS
     packed: list[int] = []
     first = row[at.R_LEG]
     count = row[at.R_LEG_COUNT]
     for leg in legs[first : first + count]:
-        packed += (
-            leg[at.G_NODE],
-            leg[at.G_SERVICE],
-            leg[at.G_SHIP_DAY] - today,
-            leg[at.G_DAYS],
-            leg[at.G_PARCELS],
-            leg[at.G_CASH],
-            leg[at.G_CASH_LINES],
-            leg[at.G_CASH_UNITS],
-            leg[at.G_CASH_SURCHARGE],
-            leg[at.G_LATE],
-            leg[at.G_TRANSIT],
-            leg[at.G_POLICY],
-            leg[at.G_OPPORTUNITY],
-        )
-        if (count == 1 and own is None) or leg[at.G_LINE_COUNT] > LINES_KEPT:
-            packed.append(0)
-        else:
-            packed.append(leg[at.G_LINE_COUNT])
-            lines = leg_lines[leg[at.G_LINE] : leg[at.G_LINE] + leg[at.G_LINE_COUNT]]
-            packed += [own[i] if own else i for i, _ in lines]
+        lines: list[int] = []
+        if (count > 1 or own is not None) and leg[at.G_LINE_COUNT] <= LINES_KEPT:
+            rows = leg_lines[leg[at.G_LINE] : leg[at.G_LINE] + leg[at.G_LINE_COUNT]]
+            lines = [own[row[0]] if own else row[0] for row in rows]
+        packed += leg_numbers(leg, lines, now_ms)
     verdicts: list[int] = []
     start = row[at.R_CANDIDATE]
     for node, km, code, a, b, cash, service, policy, opportunity in candidates[

@@ -226,7 +226,7 @@ def check_seed(seed: int, planner_settings: Settings) -> None:
     before = state.positions.claimed.copy()
     plans = planner.plan(requests, now_ms=NOW_MS)
     assert (state.positions.claimed == before).all()
-    assert planner.plan(requests, now_ms=NOW_MS) == plans
+    assert SolverPlanner(state, planner_settings).plan(requests, now_ms=NOW_MS) == plans, "the same state, another plan"
     reference = Reference(catalog, units, NOW_MS)
     channel = catalog.channels[0]
     assert channel is not None

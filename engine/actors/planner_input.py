@@ -1,0 +1,184 @@
+"""A batch of requests as the kernel's rows: parts, lines, excluded nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.actors.planner_network import NetworkView
+from engine.domain.orders import Method, OnShort, OrderRequest
+from engine.domain.plan import PlanRequest
+from solvers import layout as at
+from solvers.calendar import DAY_MS, add_business_days
+
+LATE_MINOR_MAX = 1_000_000_000
+VALUE_MAX = 1_000_000_000_000
+_PROMISES_KEPT = 1_024
+
+
+class Part:
+    """Some lines of a request: one method and, where it has one, one store."""
+
+    __slots__ = ("lines", "method", "store")
+
+    def __init__(self, method: int, store: int) -> None:
+        self.method = method
+        self.store = store
+        self.lines: list[int] = []
+
+
+class Flat:
+    """A batch as the kernel reads it. `lines_of` maps part -> its lines' places in the request, where they are not all in order."""
+
+    __slots__ = ("excluded", "first_part", "lines", "lines_of", "parts")
+
+    def __init__(self) -> None:
+        self.parts: list[int] = []
+        self.lines: list[int] = []
+        self.excluded: list[int] = []
+        self.first_part: list[int] = []
+        self.lines_of: dict[int, list[int]] = {}
+
+
+class Flattener:
+    """Turns requests into rows against one network."""
+
+    def __init__(self, view: NetworkView) -> None:
+        self._view = view
+        self._promise: dict[tuple[int, int], int] = {}
+
+    def flatten(self, requests: Sequence[PlanRequest], now_ms: int) -> Flat:
+        flat = Flat()
+        view = self._view
+        compiled = view.compiled
+        destinations = view.destinations
+        destinations.start(2 * len(requests) + 64)
+        number = destinations.number
+        country_of, level_of = compiled.country_of, compiled.level_of
+        parts, lines, excluded = flat.parts, flat.lines, flat.excluded
+        part_count = 0
+        line_count = 0
+        for request in requests:
+            order = request.order
+            flat.first_part.append(part_count)
+            channel = view.channels[request.channel]
+            assert channel is not None, "the core looks the channel up"
+            ship_to = order.ship_to
+            if ship_to is not None:
+                country = ship_to.country
+                dest = number(country, ship_to.postal_code, ship_to.lat, ship_to.lon)
+                residential = ship_to.residential
+            else:
+                country = channel.centre[0]
+                dest = number(*channel.centre)
+                residential = True
+            level, level_count = level_of.get(order.service, (0, 0))
+            ready_ms = max(now_ms, order.ship_after_ms or 0)
+            promise_day = self._promise_day(order, channel.promise_days, ready_ms)
+            atomic = channel.atomic if order.on_short is None else order.on_short == OnShort.REFUSE
+            if order.paid:
+                atomic = False
+            tags = self._line_tags(order)
+            plain = True
+            first_line = line_count
+            for line in request.lines:
+                if line.method:
+                    plain = False
+                lines += (
+                    line.item,
+                    line.quantity,
+                    min(line.unit_price_minor, VALUE_MAX),
+                    line.group,
+                    line.splittable,
+                    tags.get(line.line_id, 0) if tags else 0,
+                )
+                line_count += 1
+            head = (
+                dest,
+                country_of.get(country, 0),
+                request.channel,
+                level,
+                level_count,
+                residential,
+                ready_ms,
+                promise_day,
+                min(channel.late_minor, LATE_MINOR_MAX),
+                channel.transit_bp,
+                request.max_legs,
+                atomic,
+            )
+            tail = (len(excluded), len(request.excluded), 0)
+            excluded += request.excluded
+            if plain:
+                parts += (1, *head, Method.SHIP, -1, 0, first_line, line_count - first_line, *tail)
+                part_count += 1
+            else:
+                part_count += self._flatten_mixed(flat, request, head, tail, first_line, part_count)
+        return flat
+
+    def _flatten_mixed(
+        self,
+        flat: Flat,
+        request: PlanRequest,
+        head: tuple[int, ...],
+        tail: tuple[int, ...],
+        first_line: int,
+        part_count: int,
+    ) -> int:
+        """Parts of a request whose lines differ in method or store; how many. Its lines are put into the parts' order."""
+        found: dict[tuple[int, int], Part] = {}
+        for i, line in enumerate(request.lines):
+            store = line.pickup_node if line.method in (Method.PICKUP, Method.SHIP_TO_STORE) else -1
+            key = (line.method, store)
+            if key not in found:
+                found[key] = Part(*key)
+            found[key].lines.append(i)
+        width = at.LINE_COLUMNS
+        start = first_line * width
+        own = flat.lines[start:]
+        del flat.lines[start:]
+        for n, part in enumerate(found.values()):
+            for i in part.lines:
+                flat.lines += own[i * width : (i + 1) * width]
+            place, country, *rest = head
+            if part.store >= 0:
+                place = self._view.destinations.number(*self._view.node_places[part.store])
+                country = self._view.compiled.country_of.get(self._view.node_places[part.store][0], 0)
+            flat.parts += (
+                n == len(found) - 1,
+                place,
+                country,
+                *rest,
+                part.method,
+                part.store,
+                part.method == Method.PICKUP,
+                first_line,
+                len(part.lines),
+                *tail,
+            )
+            flat.lines_of[part_count + n] = part.lines
+            first_line += len(part.lines)
+        return len(found)
+
+    def _line_tags(self, order: OrderRequest) -> dict[str, int] | None:
+        """Handling bits of lines that name tags of their own; None = no line does."""
+        tags = None
+        for line in order.lines:
+            if line.tags:
+                tags = tags or {}
+                tags[line.line_id] = self._view.compiled.need(line.tags)
+        return tags
+
+    def _promise_day(self, order: OrderRequest, promise_days: dict[str, int], ready_ms: int) -> int:
+        """The day by which the order is promised: its own date, else the channel's business days for the service."""
+        if order.promised_by_ms is not None:
+            return (order.promised_by_ms - 1) // DAY_MS
+        days = promise_days.get(order.service)
+        if days is None:
+            return at.NO_PROMISE
+        key = (ready_ms // DAY_MS, days)
+        found = self._promise.get(key)
+        if found is None:
+            if len(self._promise) > _PROMISES_KEPT:
+                self._promise.clear()
+            found = self._promise[key] = add_business_days(*key)
+        return found

@@ -1,0 +1,153 @@
+"""Orders that collide over stock: who is sent to the joint solver, and what comes back."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from engine.actors.planner import SolverPlanner
+from engine.domain.config import Carrier, RateCard
+from engine.domain.decisions import candidates_of, decode, legs_of
+from engine.domain.orders import Destination, LineRecord, OnShort, Rung
+from engine.domain.plan import Plan, PlanRequest
+from engine.domain.state import ShardState
+from engine.settings import Settings
+from solvers.worker import answer
+from tests.builders import NOW_MS, a_catalog, a_channel, a_line, a_node, a_service, an_item, an_order
+
+
+def a_world(stock: dict[tuple[int, int], int], *, nodes: int = 2, items: int = 2) -> ShardState:
+    """Nodes on a line to the west of New York, 300 km apart; prices grow with the zone."""
+    card = RateCard(
+        break_g=[1_000, 5_000, 30_000], price_minor=[[500 + 200 * z, 700 + 300 * z, 1_500] for z in range(5)]
+    )
+    service = a_service(band_km=[200, 500, 800, 1_100, 9_000], transit_days=[1, 2, 3, 4, 5], cards=[card])
+    catalog = a_catalog(
+        documents=[
+            a_channel(transit_day_bp=0),
+            Carrier(carrier_id="acme", services=[service]),
+            *[an_item(f"SKU-{n}", weight_g=400) for n in range(items)],
+            *[a_node(f"N-{n}", lat=40.75, lon=-74.0 - 3.55 * n) for n in range(nodes)],
+        ]
+    )
+    state = ShardState(catalog)
+    for (item, node), units in stock.items():
+        state.positions.v_on_hand[state.positions.ensure(item, node)] = units
+    return state
+
+
+def a_request(n: int, units: dict[int, int], *, lon: float = -74.0, on_short: int = OnShort.REFUSE) -> PlanRequest:
+    lines = [a_line(f"SKU-{item}", count, line_id=str(item)) for item, count in units.items()]
+    records = [LineRecord(line.line_id, int(line.sku[4:]), line.quantity) for line in lines]
+    order = an_order(f"A-{n}", lines, ship_to=Destination("US", "10001", lat=40.75, lon=lon), on_short=on_short)
+    return PlanRequest(order, records, 0)
+
+
+def concluded(planner: SolverPlanner, plans: list[Plan], *, solve: bool = True) -> list[Plan]:
+    """What becomes of a batch when the solver answers all its components (or none)."""
+    final = list(plans)
+    for component in sorted({plan.component for plan in plans if plan.component}):
+        packed = planner.component_problem(component)
+        improved = planner.improved(component, answer(packed, deadline_ms=10_000) if solve else None)
+        members = [n for n, plan in enumerate(plans) if plan.component == component]
+        for n, plan in zip(members, improved, strict=True):
+            final[n] = plan
+    return final
+
+
+def total(plans: list[Plan]) -> int:
+    return sum(sum(plan.money_minor) for plan in plans)
+
+
+@pytest.fixture(scope="module")
+def planner_settings() -> Settings:
+    return Settings()
+
+
+def test_deep_stock_needs_no_solver(planner_settings: Settings) -> None:
+    planner = SolverPlanner(a_world({(0, 0): 100, (0, 1): 100}), planner_settings)
+    plans = planner.plan([a_request(n, {0: 1}) for n in range(20)], now_ms=NOW_MS)
+    assert {(plan.rung, plan.component) for plan in plans} == {(Rung.SEPARABLE, 0)}
+    assert {leg.node for plan in plans for leg in plan.legs} == {0}
+
+
+def test_the_solver_gives_the_last_cheap_unit_to_the_order_that_gains_most(planner_settings: Settings) -> None:
+    """The first order takes both items of the near node, the second must split; swapping them saves a parcel."""
+    state = a_world({(0, 0): 1, (1, 0): 1, (0, 1): 1, (1, 2): 1}, nodes=3)
+    planner = SolverPlanner(state, planner_settings)
+    requests = [a_request(1, {0: 1}), a_request(2, {0: 1, 1: 1})]
+    greedy = planner.plan(requests, now_ms=NOW_MS)
+    assert greedy[0].component == greedy[1].component != 0
+    assert [plan.rung for plan in greedy] == [Rung.GREEDY, Rung.GREEDY]
+    assert [len(plan.legs) for plan in greedy] == [1, 2]
+    final = concluded(planner, greedy)
+    assert [plan.rung for plan in final] == [Rung.EXACT, Rung.EXACT]
+    assert [[leg.node for leg in plan.legs] for plan in final] == [[1], [0]]
+    assert total(final) < total(greedy)
+    record = decode(final[0].record)
+    assert record.gap[0] == record.gap[1] == total(final)
+    assert [leg.node for leg in legs_of(record)] == [1]
+    assert next(candidates_of(record)).node == 1
+
+
+def test_without_an_answer_the_greedy_plans_stand_and_say_so(planner_settings: Settings) -> None:
+    state = a_world({(0, 0): 1, (1, 0): 1, (0, 1): 1, (1, 2): 1}, nodes=3)
+    planner = SolverPlanner(state, planner_settings)
+    greedy = planner.plan([a_request(1, {0: 1}), a_request(2, {0: 1, 1: 1})], now_ms=NOW_MS)
+    final = concluded(planner, greedy, solve=False)
+    assert [plan.legs for plan in final] == [plan.legs for plan in greedy]
+    assert {(plan.rung, plan.component) for plan in final} == {(Rung.GREEDY, 0)}
+    score, bound, orders, *_ = decode(final[1].record).gap
+    assert (score, orders) == (total(greedy), 2) and bound < score
+    with pytest.raises(KeyError):
+        planner.improved(greedy[0].component, None)
+
+
+def test_who_gets_the_last_unit_is_settled_by_place_in_the_batch(planner_settings: Settings) -> None:
+    planner = SolverPlanner(a_world({(0, 0): 1}), planner_settings)
+    plans = concluded(planner, planner.plan([a_request(n, {0: 1}) for n in range(5)], now_ms=NOW_MS))
+    assert [bool(plan.legs) for plan in plans] == [True, False, False, False, False]
+    assert plans[1].unfilled == [(0, 1, "out_of_stock")]
+    assert plans[0].rung == Rung.SEPARABLE
+
+
+def test_with_no_room_at_the_solver_nothing_is_enumerated(planner_settings: Settings) -> None:
+    state = a_world({(0, 0): 1, (1, 0): 1, (0, 1): 1, (1, 2): 1}, nodes=3)
+    planner = SolverPlanner(state, planner_settings.model_copy(update={"solver_in_flight_max": 0}))
+    plans = planner.plan([a_request(1, {0: 1}), a_request(2, {0: 1, 1: 1})], now_ms=NOW_MS)
+    assert {plan.component for plan in plans} == {0}
+    assert plans[1].rung == Rung.GREEDY
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_joint_plan_is_feasible_and_never_dearer(seed: int, planner_settings: Settings) -> None:
+    rng = Random(seed)
+    nodes, items = rng.randint(2, 5), rng.randint(1, 4)
+    stock = {(i, n): rng.choice((0, 1, 2, 3)) for i in range(items) for n in range(nodes)}
+    state = a_world(stock, nodes=nodes, items=items)
+    planner = SolverPlanner(state, planner_settings)
+    requests = [
+        a_request(
+            n,
+            {item: rng.randint(1, 2) for item in rng.sample(range(items), rng.randint(1, items))},
+            lon=rng.choice((-74.0, -78.0, -84.0)),
+            on_short=rng.choice((OnShort.REFUSE, OnShort.PARTIAL)),
+        )
+        for n in range(rng.randint(2, 8))
+    ]
+    greedy = planner.plan(requests, now_ms=NOW_MS)
+    final = concluded(planner, greedy)
+    assert total(final) <= total(greedy)
+    taken: dict[tuple[int, int], int] = {}
+    for request, before, plan in zip(requests, greedy, final, strict=True):
+        assert plan.unfilled == before.unfilled
+        assert sum(u for leg in plan.legs for _, u in leg.lines) == sum(u for leg in before.legs for _, u in leg.lines)
+        for leg in plan.legs:
+            for i, units in leg.lines:
+                key = (request.lines[i].item, leg.node)
+                taken[key] = taken.get(key, 0) + units
+        if plan.rung == Rung.EXACT:
+            gap = decode(plan.record).gap
+            assert gap[0] == gap[1]
+    assert all(units <= stock.get(key, 0) for key, units in taken.items())
