@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -28,6 +29,8 @@ BACKLOG = 2_048
 KEEP_ALIVE_S = 75
 GC_THRESHOLD = 50_000
 """Requests make no cycles: looking for them every 700 objects is a twentieth of the CPU."""
+FILES_RESERVED = 256
+"""Open files that are no clients' connections: links to shards, uploads, logs."""
 log = structlog.get_logger(__name__)
 
 
@@ -64,6 +67,22 @@ def server_config(door: Door, settings: Settings, *, port: int) -> uvicorn.Confi
     )
 
 
+def room_for_connections(wanted: int) -> int:
+    """How many connections the limit on open files leaves room for, having raised that as far as it goes; `wanted` at most."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = wanted + FILES_RESERVED
+    if soft != resource.RLIM_INFINITY and soft < files:
+        soft = files if hard == resource.RLIM_INFINITY else min(files, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= files:
+        return wanted
+    room = max(1, soft - FILES_RESERVED)
+    log.warning(
+        "the limit on open files allows fewer connections than QM_CONNECTIONS_MAX", connections=room, files=soft
+    )
+    return room
+
+
 async def serve(settings: Settings, port: int, *, listener: socket.socket | None = None) -> None:
     """Connect to the cluster and serve until told to stop."""
     if settings.redis_url is None:
@@ -80,6 +99,7 @@ async def serve(settings: Settings, port: int, *, listener: socket.socket | None
         if not await cluster.wait_configured(CONFIG_WAIT_S):
             log.warning("no configuration yet; serving all the same, unready", waited_s=CONFIG_WAIT_S)
         door = create_app(cluster, settings)
+        door.gateway.connections.limit = room_for_connections(settings.connections_max)
         server = GatewayServer(server_config(door, settings, port=port), door)
         gc.collect()
         gc.freeze()

@@ -16,6 +16,13 @@ PROBLEM_JSON = b"application/problem+json"
 TYPE_BASE = "/problems/"
 """A problem's `type` is a reference to the gateway's own page about its code."""
 ERRORS_MAX = 100
+KEY_POINTER = "/headers/Idempotency-Key"
+_KEY_FAULTS = {
+    "idempotency_key_required": "this header is required",
+    "key_in_use": "a request with this key is still running",
+    "key_reused": "this key was used with another body",
+}
+"""Problems about the key itself: shards name the code, where the key stood is known here."""
 RETRY_AFTER_DEFAULT_MS = 1_000
 DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
@@ -47,8 +54,11 @@ def status_of(found: Problem) -> int:
     return code.status if code else 500
 
 
-def problem_value(found: Problem, request_id: str) -> Any:
-    """The body of a problem answer: what gateway.schemas.ProblemShown describes, with each fault's numbers."""
+def problem_value(found: Problem, request_id: str, *, key_pointer: str = KEY_POINTER) -> Any:
+    """The body of a problem answer: what gateway.schemas.ProblemShown describes, with each fault's numbers.
+
+    key_pointer: where the request's idempotency key stood.
+    """
     code = CODES.get(found.code)
     status, title = (code.status, code.title) if code else (500, CODES["internal"].title)
     value: dict[str, Any] = {
@@ -62,6 +72,8 @@ def problem_value(found: Problem, request_id: str) -> Any:
         value["errors"] = [{"pointer": e.pointer, "detail": e.detail, **e.facts} for e in found.errors[:ERRORS_MAX]]
         if len(found.errors) > ERRORS_MAX:
             value["errors_total"] = len(found.errors)
+    elif found.code in _KEY_FAULTS:
+        value["errors"] = [{"pointer": key_pointer, "detail": _KEY_FAULTS[found.code]}]
     value["request_id"] = request_id
     if found.retry_after_ms is not None:
         value["retry_after_ms"] = found.retry_after_ms

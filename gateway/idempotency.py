@@ -12,12 +12,11 @@ import msgspec
 
 from engine.domain.ids import EPOCH_2020_MS
 from engine.domain.replies import Problem
-from gateway.errors import problem, refuse
+from gateway.errors import KEY_POINTER, problem, refuse
 
 KEY_BYTES_MAX = 255
 WINDOW_MS = 24 * 3_600_000
 """How long shards remember a key at most. A key that says it is older cannot be told from one that was forgotten."""
-HEADER_POINTER = "/headers/Idempotency-Key"
 _PRINTABLE = frozenset(range(0x20, 0x7F))
 _CROCKFORD = {c: i for i, c in enumerate("0123456789ABCDEFGHJKMNPQRSTVWXYZ")}
 _pack = msgspec.msgpack.Encoder().encode
@@ -33,7 +32,7 @@ def fingerprint(route: bytes, value: object) -> int:
     return int.from_bytes(blake2b(route + _pack(value), digest_size=8).digest(), "big")
 
 
-def key_problem(key: bytes | None, *, now_ms: int, pointer: str = HEADER_POINTER) -> Problem | None:
+def key_problem(key: bytes | None, *, now_ms: int, pointer: str = KEY_POINTER) -> Problem | None:
     """Why a key cannot be used; None = it can."""
     if not key:
         return problem("idempotency_key_required")

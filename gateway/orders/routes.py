@@ -43,6 +43,7 @@ BATCH_LINES_MAX = 20_000
 VALUES_PER_LINE_MAX = 64
 LINES_LIMIT_MAX = 10_000
 """The highest that QM_MAX_LINES can be."""
+BATCH_KEY_POINTER = "/idempotency_key"
 REPLAYED = (b"idempotent-replayed", b"true")
 
 _ALLOCATE = b"allocate"
@@ -264,7 +265,7 @@ def _submit(call: Call, orders: list[BatchOrder | Problem]) -> list[Problem | tu
             continue
         assert type(order) is BatchOrder
         key = order.idempotency_key.encode()
-        found: Ask | Problem | None = key_problem(key, now_ms=now_ms, pointer="/idempotency_key")
+        found: Ask | Problem | None = key_problem(key, now_ms=now_ms, pointer=BATCH_KEY_POINTER)
         if found is None:
             call.key_hash = hash_key(prefix, key)
             found = place(call, order, route=_ALLOCATE, ttl_s=0, needs_destination=True)
@@ -295,7 +296,8 @@ async def _collect(
         else:
             found = unexpected(reply)
             metrics.refused(found.code)
-            results.append(BatchItem(status_of(found), problem=problem_value(found, call.request_id)))
+            shown = problem_value(found, call.request_id, key_pointer=BATCH_KEY_POINTER)
+            results.append(BatchItem(status_of(found), problem=shown))
 
 
 _PLACING = (

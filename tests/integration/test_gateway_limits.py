@@ -411,6 +411,12 @@ async def test_a_batch_answers_each_order_in_its_place(engine: GatewayEngine) ->
     assert results[200]["problem"]["code"] == "out_of_stock"
     again = await engine.client.post("/v1/allocations/batch", json={"orders": orders[:1]})
     assert again.json()["results"][0]["replayed"] is True
+    reused = await engine.client.post(
+        "/v1/allocations/batch", json={"orders": [an_order_body("A-other", idempotency_key="k-0")]}
+    )
+    [result] = reused.json()["results"]
+    assert (result["status"], result["problem"]["code"]) == (422, "key_reused")
+    assert result["problem"]["errors"][0]["pointer"] == "/idempotency_key"
     many = await engine.client.post("/v1/allocations/batch", json={"orders": orders * 5})
     assert (many.status_code, many.json()["errors"][0]["pointer"]) == (422, "/orders")
 
