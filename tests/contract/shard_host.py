@@ -6,11 +6,18 @@ import asyncio
 import uuid
 from pathlib import Path
 
+import msgspec
+from pydantic import SecretStr
+
 from engine.actors.runner import Runner
 from engine.actors.server import ShardServer
 from engine.client.cluster import Cluster
 from engine.client.link import host_id
 from engine.domain.catalog import Catalog
+from engine.domain.commands import AdjustStock, PutConfig, StockMove
+from engine.domain.config import Document
+from engine.domain.placement import CONTROL_SHARD
+from engine.domain.replies import ConfigReply, StockReply
 from engine.journal.discovery import Found
 from engine.journal.memory import MemoryJournal, MemoryServer
 from engine.journal.port import Journal
@@ -18,6 +25,7 @@ from engine.protocol.control_core import ControlCore
 from engine.protocol.effects import Core
 from engine.protocol.shard_core import ShardCore
 from engine.settings import Settings
+from tests.builders import KIND_OF, a_network
 from tests.sim.greedy_planner import GreedyPlanner
 
 
@@ -86,3 +94,44 @@ class HostedShard:
         if self.cluster is not None:
             await self.cluster.close()
         await asyncio.sleep(0)
+
+
+class Engine:
+    """A control shard, stock shards and an asker, all in this process."""
+
+    def __init__(self, folder: Path, shards: int, *, token: str = "", **settings: object) -> None:
+        if token:
+            settings["cluster_token"] = SecretStr(token)
+        self.folder = folder
+        self.server = MemoryServer()
+        self.directory = Directory()
+        self.control = HostedShard(CONTROL_SHARD, folder, self.server, self.directory, **settings)
+        self.stock = [HostedShard(n, folder, self.server, self.directory, **settings) for n in range(shards)]
+        self.cluster = Cluster(self.directory.find, token=token, timeout_s=3.0)
+
+    async def start(self) -> Engine:
+        await self.control.start()
+        await self.cluster.start()
+        assert await self.cluster.wait_configured(5.0)
+        for document in a_network(nodes=4, items=3, shards=len(self.stock)):
+            await self.put(document)
+        for shard in self.stock:
+            await shard.start()
+        return self
+
+    async def put(self, document: Document) -> None:
+        kind = KIND_OF[type(document)]
+        reply = await self.cluster.ask(CONTROL_SHARD, PutConfig(kind, (msgspec.json.encode(document),)), timeout_s=5.0)
+        assert isinstance(reply, ConfigReply), reply
+
+    async def stock_up(self, node_id: str, sku: str, units: int) -> StockReply:
+        shard = self.cluster.shard_of_node(node_id)
+        assert shard is not None
+        reply = await self.cluster.ask(shard, AdjustStock(node_id, (StockMove(sku, "received", units),)))
+        assert isinstance(reply, StockReply), reply
+        return reply
+
+    async def close(self) -> None:
+        await self.cluster.close()
+        for shard in [*self.stock, self.control]:
+            await shard.stop()

@@ -6,63 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import msgspec
 import pytest
-from pydantic import SecretStr
 
 from engine.client.cluster import Cluster
-from engine.domain.commands import AdjustStock, GetAvailability, GetOrder, GetStatus, PutConfig, StockMove
-from engine.domain.config import KEY_FIELD, Document
+from engine.domain.commands import GetAvailability, GetOrder, GetStatus
 from engine.domain.placement import CONTROL_SHARD
-from engine.domain.replies import ConfigReply, OrderView, Problem, StatusReply, StockReply
+from engine.domain.replies import OrderView, Problem, StatusReply, StockReply
 from engine.journal.discovery import Found
-from engine.journal.memory import MemoryServer
 from engine.journal.port import Acquired
-from tests.builders import a_network, a_place, an_order
+from tests.builders import a_place, an_order
 from tests.conftest import eventually
-from tests.contract.shard_host import Directory, HostedShard
-
-
-class Engine:
-    def __init__(self, folder: Path, shards: int, *, token: str = "", **settings: object) -> None:
-        if token:
-            settings["cluster_token"] = SecretStr(token)
-        self.folder = folder
-        self.server = MemoryServer()
-        self.directory = Directory()
-        self.control = HostedShard(CONTROL_SHARD, folder, self.server, self.directory, **settings)
-        self.stock = [HostedShard(n, folder, self.server, self.directory, **settings) for n in range(shards)]
-        self.cluster = Cluster(self.directory.find, token=token, timeout_s=3.0)
-
-    async def start(self) -> Engine:
-        await self.control.start()
-        await self.cluster.start()
-        assert await self.cluster.wait_configured(5.0)
-        for document in a_network(nodes=4, items=3, shards=len(self.stock)):
-            await self.put(document)
-        for shard in self.stock:
-            await shard.start()
-        return self
-
-    async def put(self, document: Document) -> None:
-        from tests.builders import KIND_OF
-
-        kind = KIND_OF[type(document)]
-        reply = await self.cluster.ask(CONTROL_SHARD, PutConfig(kind, (msgspec.json.encode(document),)), timeout_s=5.0)
-        assert isinstance(reply, ConfigReply), reply
-        assert KEY_FIELD[kind] is not None
-
-    async def stock_up(self, node_id: str, sku: str, units: int) -> StockReply:
-        shard = self.cluster.shard_of_node(node_id)
-        assert shard is not None
-        reply = await self.cluster.ask(shard, AdjustStock(node_id, (StockMove(sku, "received", units),)))
-        assert isinstance(reply, StockReply), reply
-        return reply
-
-    async def close(self) -> None:
-        await self.cluster.close()
-        for shard in [*self.stock, self.control]:
-            await shard.stop()
+from tests.contract.shard_host import Engine, HostedShard
 
 
 @pytest.fixture(params=[1, 2, 4])
