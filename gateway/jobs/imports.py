@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS = 500
 CHUNK_BYTES = 1024 * 1024
+NODES_AT_ONCE = 64
+"""Nodes whose rows are on their way together: a file sorted by SKU has few rows of each in a chunk."""
 NODE_ROWS_MAX = 200_000
 """Rows of one node in one absolute count."""
 RETRY_FOR_S = 120.0
@@ -160,8 +162,13 @@ async def import_counts(
                 by_node: dict[str, list[Row]] = {}
                 for row in _good_rows(job, chunk):
                     by_node.setdefault(row.value.node_id, []).append(row)
-                for node_id, group in by_node.items():
-                    await _put_count(gateway, job, query, as_of_ms, node_id, group, next(counter))
+                parts = [(node_id, group, next(counter)) for node_id, group in by_node.items()]
+                for start in range(0, len(parts), NODES_AT_ONCE):
+                    some = parts[start : start + NODES_AT_ONCE]
+                    puts = [_put_count(gateway, job, query, as_of_ms, *part) for part in some]
+                    for outcome in await asyncio.gather(*puts, return_exceptions=True):
+                        if outcome is not None:
+                            raise outcome
     except FileFault as fault:
         job.problem = problem("malformed_body", str(fault))
     except Stopped as stopped:

@@ -8,10 +8,23 @@ from typing import Any
 
 import pytest
 
+from engine.domain.commands import CountStock
 from engine.domain.config import Item, Node
+from engine.domain.replies import Reply, StockReply
 from gateway.jobs import store
-from gateway.jobs.reader import CSV, LINE_BYTES_MAX, NDJSON, FileFault, item_fields, node_fields, plain_fields, rows_of
-from gateway.jobs.schemas import CountLine, job_shown
+from gateway.jobs.imports import CHUNK_ROWS, import_counts
+from gateway.jobs.reader import (
+    CSV,
+    LINE_BYTES_MAX,
+    NDJSON,
+    FileFault,
+    Row,
+    item_fields,
+    node_fields,
+    plain_fields,
+    rows_of,
+)
+from gateway.jobs.schemas import CountImportQuery, CountLine, job_shown
 from gateway.jobs.store import Job, JobStore, new_job_id
 from tests.conftest import eventually
 
@@ -162,3 +175,30 @@ def test_bad_csv_rows_are_named(line: str, pointer: str) -> None:
 def test_files_that_cannot_be_read_are_faults(data: bytes, media: str) -> None:
     with pytest.raises(FileFault):
         rows(data, media, Item)
+
+
+class _Owners:
+    """A gateway whose shards answer only once several of them have been asked."""
+
+    def __init__(self, together: int) -> None:
+        self.asked: list[CountStock] = []
+        self._together = asyncio.Barrier(together)
+
+    async def ask_node(self, node_id: str, command: CountStock) -> Reply:
+        self.asked.append(command)
+        await self._together.wait()
+        return StockReply((), 0, 1, 1)
+
+
+async def test_counts_of_several_nodes_go_out_together_and_keep_their_order_within_a_node() -> None:
+    """Files are often sorted by SKU: one row of each store after the other."""
+    owners = _Owners(4)
+    job = a_job()
+    found = [Row(n + 2, CountLine(node_id=f"N-{n % 4}", sku=f"S-{n}", quantity=n)) for n in range(CHUNK_ROWS * 2)]
+    await asyncio.wait_for(import_counts(owners, job, CountImportQuery(), 0, iter(found)), 5.0)  # type: ignore[arg-type]
+    assert (job.rows_done, job.rows_failed, job.problem) == (len(found), 0, None)
+    for node in range(4):
+        commands = [command for command in owners.asked if command.node_id == f"N-{node}"]
+        assert len(commands) == 2
+        assert commands[0].source_seq < commands[1].source_seq
+        assert [int(sku[2:]) for command in commands for sku, _ in command.rows] == list(range(node, len(found), 4))
