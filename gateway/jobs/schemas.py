@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from gateway.inventory.schemas import Units
-from gateway.jobs.store import Job
+from gateway.jobs.store import Job, RowError
 from gateway.schemas import INT_MAX, Body, Id, ProblemShown, Shown
 from gateway.times import iso
 
@@ -45,7 +45,7 @@ class JobError(Shown):
 
 class JobShown(Shown):
     """An import. `state`: waiting, running, done (perhaps with failed rows), failed (`problem` says why; what was put stays
-    put). `rows_total` is an estimate until it is done. `errors` are the first 1,000."""
+    put). `rows_total` is an estimate until it is done. `errors` are the first 1,000, by line."""
 
     job_id: str
     kind: str
@@ -60,6 +60,10 @@ class JobShown(Shown):
     finished_at: str | None
 
 
+def _line(error: RowError) -> int:
+    return error.line
+
+
 def job_shown(job: Job) -> JobShown:
     return JobShown(
         job.job_id,
@@ -69,7 +73,7 @@ def job_shown(job: Job) -> JobShown:
         job.rows_done,
         job.rows_failed,
         job.bytes_total,
-        [JobError(e.line, e.pointer, e.detail) for e in job.errors],
+        [JobError(e.line, e.pointer, e.detail) for e in sorted(job.errors, key=_line)],
         job.problem_value(),
         iso(job.created_ms),
         iso(job.finished_ms),
