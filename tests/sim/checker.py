@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from engine.domain.events import Event, LegDriven, LegHeld, OrderPut, StockCounted, StockMoved
-from engine.domain.orders import LegState, OrderRecord, OrderState, decode_record
+from engine.domain.orders import LegState, Method, OrderRecord, OrderState, decode_record
 from engine.domain.state import ShardState, leg_key
 from engine.protocol.shard_core import ShardCore
 
@@ -100,7 +100,7 @@ def check_core(core: ShardCore) -> None:
                     if into is not None:
                         into[(leg.node, record.lines[i].item)] += units
                 capacity[(leg.node, leg.ship_day)] += leg.capacity_units
-        _check_lines(order_no, record)
+        _check_lines(state, order_no, record)
     for node, part in state.nodes.items():
         for key, foreign in part.foreign.items():
             assert state.foreign_node[key] == node
@@ -130,7 +130,7 @@ def check_core(core: ShardCore) -> None:
             assert all(given.get(day, 0) >= used for day, used in kept.items()), (node, given, kept)
 
 
-def _check_lines(order_no: int, record: OrderRecord) -> None:
+def _check_lines(state: ShardState, order_no: int, record: OrderRecord) -> None:
     """I2 for orders: each unit asked for is in a leg, in demand, cancelled, or was never to be covered."""
     units = [line.quantity - line.cancelled for line in record.lines]
     for leg in record.legs:
@@ -139,6 +139,11 @@ def _check_lines(order_no: int, record: OrderRecord) -> None:
     for demand in record.demand:
         assert demand.quantity > 0
         units[demand.line] -= demand.quantity
+    for i, line in enumerate(record.lines):
+        item = state.catalog.items[line.item]
+        if line.method == Method.DIGITAL or (item is not None and not item.tracked):
+            assert 0 <= units[i] <= line.quantity
+            units[i] = 0
     if record.state in (OrderState.HELD, OrderState.COMMITTED):
         assert not any(units), f"I2: order {order_no}: units unaccounted for {units}: {record}"
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engine.domain.decide_orders import extra_safety
 from engine.domain.orders import Destination, LineRecord, Rung
 from engine.domain.plan import Plan, PlannedLeg, PlanRequest
 from engine.domain.state import ShardState
@@ -24,7 +25,8 @@ class GreedyPlanner:
 
     def plan(self, requests: Sequence[PlanRequest], *, now_ms: int) -> list[Plan]:
         taken: dict[tuple[int, int], int] = {}
-        return [self._plan_one(request, taken, now_ms) for request in requests]
+        days: dict[tuple[int, int], int] = {}
+        return [self._plan_one(request, taken, days, now_ms) for request in requests]
 
     def component_problem(self, component: int) -> bytes:
         raise NotImplementedError
@@ -32,9 +34,11 @@ class GreedyPlanner:
     def improved(self, component: int, answer: bytes | None) -> list[Plan]:
         raise NotImplementedError
 
-    def _free(self, item: int, node: int, taken: dict[tuple[int, int], int]) -> int:
-        row = self._state.positions.find(item, node)
-        return self._state.positions.free(row) - taken.get((item, node), 0) if row >= 0 else 0
+    def _free(self, line: LineRecord, node: int, taken: dict[tuple[int, int], int]) -> int:
+        state = self._state
+        row = state.positions.find(line.item, node)
+        extra = extra_safety(state, node, line.method)
+        return state.positions.free(row) - taken.get((line.item, node), 0) - extra if row >= 0 else 0
 
     def _nodes(self, request: PlanRequest, line: LineRecord) -> list[int]:
         """Nodes that have a position of the item, may be used, and have a day left, in their order."""
@@ -49,7 +53,13 @@ class GreedyPlanner:
                 nodes.append(node)
         return sorted(nodes, key=lambda node: self._sign * node)
 
-    def _plan_one(self, request: PlanRequest, taken: dict[tuple[int, int], int], now_ms: int) -> Plan:
+    def _plan_one(
+        self,
+        request: PlanRequest,
+        taken: dict[tuple[int, int], int],
+        days: dict[tuple[int, int], int],
+        now_ms: int,
+    ) -> Plan:
         legs: dict[int, list[tuple[int, int]]] = {}
         unfilled: list[tuple[int, int, str]] = []
         groups: dict[int, list[int]] = {}
@@ -59,7 +69,7 @@ class GreedyPlanner:
                 continue
             left = line.quantity
             for node in self._nodes(request, line):
-                units = min(left, max(0, self._free(line.item, node, taken)))
+                units = min(left, max(0, self._free(line, node, taken)))
                 if units:
                     self._take(legs, taken, i, line, node, units)
                     left -= units
@@ -72,7 +82,14 @@ class GreedyPlanner:
         today = now_ms // DAY_MS
         planned = []
         for node, lines in sorted(legs.items()):
-            day, capacity = self._capacity(node, today, lines)
+            found = self._day(node, today, lines, days)
+            if found is None:
+                unfilled += [(i, units, "capacity") for i, units in lines]
+                for i, units in lines:
+                    taken[(request.lines[i].item, node)] -= units
+                continue
+            day, capacity = found
+            days[(node, day)] = days.get((node, day), 0) + capacity
             planned.append(PlannedLeg(node, lines, ship_day=day, cash_minor=(100, 0, 0, 0), capacity_units=capacity))
         return Plan(planned, unfilled, (100 * len(planned), 0, 0, 0), (now_ms, now_ms), record=b"why")
 
@@ -89,7 +106,7 @@ class GreedyPlanner:
         for line in lines:
             need[line.item] = need.get(line.item, 0) + line.quantity
         for node in self._nodes(request, lines[0]):
-            if all(self._free(item, node, taken) >= units for item, units in need.items()):
+            if all(self._free(line, node, taken) >= need[line.item] for line in lines):
                 for i, line in zip(members, lines, strict=True):
                     self._take(legs, taken, i, line, node, line.quantity)
                 return
@@ -107,17 +124,19 @@ class GreedyPlanner:
         taken[(line.item, node)] = taken.get((line.item, node), 0) + units
         legs.setdefault(node, []).append((i, units))
 
-    def _capacity(self, node: int, today: int, lines: list[tuple[int, int]]) -> tuple[int, int]:
-        """(ship day, units of capacity): the first day with room, else the last one looked at."""
+    def _day(
+        self, node: int, today: int, lines: list[tuple[int, int]], days: dict[tuple[int, int], int]
+    ) -> tuple[int, int] | None:
+        """(ship day, units of capacity): the first day with room; None where no day looked at has any."""
         document = self._state.catalog.nodes[node]
         limit = document.capacity if document else None
         if limit is None:
             return today, 0
         units = {"orders": 1, "lines": len(lines), "units": sum(u for _, u in lines)}[limit.unit]
         for day in range(today, today + DAYS_AHEAD):
-            if self._state.capacity.get(node, day) + units <= limit.per_day:
+            if self._state.capacity.get(node, day) + days.get((node, day), 0) + units <= limit.per_day:
                 return day, units
-        return today + DAYS_AHEAD, units
+        return None
 
 
 class CollidingPlanner(GreedyPlanner):
