@@ -7,7 +7,7 @@ the order's items.
 
 from __future__ import annotations
 
-from solvers.jit import jit
+from solvers.jit import inner
 from solvers.layout import (
     B_EXCLUDED,
     B_POLICY,
@@ -77,7 +77,7 @@ _SHIFT = 32
 _NODE_MASK = (1 << _SHIFT) - 1
 
 
-@jit
+@inner
 def taken_at(taken: I64, row: int) -> int:
     """Units of a row that this batch has taken."""
     mask = taken.shape[0] - 1
@@ -89,7 +89,7 @@ def taken_at(taken: I64, row: int) -> int:
     return 0
 
 
-@jit
+@inner
 def take(taken: I64, row: int, units: int) -> None:
     """Count units of a row as taken (negative = given back)."""
     mask = taken.shape[0] - 1
@@ -102,7 +102,7 @@ def take(taken: I64, row: int, units: int) -> None:
     taken[n, 1] += units
 
 
-@jit
+@inner
 def free_units(m: I64, stock: Stock, stale: U8, row: int, node: int, method: int) -> int:
     """Units of a position that may be promised for a method."""
     safety = int(stock.safety[row])
@@ -115,7 +115,7 @@ def free_units(m: I64, stock: Stock, stale: U8, row: int, node: int, method: int
     return int(int(stock.on_hand[row]) - safety - promised)
 
 
-@jit
+@inner
 def block_of(m: I64, w: I64, seen: I64, batch: Batch, stale: U8, reach_km: int, node: int) -> int:
     """Why a node may not serve a part at all (B_ reasons but tags), -1 = it may."""
     flags = batch.flags[w[W_ORDER + O_CHANNEL], node]
@@ -144,7 +144,7 @@ def block_of(m: I64, w: I64, seen: I64, batch: Batch, stale: U8, reach_km: int, 
     return -1
 
 
-@jit
+@inner
 def see_holders(
     m: I64,
     w: I64,
@@ -228,7 +228,7 @@ def see_holders(
     return count
 
 
-@jit
+@inner
 def _keep_nearest(w: I64, seen: I64, count: int, need: int, lines: int, more: int, kept: int) -> int:
     """Keep up to `more` further of the nearest seen nodes that hold `need` whole and `lines` lines; how many are kept now.
 
@@ -259,7 +259,7 @@ def _keep_nearest(w: I64, seen: I64, count: int, need: int, lines: int, more: in
     return kept + found
 
 
-@jit
+@inner
 def choose_candidates(w: I64, seen: I64, count: int, groups: int, limit: int) -> int:
     """Keep at most `limit` of the seen nodes as candidates, nearest first; how many."""
     kept = 0
@@ -299,7 +299,7 @@ def choose_candidates(w: I64, seen: I64, count: int, groups: int, limit: int) ->
     return kept
 
 
-@jit
+@inner
 def read_candidates(m: I64, w: I64, seen: I64, table: I64, grid: I64, stock: Stock, load: Load, kept: int) -> None:
     """Fill units free and rows of the candidates; a line that may not leave a node has 0 free there."""
     count = w[W_ORDER + O_LINE_COUNT]

@@ -8,7 +8,7 @@ under-estimate (least fixed cost of a leg + least cost of each group) keeps subs
 
 from __future__ import annotations
 
-from solvers.jit import jit
+from solvers.jit import inner
 from solvers.layout import (
     A_GROUP,
     A_TRIAL,
@@ -72,7 +72,7 @@ from solvers.layout import (
 from solvers.legs import price_leg
 
 
-@jit
+@inner
 def fill_subsets(w: I64, groups: int) -> None:
     """Goods of all subsets from those of the single groups (already in the places of 1 << g)."""
     for m in range(1, 1 << groups):
@@ -88,7 +88,7 @@ def fill_subsets(w: I64, groups: int) -> None:
             w[at + Q_NEED] = w[one + Q_NEED] | w[others + Q_NEED]
 
 
-@jit
+@inner
 def price_subset(m: I64, w: I64, alone: I64, c: int, subset: int, leg: int) -> int:
     """Score of a subset of groups at a candidate; its details in `w[leg..]`."""
     opportunity = 0
@@ -107,7 +107,7 @@ def price_subset(m: I64, w: I64, alone: I64, c: int, subset: int, leg: int) -> i
     return price_leg(m, w, alone, c, goods, A_TRIAL, leg)
 
 
-@jit
+@inner
 def fill_entries(m: I64, w: I64, alone: I64, subset: int) -> None:
     """The cheapest candidates for a subset (as many as W_ENTRIES says), by (score, delivery day, node)."""
     if w[W_DONE + subset]:
@@ -155,7 +155,7 @@ def fill_entries(m: I64, w: I64, alone: I64, subset: int) -> None:
             e -= 1
 
 
-@jit
+@inner
 def set_least(m: I64, w: I64, groups: int) -> None:
     """Under-estimates of all subsets: least fixed cost of any leg + least variable cost of each group."""
     policy = w[W_ORDER + O_POLICY]
@@ -189,7 +189,7 @@ def set_least(m: I64, w: I64, groups: int) -> None:
         w[W_LEAST + subset] = min(w[W_LEAST + subset] + fixed, NEVER)
 
 
-@jit
+@inner
 def _less(w: I64, a: int, b: int) -> bool:
     """Whether a trial comes before another: score, last delivery day, node numbers."""
     if w[a + D_SCORE] != w[b + D_SCORE]:
@@ -202,7 +202,7 @@ def _less(w: I64, a: int, b: int) -> bool:
     return bool(w[a + D_MASK] < w[b + D_MASK])
 
 
-@jit
+@inner
 def _collect(w: I64) -> None:
     """Put the trial among the cheapest ways; when they are full, the runner-up's score is the last one's: the bar to pass."""
     used = w[W_WAYS_USED]
@@ -223,7 +223,7 @@ def _collect(w: I64) -> None:
         w[W_RUNNER + D_SCORE] = w[W_WAYS + (WAYS_MAX - 1) * TRIAL_COLUMNS + D_SCORE]
 
 
-@jit
+@inner
 def _consider(w: I64, legs: int) -> None:
     """Compare the trial (score, day, masks, candidates filled in) with the best and the runner-up."""
     if w[W_TRIAL + D_SCORE] > w[W_RUNNER + D_SCORE]:
@@ -260,13 +260,13 @@ def _consider(w: I64, legs: int) -> None:
             w[W_RUNNER + n] = w[W_TRIAL + n]
 
 
-@jit
+@inner
 def _put(w: I64, n: int, subset: int, e: int) -> None:
     w[W_TRIAL + D_MASK + n] = subset
     w[W_TRIAL + D_CANDIDATE + n] = w[W_ENTRY + subset * ENTRIES + e]
 
 
-@jit
+@inner
 def _try_two(m: I64, w: I64, alone: I64, a: int, b: int) -> None:
     fill_entries(m, w, alone, a)
     fill_entries(m, w, alone, b)
@@ -287,7 +287,7 @@ def _try_two(m: I64, w: I64, alone: I64, a: int, b: int) -> None:
             _consider(w, 2)
 
 
-@jit
+@inner
 def _try_three(m: I64, w: I64, alone: I64, a: int, b: int, c: int) -> None:
     fill_entries(m, w, alone, a)
     fill_entries(m, w, alone, b)
@@ -316,7 +316,7 @@ def _try_three(m: I64, w: I64, alone: I64, a: int, b: int, c: int) -> None:
                 _consider(w, 3)
 
 
-@jit
+@inner
 def search_plan(m: I64, w: I64, alone: I64, groups: int, wanted: int, max_legs: int) -> bool:
     """Best plan and runner-up for the groups in `wanted`; False = at most three (or `max_legs`) nodes cannot serve them.
 
@@ -366,6 +366,6 @@ def search_plan(m: I64, w: I64, alone: I64, groups: int, wanted: int, max_legs: 
     return bool(w[W_BEST + D_LEGS] > 0 or w[W_WAYS_USED] > 0)
 
 
-@jit
+@inner
 def _worth(w: I64, subset: int, least_value: int) -> bool:
     return bool(w[W_GOODS + subset * GOODS_COLUMNS + Q_VALUE] >= least_value)

@@ -7,7 +7,7 @@ leaves least unfilled wins, then the cheapest.
 
 from __future__ import annotations
 
-from solvers.jit import jit
+from solvers.jit import inner
 from solvers.layout import (
     A_LEG,
     A_TRIAL,
@@ -66,7 +66,7 @@ STARTS = 8
 MOST_GOODS, LEAST_MONEY = 0, 1
 
 
-@jit
+@inner
 def add_goods(w: I64, table: I64, alone: I64, goods: int, column: int, i: int, units: int, price: int) -> None:
     """Add units of a line to goods (negative = take them away; its handling needs then stay)."""
     many = abs(units)
@@ -85,7 +85,7 @@ def add_goods(w: I64, table: I64, alone: I64, goods: int, column: int, i: int, u
         w[goods + Q_VOLUME] += sign * times(many, table[i, T_VOLUME])
 
 
-@jit
+@inner
 def clear_goods(w: I64, alone: I64, goods: int, column: int) -> None:
     """No goods yet."""
     for q in range(GOODS_COLUMNS):
@@ -94,14 +94,14 @@ def clear_goods(w: I64, alone: I64, goods: int, column: int) -> None:
         alone[n, column] = 0
 
 
-@jit
+@inner
 def price_of(prices: I32, grid: I64, c: int, i: int) -> int:
     """Opportunity price of a unit of a line at a candidate."""
     row = grid[X_ROW, c, i]
     return int(prices[row]) if 0 <= row < prices.shape[0] else 0
 
 
-@jit
+@inner
 def _prepare(w: I64, table: I64, grid: I64) -> None:
     """Chain the lines of each group, and find the lines that no single candidate can fill."""
     for g in range(w[W_GROUPS]):
@@ -120,7 +120,7 @@ def _prepare(w: I64, table: I64, grid: I64) -> None:
                 table[i, T_DIVIDE] = 1
 
 
-@jit
+@inner
 def _fits(table: I64, grid: I64, c: int, g: int) -> bool:
     """Whether a candidate still has what a group lacks (lines of one item within it are looked at apart)."""
     i = table[g, T_FIRST]
@@ -131,7 +131,7 @@ def _fits(table: I64, grid: I64, c: int, g: int) -> bool:
     return True
 
 
-@jit
+@inner
 def _gain(m: I64, w: I64, table: I64, grid: I64, alone: I64, prices: I32, c: int, mode: int) -> tuple[int, int]:
     """(rank, units) of what opening a candidate would bring; the lowest rank is best; units 0 = nothing."""
     goods = W_TRIAL_GOODS
@@ -161,7 +161,7 @@ def _gain(m: I64, w: I64, table: I64, grid: I64, alone: I64, prices: I32, c: int
     return min(score, NEVER // 4_096) * 1_000 // share, int(w[goods + Q_UNITS])
 
 
-@jit
+@inner
 def _move_in(
     w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, c: int, leg: int, i: int, many: int
 ) -> None:
@@ -171,7 +171,7 @@ def _move_in(
     add_goods(w, table, alone, goods, A_LEG + leg, i, many, price_of(prices, grid, c, i))
 
 
-@jit
+@inner
 def _move_out(w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, c: int, leg: int, i: int) -> None:
     many = units[leg, i]
     units[leg, i] = 0
@@ -180,7 +180,7 @@ def _move_out(w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32
     add_goods(w, table, alone, goods, A_LEG + leg, i, -many, price_of(prices, grid, c, i))
 
 
-@jit
+@inner
 def _open(w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, c: int, leg: int) -> int:
     """Give a new leg all that its candidate can take; units given."""
     w[W_OPENED + c] = 1
@@ -218,7 +218,7 @@ def _open(w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, c:
     return given
 
 
-@jit
+@inner
 def _close(w: I64, table: I64, grid: I64, units: I64, c: int, leg: int) -> None:
     """Give back all that an opened leg took; its candidate stays opened, so that it is not tried again."""
     for i in range(w[W_ORDER + O_LINE_COUNT]):
@@ -227,7 +227,7 @@ def _close(w: I64, table: I64, grid: I64, units: I64, c: int, leg: int) -> None:
         units[leg, i] = 0
 
 
-@jit
+@inner
 def _price(m: I64, w: I64, alone: I64, leg: int) -> int:
     """Score of a leg as it is; 0 when it is empty."""
     goods = W_LEG_GOODS + leg * GOODS_COLUMNS
@@ -236,7 +236,7 @@ def _price(m: I64, w: I64, alone: I64, leg: int) -> int:
     return price_leg(m, w, alone, w[W_LEG_CANDIDATE + leg], goods, A_LEG + leg, W_LEG)
 
 
-@jit
+@inner
 def _try_move(
     m: I64, w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, g: int, a: int, b: int
 ) -> bool:
@@ -272,7 +272,7 @@ def _try_move(
     return False
 
 
-@jit
+@inner
 def _try_swap(m: I64, w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, a: int, c: int) -> bool:
     """Give all of leg a to an unused candidate where that is cheaper."""
     count = w[W_ORDER + O_LINE_COUNT]
@@ -306,7 +306,7 @@ def _try_swap(m: I64, w: I64, table: I64, grid: I64, units: I64, alone: I64, pri
     return True
 
 
-@jit
+@inner
 def _improve(m: I64, w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, legs: int) -> None:
     """Move single groups between legs, and legs to unused candidates, while that is cheaper."""
     for _ in range(ROUNDS):
@@ -336,7 +336,7 @@ def _improve(m: I64, w: I64, table: I64, grid: I64, units: I64, alone: I64, pric
             return
 
 
-@jit
+@inner
 def _attempt(
     m: I64,
     w: I64,
@@ -403,7 +403,7 @@ def _attempt(
                 units[LEGS_MAX + a, i] = units[a, i]
 
 
-@jit
+@inner
 def cover_order(m: I64, w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, max_legs: int) -> None:
     """Cover as much of a part as stock and legs allow.
 

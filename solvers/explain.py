@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from solvers.columns import price_subset
-from solvers.jit import jit
+from solvers.jit import inner
 from solvers.layout import (
     D_CANDIDATE,
     D_LEGS,
@@ -59,7 +59,7 @@ from solvers.layout import (
 )
 
 
-@jit
+@inner
 def _add_leg(w: I64, sums: I64, at: int) -> None:
     """Add cash, service, policy and opportunity money of the leg on trial to `sums[at..]`."""
     sums[at] += w[W_LEG + G_CASH] + w[W_LEG + G_CASH_LINES] + w[W_LEG + G_CASH_UNITS] + w[W_LEG + G_CASH_SURCHARGE]
@@ -68,7 +68,7 @@ def _add_leg(w: I64, sums: I64, at: int) -> None:
     sums[at + 3] += w[W_LEG + G_OPPORTUNITY]
 
 
-@jit
+@inner
 def _sum_chosen(w: I64, outcome: Outcome, result: I64) -> None:
     """Cash, service, policy and opportunity money of the part's legs, at W_SUMS."""
     legs = outcome.legs
@@ -81,7 +81,7 @@ def _sum_chosen(w: I64, outcome: Outcome, result: I64) -> None:
         w[W_SUMS + 3] += legs[n, G_OPPORTUNITY]
 
 
-@jit
+@inner
 def _leg_at(outcome: Outcome, result: I64, node: int) -> int:
     """Number of the part's leg at a node, -1 = none."""
     for n in range(result[R_LEG_COUNT]):
@@ -90,7 +90,7 @@ def _leg_at(outcome: Outcome, result: I64, node: int) -> int:
     return -1
 
 
-@jit
+@inner
 def explain_part(m: I64, scratch: Scratch, outcome: Outcome, result: I64, exact: bool, at: int) -> int:
     """Fill the runner-up of a part and the rows of its candidates from row `at` on; the next row.
 

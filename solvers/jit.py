@@ -70,7 +70,16 @@ def jit(function: F) -> F:
     more than the calls. Constants in calls are typed as plain integers: one version of each function, not one for every value
     that it is called with.
     """
-    compiled = numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=False)(function)
+    return _compile(function)
+
+
+def inner(function: F) -> F:
+    """As `jit`, for functions that only compiled code calls: no wrappers for the interpreter, which take longest to compile."""
+    return _compile(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+def _compile(function: F, **options: bool) -> F:
+    compiled = numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=False, **options)(function)
     template = compiled.get_call_template
     compiled.get_call_template = lambda args, kws: template([types.unliteral(a) for a in args], kws)
     return cast(F, compiled)

@@ -10,7 +10,7 @@ from solvers.candidates import take
 from solvers.columns import price_subset, search_plan
 from solvers.cover import add_goods, clear_goods, cover_order, price_of
 from solvers.explain import explain_part
-from solvers.jit import jit
+from solvers.jit import inner, jit
 from solvers.layout import (
     A_TRIAL,
     D_CANDIDATE,
@@ -100,7 +100,7 @@ ENTRIES_TO_PLAN = 3
 _LEGS, _LEG_LINES, _UNFILLED, _CANDIDATES = range(4)
 
 
-@jit
+@inner
 def _write_leg(m: I64, w: I64, load: Load, outcome: Outcome, c: int) -> int:
     """Copy the leg at W_LEG to the outcome, with what does not depend on its goods; take its capacity; its number."""
     leg_no = outcome.used[_LEGS]
@@ -119,7 +119,7 @@ def _write_leg(m: I64, w: I64, load: Load, outcome: Outcome, c: int) -> int:
     return int(leg_no)
 
 
-@jit
+@inner
 def _put_line(stock: Stock, taken: I64, outcome: Outcome, leg_no: int, i: int, units: int, row: int) -> None:
     """Add units of a line to a leg and claim them."""
     n = outcome.used[_LEG_LINES]
@@ -132,7 +132,7 @@ def _put_line(stock: Stock, taken: I64, outcome: Outcome, leg_no: int, i: int, u
     take(taken, row, units)
 
 
-@jit
+@inner
 def _give_back(stock: Stock, load: Load, taken: I64, outcome: Outcome, from_leg: int, from_line: int) -> None:
     """Undo the claims of the legs from a number on, and forget the legs."""
     for n in range(from_line, outcome.used[_LEG_LINES]):
@@ -147,7 +147,7 @@ def _give_back(stock: Stock, load: Load, taken: I64, outcome: Outcome, from_leg:
     outcome.used[_LEGS] = from_leg
 
 
-@jit
+@inner
 def _write_exact(m: I64, scratch: Scratch, stock: Stock, load: Load, outcome: Outcome, result: I64) -> None:
     """Write the legs of the best plan of the exact search, in the order of their nodes."""
     w = scratch.w
@@ -165,7 +165,7 @@ def _write_exact(m: I64, scratch: Scratch, stock: Stock, load: Load, outcome: Ou
                 _put_line(stock, scratch.taken, outcome, leg_no, i, units, scratch.grid[X_ROW, c, i])
 
 
-@jit
+@inner
 def _write_cover(m: I64, scratch: Scratch, stock: Stock, load: Load, outcome: Outcome, result: I64) -> None:
     """Write the legs of the best cover, in the order of their nodes."""
     w = scratch.w
@@ -200,7 +200,7 @@ def _write_cover(m: I64, scratch: Scratch, stock: Stock, load: Load, outcome: Ou
                 _put_line(stock, scratch.taken, outcome, leg_no, i, many, scratch.grid[X_ROW, c, i])
 
 
-@jit
+@inner
 def _write_unfilled(w: I64, table: I64, outcome: Outcome, result: I64, reachable: bool) -> None:
     """What the legs of a part leave open, and why."""
     count = w[W_ORDER + O_LINE_COUNT]
@@ -246,7 +246,7 @@ def _write_unfilled(w: I64, table: I64, outcome: Outcome, result: I64, reachable
         result[R_UNFILLED_COUNT] += 1
 
 
-@jit
+@inner
 def _plan_part(
     m: I64,
     stock: Stock,

@@ -11,7 +11,7 @@ Functions take the atlas `m` and the scratch `w` (see layout); `c` is a candidat
 
 from __future__ import annotations
 
-from solvers.jit import jit
+from solvers.jit import inner
 from solvers.layout import (
     A_VOLUME,
     A_WEIGHT,
@@ -137,13 +137,13 @@ RING_DAYS = 60
 LATE_DAYS_MAX = 3_650
 
 
-@jit
+@inner
 def door_day(m: I64, service: int, zone: int, ship_day: int) -> int:
     """Local day on which goods shipped on a day are at the door."""
     return int(ship_day + m[m[service + S_ARRIVAL] + (ship_day + 3) % 7 * m[service + S_BAND_COUNT] + zone])
 
 
-@jit
+@inner
 def zone_of(m: I64, bands: int, count: int, km: int) -> int:
     """The first distance band that reaches; -1 = none does."""
     for z in range(count):
@@ -152,7 +152,7 @@ def zone_of(m: I64, bands: int, count: int, km: int) -> int:
     return -1
 
 
-@jit
+@inner
 def _ship_option(m: I64, w: I64, c: int, node: int, calendar: int, units: int) -> int:
     """Place of the first ship day with room for `units` of capacity; -1 = none. For nodes without a hard one `units` is 0."""
     ready_ms = w[W_ORDER + O_READY_MS]
@@ -180,7 +180,7 @@ def _ship_option(m: I64, w: I64, c: int, node: int, calendar: int, units: int) -
     return -1
 
 
-@jit
+@inner
 def _read_capacity(m: I64, w: I64, load: Load, c: int, number: int) -> None:
     """Capacity given away at a candidate by day of the ring: journaled, and taken by this batch."""
     first = m[M_BASE_DAY]
@@ -191,7 +191,7 @@ def _read_capacity(m: I64, w: I64, load: Load, c: int, number: int) -> None:
         w[W_TAKEN + c * RING + slot] = load.taken[number, slot]
 
 
-@jit
+@inner
 def reach_candidate(m: I64, w: I64, load: Load, c: int) -> None:
     """Fill what a candidate's services can do (zone, ship day, delivery day, card), its least parcel price and least days.
 
@@ -246,7 +246,7 @@ def reach_candidate(m: I64, w: I64, load: Load, c: int) -> None:
     w[W_DAYS + c] = least_days
 
 
-@jit
+@inner
 def _alone_parcels(
     m: I64, w: I64, alone: I64, column: int, service: int, card: int, zone: int, residential: int
 ) -> tuple[int, int]:
@@ -272,7 +272,7 @@ def _alone_parcels(
     return price, parcels
 
 
-@jit
+@inner
 def _weighted(
     m: I64,
     row: int,
@@ -295,7 +295,7 @@ def _weighted(
     return int(more)
 
 
-@jit
+@inner
 def price_leg(m: I64, w: I64, alone: I64, c: int, goods: int, column: int, leg: int) -> int:
     """Price the goods at their best service and first ship day with room; fill `w[leg..]` up to G_DAYS; the score, or NEVER.
 
@@ -422,7 +422,7 @@ def price_leg(m: I64, w: I64, alone: I64, c: int, goods: int, column: int, leg: 
     return best
 
 
-@jit
+@inner
 def deliver_by(m: I64, number: int, service: int, day: int, ship_by: int) -> int:
     """When the goods are there at the latest: the last second of the local day; without a carrier, the hand-over."""
     if service < 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from solvers.candidates import choose_candidates, read_candidates, see_holders
 from solvers.columns import fill_subsets
 from solvers.cover import add_goods, clear_goods, price_of
-from solvers.jit import jit
+from solvers.jit import inner
 from solvers.layout import (
     A_GROUP,
     A_TRIAL,
@@ -96,7 +96,7 @@ VALUE_MAX = 100_000_000_000
 """A line's worth counts up to this (minor units), so that days x rate x value stays in int64."""
 
 
-@jit
+@inner
 def _read_part(w: I64, table: I64, alone: I64, batch: Batch, part: int) -> int:
     """Copy a part's rows to the scratch, number its groups, measure its units; lines of assumed weight.
 
@@ -166,7 +166,7 @@ def _read_part(w: I64, table: I64, alone: I64, batch: Batch, part: int) -> int:
     return assumed
 
 
-@jit
+@inner
 def _drop_unserved(m: I64, w: I64, table: I64, grid: I64) -> None:
     """Goods that no service may carry away from a candidate are as good as not there."""
     count = w[W_ORDER + O_LINE_COUNT]
@@ -191,7 +191,7 @@ def _drop_unserved(m: I64, w: I64, table: I64, grid: I64) -> None:
             table[i, T_MAY] = 0
 
 
-@jit
+@inner
 def group_goods(w: I64, table: I64, grid: I64, alone: I64, stock: Stock) -> None:
     """Goods of every single group, and the price of its units at every candidate."""
     groups = w[W_GROUPS]
@@ -210,7 +210,7 @@ def group_goods(w: I64, table: I64, grid: I64, alone: I64, stock: Stock) -> None
                 w[W_OPPORTUNITY + c * GROUPS_EXACT + g] += times(units, price_of(stock.prices, grid, c, i))
 
 
-@jit
+@inner
 def look_at_part(
     m: I64,
     stock: Stock,

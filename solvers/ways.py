@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from solvers.columns import price_subset, search_plan
-from solvers.jit import jit
+from solvers.jit import inner, jit
 from solvers.layout import (
     D_CANDIDATE,
     D_LEGS,
@@ -69,7 +69,7 @@ from solvers.look import look_at_part
 NO_ROOM = -1
 
 
-@jit
+@inner
 def _write_way(m: I64, scratch: Scratch, batch: Batch, ways: Ways, part: int, trial: int) -> bool:
     """Write a way with its legs and takes; False = the arrays are too small."""
     w = scratch.w

@@ -21,6 +21,7 @@ from engine.domain.state import ShardState
 from engine.settings import Settings
 from solvers import layout as at
 from solvers.kernel import NO_ROOM, plan_batch
+from solvers.warm import warm
 from solvers.ways import enumerate_ways
 
 
@@ -40,7 +41,7 @@ class SolverPlanner:
         self._outcome = at.make_outcome(parts=64, lines=512)
         self._scratch = at.make_scratch(nodes=1, lines=64, batch_lines=512)
         self._ways = at.make_ways(parts=1, takes=64)
-        self.warm()
+        warm()
 
     # -- port -----------------------------------------------------------------------------------------------------
 
@@ -72,12 +73,6 @@ class SolverPlanner:
         Raises msgspec.DecodeError: the answer is none; KeyError: there is no such component.
         """
         return self._contention.take(component).answered(answer)
-
-    def warm(self) -> None:
-        """Compile the kernel, or load it, by planning nothing."""
-        self._refresh(self._state.time_ms)
-        batch = self._run(Flat())
-        self._enumerate(batch, [])
 
     # -- configuration --------------------------------------------------------------------------------------------
 
