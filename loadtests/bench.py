@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=list(KEYS), help="only this key (repeatable)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=None, help="result file (default: loadtests/results/latest.json)")
+    parser.add_argument("--keep", action="store_true", help="keep the folder with data and logs")
     arguments = parser.parse_args()
     wanted = set(arguments.only or KEYS)
     # With --only, an incomplete file must not replace the complete one.
@@ -86,7 +87,10 @@ def main() -> None:
                 out.print(f"[red]{name} does not count:[/] {error}", highlight=False, markup=True)
     finally:
         bench.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        if arguments.keep:
+            out.print(f"kept: {folder}", highlight=False)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
     out.print()
     all_hold = figures.show(bench.figures, out) if bench.figures else False
     show_cpu(bench)

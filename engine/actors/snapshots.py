@@ -109,7 +109,7 @@ class Snapshotter:
         while True:
             await asyncio.sleep(runner.settings.snapshot_interval_s)
             try:
-                await self._cycle()
+                await self.cycle()
             except Unavailable as error:
                 log.warning("snapshot postponed", shard=runner.server.shard, error=str(error))
             except Fenced:
@@ -119,7 +119,7 @@ class Snapshotter:
             finally:
                 self._release()
 
-    async def _cycle(self) -> None:
+    async def cycle(self) -> None:
         runner = self._runner
         core = runner.core
         await self._come_to_rest()
@@ -164,13 +164,11 @@ class Snapshotter:
 
     async def _come_to_rest(self) -> None:
         """Wait until nothing is outstanding; the next batch waits for us."""
-        if self._runner.core.idle:
-            self.holds_batches = True
-            return
         self.holds_batches = True
-        self._at_rest.clear()
-        self._runner.drain()
-        await self._at_rest.wait()
+        while not self._runner.core.idle:  # a peer's answer may begin an entry between the wake-up and our turn
+            self._at_rest.clear()
+            self._runner.drain()
+            await self._at_rest.wait()
 
     def between_batches(self) -> None:
         """The runner has just had an append acknowledged."""
