@@ -34,6 +34,7 @@ METHODS = {
     "ship_to_store": Method.SHIP_TO_STORE,
     "digital": Method.DIGITAL,
 }
+SHIP, PICKUP = Method.SHIP, Method.PICKUP
 ON_SHORT = {"refuse": OnShort.REFUSE, "partial": OnShort.PARTIAL, "park": OnShort.PARK}
 INSTANT_MIN_MS = 946_684_800_000
 """2000-01-01: nothing older is a time of an order."""
@@ -254,51 +255,46 @@ def order_request(order: Order, *, max_lines: int, needs_destination: bool) -> O
     lines_in = order.lines
     if len(lines_in) > max_lines:
         return too_many_lines(len(lines_in), max_lines)
-    problem = _id_problem(
-        "",
-        order_id=order.order_id,
-        channel=order.channel,
-        service=order.service,
-        customer_id=order.customer_id,
-        quote_id=order.quote_id,
-    )
-    if problem is not None:
-        return problem
+    names = [order.order_id, order.channel, order.service]
+    if order.customer_id is not None:
+        names.append(order.customer_id)
+    if order.quote_id is not None:
+        names.append(order.quote_id)
     value_minor = 0
     ships = False
     lines = []
     methods = METHODS
     for line in lines_in:
         method = methods[line.method]
-        sku, line_id = line.sku, line.line_id
-        if not (sku.isascii() and sku.isprintable() and line_id.isascii() and line_id.isprintable()) or (
-            sku[0] == " " or line_id[0] == " "
-        ):
-            return _id_problem(f"/lines/{len(lines)}", sku=sku, line_id=line_id)
-        if line.group is not None or line.pickup_node_id is not None:
-            problem = _id_problem(f"/lines/{len(lines)}", group=line.group, pickup_node_id=line.pickup_node_id)
-            if problem is not None:
-                return problem
-        if line.pickup_node_id is None:
-            if method == Method.PICKUP:
-                pointer = f"/lines/{len(lines)}/pickup_node_id"
-                return refuse("invalid_field", pointer, "a pickup line names its node", line_id=line.line_id)
-            if method == Method.SHIP:
-                ships = True
+        names += (line.sku, line.line_id)
+        pickup_node_id = line.pickup_node_id
+        if pickup_node_id is not None:
+            names.append(pickup_node_id)
+        elif method is SHIP:
+            ships = True
+        elif method is PICKUP:
+            pointer = f"/lines/{len(lines)}/pickup_node_id"
+            return refuse("invalid_field", pointer, "a pickup line names its node", line_id=line.line_id)
+        if line.group is not None:
+            names.append(line.group)
         value_minor += line.quantity * line.unit_price_minor
         lines.append(
             LineRequest(
-                line_id,
-                sku,
+                line.line_id,
+                line.sku,
                 line.quantity,
                 line.unit_price_minor,
                 method,
-                line.pickup_node_id,
+                pickup_node_id,
                 line.group,
                 line.splittable,
                 line.tags,
             )
         )
+    if not _are_ids(names):
+        problem = _first_bad_id(order)
+        if problem is not None:
+            return problem
     if len(lines) > 1:
         problem = _duplicate_line(lines)
         if problem is not None:
@@ -314,15 +310,19 @@ def order_request(order: Order, *, max_lines: int, needs_destination: bool) -> O
         destination = _destination(ship_to)
     elif needs_destination and ships:
         return refuse("invalid_field", "/ship_to", "lines that are shipped need a destination")
-    placed_at_ms = 0
+    placed_at_ms, promised_by_ms, ship_after_ms = 0, None, None
     if order.placed_at is not None:
         placed_at_ms = ms_of(order.placed_at)
-    promised_by_ms = ms_of(order.promised_by) if order.promised_by is not None else None
-    ship_after_ms = ms_of(order.ship_after) if order.ship_after is not None else None
-    if placed_at_ms or promised_by_ms is not None or ship_after_ms is not None:
-        problem = _instants(placed_at=placed_at_ms or None, promised_by=promised_by_ms, ship_after=ship_after_ms)
-        if problem is not None:
-            return problem
+        if not INSTANT_MIN_MS <= placed_at_ms <= INSTANT_MAX_MS:
+            return _no_instant("/placed_at")
+    if order.promised_by is not None:
+        promised_by_ms = ms_of(order.promised_by)
+        if not INSTANT_MIN_MS <= promised_by_ms <= INSTANT_MAX_MS:
+            return _no_instant("/promised_by")
+    if order.ship_after is not None:
+        ship_after_ms = ms_of(order.ship_after)
+        if not INSTANT_MIN_MS <= ship_after_ms <= INSTANT_MAX_MS:
+            return _no_instant("/ship_after")
     return OrderRequest(
         order.order_id,
         order.channel,
@@ -342,6 +342,32 @@ def order_request(order: Order, *, max_lines: int, needs_destination: bool) -> O
         order.quote_id,
         order.paid,
     )
+
+
+def _are_ids(names: list[str]) -> bool:
+    """Whether all are what `Id` says, at one go. False may be a false alarm, where an id has "! " inside."""
+    text = "!".join(names)
+    return text.isascii() and text.isprintable() and text[0] != " " and "! " not in text
+
+
+def _first_bad_id(order: Order) -> Problem | None:
+    problem = _id_problem(
+        "",
+        order_id=order.order_id,
+        channel=order.channel,
+        service=order.service,
+        customer_id=order.customer_id,
+        quote_id=order.quote_id,
+    )
+    for n, line in enumerate(order.lines):
+        problem = problem or _id_problem(
+            f"/lines/{n}",
+            sku=line.sku,
+            line_id=line.line_id,
+            group=line.group,
+            pickup_node_id=line.pickup_node_id,
+        )
+    return problem
 
 
 def _id_problem(pointer: str, **ids: str | None) -> Problem | None:
@@ -368,11 +394,8 @@ def _duplicate_line(lines: Sequence[LineRequest]) -> Problem | None:
     return None
 
 
-def _instants(**fields: int | None) -> Problem | None:
-    for name, ms in fields.items():
-        if ms is not None and not INSTANT_MIN_MS <= ms <= INSTANT_MAX_MS:
-            return refuse("invalid_field", f"/{name}", "an instant between the years 2000 and 2100")
-    return None
+def _no_instant(pointer: str) -> Problem:
+    return refuse("invalid_field", pointer, "an instant between the years 2000 and 2100")
 
 
 def _destination(ship_to: ShipTo) -> Destination:
