@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from engine.actors.collector import quiet_collector
 from engine.actors.planner import SolverPlanner
 from engine.domain.catalog import Catalog
 from engine.domain.commands import Command, CountStock, PlaceOrder
@@ -54,6 +55,7 @@ class LocalShard:
         self.core.recovered(epoch=1, seq=0, time_ms=0, now_ms=_now_ms())
         if stocked:
             self.load_stock()
+        quiet_collector()  # as the runner does when a shard begins to serve
 
     def load_stock(self) -> None:
         """Count every node."""

@@ -19,6 +19,7 @@ from solvers.layout import I16
 EARTH_KM = 6_371.0
 POOL_BYTES = 64 * 1024 * 1024
 POOL_ROWS_MAX = 65_536
+LOCATED_MAX = 4_096
 _F64 = NDArray[np.float64]
 
 
@@ -31,12 +32,14 @@ class ZipTable:
     """US ZIP codes to coordinates; a code that is not listed falls back to the mean of its first three digits."""
 
     def __init__(self) -> None:
-        self._lat: _F64 | None = None
-        self._lon: _F64 | None = None
+        self._lat: list[float] | None = None
+        self._lon: list[float] | None = None
         self._near: dict[int, Point] = {}
 
     def load(self) -> None:
-        """Read the package's table into two arrays."""
+        """Read the package's table; nothing where it is read already."""
+        if self._lat is not None:
+            return
         import zipcodes
 
         lat = np.full(100_000, np.nan)
@@ -50,7 +53,7 @@ class ZipTable:
             known = ~np.isnan(lat[part])
             if known.any():
                 self._near[prefix] = Point(float(lat[part][known].mean()), float(lon[part][known].mean()))
-        self._lat, self._lon = lat, lon
+        self._lat, self._lon = lat.tolist(), lon.tolist()  # read one by one: lists are faster
 
     def find(self, postal_code: str) -> Point | None:
         """The point of "10001", "10001-1234"; None where even its first three digits are unknown."""
@@ -60,8 +63,11 @@ class ZipTable:
         if self._lat is None or self._lon is None:
             self.load()
         assert self._lat is not None and self._lon is not None
-        if len(digits) == 5 and not math.isnan(self._lat[int(digits)]):
-            return Point(float(self._lat[int(digits)]), float(self._lon[int(digits)]))
+        if len(digits) == 5:
+            code = int(digits)
+            lat = self._lat[code]
+            if lat == lat:  # not NaN
+                return Point(lat, self._lon[code])
         return self._near.get(int(digits[:3]))
 
 
@@ -100,6 +106,8 @@ class Destinations:
         self._rows = 256
         self.km: I16 = np.zeros((self._rows, max(1, len(lat))), np.int16)
         self._number: dict[tuple[str, str, float | None, float | None], int] = {}
+        self._located: dict[tuple[str, str, float | None, float | None], Point] = {}
+        """Points that `knows` found and `number` has not asked for yet."""
 
     def start(self, needed: int) -> None:
         """Make room for a batch with at most `needed` new destinations; numbers given before may become invalid."""
@@ -126,7 +134,15 @@ class Destinations:
     def knows(self, country: str, postal_code: str, lat: float | None, lon: float | None) -> bool:
         """Whether a destination can be placed on the map."""
         key = (country, postal_code, lat, lon)
-        return key in self._number or self.locate(*key) is not None
+        if key in self._number or key in self._located:
+            return True
+        point = self.locate(country, postal_code, lat, lon)
+        if point is None:
+            return False
+        if len(self._located) >= LOCATED_MAX:
+            self._located.clear()
+        self._located[key] = point
+        return True
 
     def number(self, country: str, postal_code: str, lat: float | None, lon: float | None) -> int:
         """Row of `km` for a destination; -1 = it cannot be placed on the map."""
@@ -134,7 +150,7 @@ class Destinations:
         number = self._number.get(key)
         if number is not None:
             return number
-        point = self.locate(country, postal_code, lat, lon)
+        point = self._located.pop(key, None) or self.locate(country, postal_code, lat, lon)
         if point is None:
             return -1
         number = len(self._number)

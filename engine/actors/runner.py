@@ -10,7 +10,6 @@ R5  A part is packed between batches, a few milliseconds at a time, and counts o
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import time
 from collections.abc import Callable, Coroutine
@@ -18,6 +17,7 @@ from typing import Any
 
 import structlog
 
+from engine.actors.collector import quiet_collector
 from engine.actors.server import ShardServer
 from engine.actors.snapshots import Snapshotter
 from engine.client.cluster import Cluster
@@ -107,8 +107,7 @@ class Runner:
         self._renew_lease()
         self.core.recovered(epoch=acquired.epoch, seq=acquired.tail.seq, time_ms=acquired.tail.time_ms, now_ms=now_ms())
         self.server.epoch = acquired.epoch
-        gc.collect()
-        gc.freeze()
+        quiet_collector()
         self._started = True
         self._spawn(self._append_forever(), "append")
         self._spawn(self._lease_forever(), "lease")

@@ -42,6 +42,7 @@ class Catalog:
         self.network_version = 0
         """Version of the newest change that planning depends on (nodes, channels, carriers, placement)."""
         self.items_version = 0
+        self._service_names: dict[int, tuple[str, str]] = {}
 
     def apply(self, docs: Iterable[ConfigDoc], version: int) -> None:
         """Take changed documents (in version order) and the version they bring this catalogue to."""
@@ -63,6 +64,7 @@ class Catalog:
                 self.network_version = doc.version
             elif isinstance(decoded, Carrier):
                 _put(self.carriers, doc.index, decoded)
+                self._service_names.clear()
                 self.carrier_of[decoded.carrier_id] = doc.index
                 self.network_version = doc.version
                 self.levels = frozenset(
@@ -89,6 +91,12 @@ class Catalog:
 
     def service_name(self, code: int) -> tuple[str, str]:
         """(carrier id, service id) of a service code; empty where there is none (pickup, digital)."""
+        found = self._service_names.get(code)
+        if found is None:
+            found = self._service_names[code] = self._find_service(code)
+        return found
+
+    def _find_service(self, code: int) -> tuple[str, str]:
         if code < 0:
             return "", ""
         index, place = divmod(code, SERVICES_PER_CARRIER)

@@ -31,6 +31,12 @@ from engine.domain.state import HOLD_LIFE_MAX_MS, ShardState
 
 ON_SHORT = {"refuse": OnShort.REFUSE, "partial": OnShort.PARTIAL, "park": OnShort.PARK}
 METHOD_TAGS = {Method.SHIP: "ship", Method.PICKUP: "pickup", Method.SHIP_TO_STORE: "ship_to_store"}
+# Plain integers: looking a member up in its enum costs more than the comparison.
+_SHIP, _PICKUP, _DIGITAL = int(Method.SHIP), int(Method.PICKUP), int(Method.DIGITAL)
+_HELD, _COMMITTED = int(OrderState.HELD), int(OrderState.COMMITTED)
+_LEG_HELD, _LEG_ALLOCATED = int(LegState.HELD), int(LegState.ALLOCATED)
+_REFUSE, _PARK = int(OnShort.REFUSE), int(OnShort.PARK)
+_RESERVED_CAUSE, _ALLOCATED_CAUSE = int(Cause.RESERVED), int(Cause.ALLOCATED)
 UNITS_MAX = 1_000_000_000
 LINES_MAX = 10_000
 
@@ -101,12 +107,23 @@ def prepare(state: ShardState, planner: Planner, command: PlaceOrder, slot: str 
         if line_id in seen:
             return refuse("invalid_field", f"/lines/{i}/line_id", f"{line_id!r} is listed twice")
         seen[line_id] = None
+        if (
+            method == _SHIP
+            and item.tracked
+            and line.pickup_node_id is None
+            and line.group is None
+            and line.splittable
+            and not item.components
+        ):  # most lines
+            planned.append(len(lines))
+            lines.append(LineRecord(line_id, index, quantity, line.unit_price_minor))
+            continue
         pickup = -1
         if line.pickup_node_id is not None:
             pickup = catalog.node_of.get(line.pickup_node_id, -1)
             if pickup < 0:
                 return refuse("unknown_node", f"/lines/{i}/pickup_node_id", f"no node {line.pickup_node_id!r}")
-        elif method == Method.PICKUP:
+        elif method == _PICKUP:
             return refuse("invalid_field", f"/lines/{i}/pickup_node_id", "a pickup line names its node")
         group = 0
         if line.group is not None:
@@ -116,14 +133,14 @@ def prepare(state: ShardState, planner: Planner, command: PlaceOrder, slot: str 
             if problem is not None:
                 return problem
             continue
-        if item.tracked and method != Method.DIGITAL:
+        if item.tracked and method != _DIGITAL:
             planned.append(len(lines))
         lines.append(
             LineRecord(line_id, index, quantity, line.unit_price_minor, method, group, pickup, 0, line.splittable)
         )
     on_short = order.on_short if order.on_short is not None else ON_SHORT[channel.on_short]
-    if order.paid and on_short == OnShort.REFUSE:
-        on_short = OnShort.PARK
+    if order.paid and on_short == _REFUSE:
+        on_short = _PARK
     max_legs = order.max_legs if order.max_legs is not None else channel.max_legs
     to_plan = lines if len(planned) == len(lines) else [lines[i] for i in planned]
     return Prepared(slot, PlanRequest(order, to_plan, channel_index, (), max_legs), lines, planned, on_short)
@@ -223,7 +240,9 @@ def fits(state: ShardState, plans: list[tuple[Prepared, list[PlannedLeg]]]) -> b
     """
     catalog, positions = state.catalog, state.positions
     owner, shard, nodes = catalog.owner, catalog.shard, catalog.nodes
-    find, free_of = positions.find, positions.free
+    find = positions.find
+    on_hand, safety, held = positions.v_on_hand, positions.v_safety, positions.v_held
+    allocated, claimed, fenced = positions.v_allocated, positions.v_claimed, positions.v_fenced
     need: dict[int, int] = {}
     room: dict[tuple[int, int], int] = {}
     for prepared, legs in plans:
@@ -242,7 +261,7 @@ def fits(state: ShardState, plans: list[tuple[Prepared, list[PlannedLeg]]]) -> b
                 if row < 0:
                     return False
                 need[row] = wanted = need.get(row, 0) + units
-                free = free_of(row)
+                free = on_hand[row] - safety[row] - held[row] - allocated[row] - claimed[row] - fenced[row]
                 if free < wanted or (extra and free - extra_safety(state, node, line.method) < wanted):
                     return False
             if leg.capacity_units and document.capacity is not None and document.capacity.hard:
@@ -259,24 +278,26 @@ def legs_of(
     """Leg records of a plan; numbers start at `first`, line indexes are those of the order's record."""
     owner, shard = state.catalog.owner, state.catalog.shard
     legs = []
-    for n, leg in enumerate(plan.legs):
+    for node, lines, service, parcels, ship_day, ship_by_ms, deliver_by_ms, cash_minor, capacity_units in plan.legs:
+        local = owner[node] == shard
         record = LegRecord(
-            first + n,
-            leg.node,
-            owner[leg.node] == shard,
+            first,
+            node,
+            local,
             leg_state,
-            [(prepared_index[i], units) for i, units in leg.lines],
-            leg.service,
-            leg.parcels,
-            leg.ship_day,
-            leg.ship_by_ms // 1_000,
-            leg.deliver_by_ms // 1_000,
-            leg.cash_minor,
-            leg.capacity_units,
+            [(prepared_index[i], units) for i, units in lines],
+            service,
+            parcels,
+            ship_day,
+            ship_by_ms // 1_000,
+            deliver_by_ms // 1_000,
+            cash_minor,
+            capacity_units,
         )
-        if not record.local:
+        if not local:
             record.txn = txn
         legs.append(record)
+        first += 1
     return legs
 
 
@@ -305,15 +326,18 @@ def build_record(
     """The record of a planned order: held where the command asks for a hold, else committed."""
     order = command.order
     held = command.ttl_s > 0
-    parked = prepared.on_short == OnShort.PARK or order.paid
     planned = prepared.planned
-    legs = legs_of(state, planned, plan, leg_state=LegState.HELD if held else LegState.ALLOCATED, first=1, txn=txn)
+    legs = legs_of(state, planned, plan, leg_state=_LEG_HELD if held else _LEG_ALLOCATED, first=1, txn=txn)
+    demand = []
+    if plan.unfilled:
+        parked = prepared.on_short == _PARK or order.paid
+        demand = [DemandRecord(planned[i], units, reason, now_ms, parked) for i, units, reason in plan.unfilled]
     promise_ms = plan.promise_ms
     return OrderRecord(
         order.order_id,
         prepared.request.channel,
         order.service,
-        OrderState.HELD if held else OrderState.COMMITTED,
+        _HELD if held else _COMMITTED,
         order.placed_at_ms,
         1,
         order.ship_to,
@@ -326,7 +350,7 @@ def build_record(
         now_ms + min(command.ttl_s * 1_000, HOLD_LIFE_MAX_MS) if held else 0,
         plan.rung,
         (0, 0) if promise_ms == promise_of(legs) else promise_ms,
-        [DemandRecord(planned[i], units, reason, now_ms, parked) for i, units, reason in plan.unfilled],
+        demand,
         prepared.on_short,
         prepared.request.max_legs,
         order.priority,
@@ -341,10 +365,10 @@ def build_record(
 
 def open_order(slot: str, order_no: int, record: OrderRecord, command: PlaceOrder) -> OrderPut:
     """The event that makes the order: record and stock in one."""
-    held = record.state == OrderState.HELD
+    held = record.state == _HELD
     stock, capacity = stock_of(record, record.legs, held=held)
     return OrderPut(
-        Cause.RESERVED if held else Cause.ALLOCATED,
+        _RESERVED_CAUSE if held else _ALLOCATED_CAUSE,
         slot,
         order_no,
         encode_record(record),

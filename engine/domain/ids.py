@@ -10,6 +10,7 @@ sorts by time and is unique without coordination, because a shard's entry time n
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 EPOCH_2020_MS = 1_577_836_800_000
@@ -28,10 +29,13 @@ class OrderRef(NamedTuple):
     order_no: int
 
 
+@lru_cache(maxsize=65_536)
 def slot_of(country: str, postal_code: str) -> str:
     """Slot of a destination, "US100" for US 10001. Characters that are neither letter nor digit do not count."""
-    prefix = "".join(c for c in postal_code.upper() if c.isascii() and c.isalnum())[:3]
-    return country.upper() + prefix
+    head = postal_code[:3]
+    if not (head.isascii() and head.isalnum()):
+        head = "".join([c for c in postal_code.upper() if c.isascii() and c.isalnum()])[:3]
+    return (country + head).upper()
 
 
 def make_order_no(*, time_ms: int, shard: int, counter: int) -> int:

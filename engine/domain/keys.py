@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from hashlib import blake2b
 
 _SMALLEST = 8
 
 
 def hash_of(text: str) -> int:
-    """64 bits of a text; the same in every process."""
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+    """64 bits of a text, another number in every process: it is never stored, and nobody can prepare texts that collide."""
+    return hash(text) & 0xFFFF_FFFF_FFFF_FFFF
 
 
 class _Index:

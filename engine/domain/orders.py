@@ -226,13 +226,18 @@ class OrderRecord(Struct, array_like=True, gc=False):
         return promise_of(self.legs)
 
 
+_LEG_CANCELLED = int(LegState.CANCELLED)
+
+
 def promise_of(legs: list[LegRecord]) -> tuple[int, int]:
     """Latest (ship by, deliver by) in ms of the legs that are not cancelled or rejected."""
     ship_by_s = deliver_by_s = 0
     for leg in legs:
-        if leg.state < LegState.CANCELLED:
-            ship_by_s = max(ship_by_s, leg.ship_by_s)
-            deliver_by_s = max(deliver_by_s, leg.deliver_by_s)
+        if leg.state < _LEG_CANCELLED:
+            if leg.ship_by_s > ship_by_s:
+                ship_by_s = leg.ship_by_s
+            if leg.deliver_by_s > deliver_by_s:
+                deliver_by_s = leg.deliver_by_s
     return ship_by_s * 1_000, deliver_by_s * 1_000
 
 
@@ -254,6 +259,7 @@ _TAIL_DEFAULTS: tuple[object, ...] = (
     None,
     None,
 )
+_TAIL_ENDS = _TAIL_DEFAULTS[3:]
 
 
 def encode_record(record: OrderRecord) -> bytes:
@@ -316,9 +322,7 @@ def encode_record(record: OrderRecord) -> bytes:
         record.promised_by_ms,
         record.ship_after_ms,
     )
-    if tail[3:] == _TAIL_DEFAULTS[3:]:
-        tail = tail[:3]
-    kept = len(tail)
+    kept = 3 if tail[3:] == _TAIL_ENDS else len(tail)
     while kept and tail[kept - 1] == _TAIL_DEFAULTS[kept - 1]:
         kept -= 1
     head += tail[:kept]

@@ -72,12 +72,13 @@ class Positions:
         """Row of a position, -1 where there is none."""
         if item >= self.item_capacity:
             return -1
-        end = self.v_offset[item + 1]
-        row = bisect_left(self.v_node, node, self.v_offset[item], end)
-        if row < end and self.v_node[row] == node:
+        offset, nodes = self.v_offset, self.v_node
+        end = offset[item + 1]
+        row: int = bisect_left(nodes, node, offset[item], end)
+        if row < end and nodes[row] == node:
             return row
         row = self.v_head[item]
-        while row >= 0 and self.v_node[row] != node:
+        while row >= 0 and nodes[row] != node:
             row = self.v_next[row]
         return row
 

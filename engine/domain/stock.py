@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 def apply_stock(state: ShardState, stock: tuple[int, ...], seq: int, time_ms: int, replay: bool) -> None:
     """Add flat (node, item, on_hand, held, allocated) changes to the positions. What takes more units is checked against S1."""
     positions = state.positions
-    find, v_held, v_allocated = positions.find, positions.v_held, positions.v_allocated
+    find, v_held, v_allocated, v_on_hand = positions.find, positions.v_held, positions.v_allocated, positions.v_on_hand
+    v_safety, v_claimed, v_fenced = positions.v_safety, positions.v_claimed, positions.v_fenced
     touched, dirty, short = state.touched, state.dirty, state.short_positions
     numbers = iter(stock)
     for node, item, on_hand, held, allocated in zip(numbers, numbers, numbers, numbers, numbers, strict=True):
@@ -23,6 +24,8 @@ def apply_stock(state: ShardState, stock: tuple[int, ...], seq: int, time_ms: in
         if row < 0:
             row = positions.ensure(item, node)
             find, v_held, v_allocated = positions.find, positions.v_held, positions.v_allocated
+            v_on_hand, v_safety = positions.v_on_hand, positions.v_safety
+            v_claimed, v_fenced = positions.v_claimed, positions.v_fenced
         if on_hand:
             positions.v_on_hand[row] += on_hand
             state.node(node).movements.add(time_ms, item, on_hand, now_ms=time_ms)
@@ -35,7 +38,11 @@ def apply_stock(state: ShardState, stock: tuple[int, ...], seq: int, time_ms: in
             v_allocated[row] = units = v_allocated[row] + allocated
             if units < 0:
                 raise InvariantBreach(f"S3: allocated of node {node} item {item} is {units} at entry {seq}")
-        if held + allocated > 0 and not replay and positions.free(row) < 0:
+        if (
+            held + allocated > 0
+            and not replay
+            and v_on_hand[row] - v_safety[row] - v_held[row] - v_allocated[row] - v_claimed[row] - v_fenced[row] < 0
+        ):
             raise InvariantBreach(f"S1: a promise leaves node {node} item {item} short at entry {seq}")
         if on_hand or short:
             note_short(state, node, item, row)

@@ -6,32 +6,39 @@ from engine.domain.catalog import Catalog
 from engine.domain.orders import LegRecord, LegState, OrderRecord, OrderState, Rung
 from engine.domain.replies import LegLineView, LegView, OrderView, UnfilledView
 
+STATE_LABELS = tuple(state.name.lower() for state in OrderState)
 LEG_LABELS = tuple(state.name.lower() for state in LegState)
 RUNG_LABELS = tuple(rung.name.lower() for rung in Rung)
-_GONE = (LegState.CANCELLED, LegState.REJECTED)
+_GONE = (int(LegState.CANCELLED), int(LegState.REJECTED))
+_SHIPPED = int(LegState.SHIPPED)
+_COMMITTED = int(OrderState.COMMITTED)
 
 
 def order_label(record: OrderRecord) -> str:
     """held, released, expired, cancelled; a committed order by its legs and demand."""
-    if record.state != OrderState.COMMITTED:
-        return OrderState(record.state).name.lower()
+    if record.state != _COMMITTED:
+        return STATE_LABELS[record.state]
     live = [leg.state for leg in record.legs if leg.state not in _GONE]
-    if record.demand and (not live or min(live) < LegState.SHIPPED or record.demand[0].parked):
+    if record.demand and (not live or min(live) < _SHIPPED or record.demand[0].parked):
         return "partially_allocated" if live else ("parked" if record.demand[0].parked else "unfilled")
     if not live:
         return "cancelled" if any(line.cancelled for line in record.lines) else "allocated"
     lowest = min(live)
-    return LEG_LABELS[lowest] if lowest >= LegState.SHIPPED else "allocated"
+    return LEG_LABELS[lowest] if lowest >= _SHIPPED else "allocated"
 
 
 def leg_view(catalog: Catalog, record: OrderRecord, leg: LegRecord) -> LegView:
-    lines = record.lines
+    lines, sku = record.lines, catalog.sku
     carrier, service = catalog.service_name(leg.service)
+    shown = []
+    for i, units in leg.lines:
+        line = lines[i]
+        shown.append(LegLineView(line.line_id, sku(line.item), units))
     return LegView(
         leg.leg_no,
         catalog.node_id(leg.node),
         LEG_LABELS[leg.state],
-        tuple([LegLineView(lines[i].line_id, catalog.sku(lines[i].item), units) for i, units in leg.lines]),
+        tuple(shown),
         carrier,
         service,
         leg.parcels,

@@ -31,6 +31,7 @@ from engine.protocol.flights import Flight
 if TYPE_CHECKING:
     from engine.protocol.shard_core import ShardCore
 
+_HELD, _COMMITTED = int(OrderState.HELD), int(OrderState.COMMITTED)
 Asked = tuple[int, int, PlaceOrder]
 """(conn, corr, command)"""
 
@@ -137,7 +138,7 @@ def finish_place(
         record.decided_at = [(core.epoch, batch.seq, len(batch.decisions))]
         batch.decisions.append(plan.record)
         batch.size += len(plan.record)
-    held = record.state == OrderState.HELD
+    held = record.state == _HELD
     if txn and not held:
         for leg in record.legs:
             leg.driving = not leg.local
@@ -189,7 +190,7 @@ def _is_known(core: ShardCore, conn: int, corr: int, slot: str, command: PlaceOr
     if found is None:
         return False
     order_no, record = found
-    if record.state not in (OrderState.HELD, OrderState.COMMITTED):
+    if record.state not in (_HELD, _COMMITTED):
         return False
     open_id = public_id("res" if record.state == OrderState.HELD else "alc", OrderRef(slot, order_no))
     detail = f"{command.order.order_id} is open as {open_id}"

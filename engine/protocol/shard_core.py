@@ -182,7 +182,9 @@ class ShardCore:
 
     def receive(self, conn: int, corr: int, command: Command, *, now_ms: int) -> None:
         """Queue a command. Each queue has its limit; finishing work has by far the widest."""
-        if isinstance(command, FINISHING):
+        if type(command) is PlaceOrder:
+            queue, limit = self._new, QUEUE_MAX
+        elif isinstance(command, FINISHING):
             queue, limit = self._finishing, FINISHING_QUEUE_MAX
         elif isinstance(command, READS):
             queue, limit = self._reads, QUEUE_MAX
