@@ -201,6 +201,9 @@ def _rounds(
 ) -> _Rounds:
     rates = _Rounds()
     acknowledged = bench.folder / "acknowledged"
+    bench.warm(engine, pools.single)
+    for name, peer in peers.items():
+        bench.warm(peer, peer_pools[name])
 
     def single() -> None:
         written = JournalBytes(engine.redis_url)

@@ -60,6 +60,10 @@ async def _load(engine: Engine, network: Network) -> None:
 
 def _measure(bench: Bench, engines: dict[int, Engine], network: Network) -> None:
     spent: dict[tuple[int, float], list[float]] = {}
+    orders = Traffic(network, TrafficSpec(seed=bench.seed, lines=3, cross=FIGURE)).draw(POOL_ORDERS)
+    for engine in engines.values():
+        pool = make_pool(network, orders, path="/v1/allocations", headers=engine.headers)
+        bench.warm(engine, save_pool(pool, bench.folder / f"{engine.name}.pool"))
     for n in range(bench.rounds):
         bench.say(f"round {n + 1} of {bench.rounds}")
         for cross in CROSSING:

@@ -74,6 +74,19 @@ class Bench:
         shown = ", ".join(f"{name} {_text(value)}" for name, value in facts.items())
         self.say(f"{key}: {shown}")
 
+    def warm(self, server: Server, pool: Path, *, connections: int = 64) -> None:
+        """Load that does not count: whatever is built at the first request is built after it."""
+        self._runs += 1
+        run = Run(
+            ports=server.ports,
+            pool=str(pool),
+            id_prefix=f"warm-{self._runs}-",
+            connections=connections,
+            duration_s=2.0,
+            warmup_s=0.0,
+        )
+        self.driver.run(run)
+
     def drive(
         self,
         server: Server,
