@@ -399,13 +399,18 @@ place with `status` and `body` or `problem`. A malformed order spoils only itsel
 job is cut short when its gateway stops; send the file again with the same key: chunks that were put are not put twice. Jobs are
 seen at the gateway that took the file.
 
-**Limits.** Body 8 MiB (`QM_BODY_BYTES_MAX`), import 512 MiB (`QM_IMPORT_BYTES_MAX`), 1,000 lines an order (`QM_MAX_LINES`), 20,000 lines a batch, quantities 1
-to 10^9,
-4,096 requests in flight (`QM_IN_FLIGHT_MAX`; what frees stock is shed at twice that), 10 s an answer (`QM_REQUEST_TIMEOUT_MS`), and
-`QM_RATE_PER_KEY_PER_S` requests a second for each key (0 = no limit; shown in `RateLimit` and `RateLimit-Policy`).
+**Limits.** Body 8 MiB (`QM_BODY_BYTES_MAX`), import 512 MiB (`QM_IMPORT_BYTES_MAX`), 1,000 lines an order (`QM_MAX_LINES`),
+20,000 lines a batch, quantities 1 to 10^9, 10,000 connections (`QM_CONNECTIONS_MAX`; one more is answered `503 overloaded` and
+closed), 4,096 requests in flight (`QM_IN_FLIGHT_MAX`; what frees stock is shed at twice that), 10 s an answer
+(`QM_REQUEST_TIMEOUT_MS`), and `QM_RATE_PER_KEY_PER_S` requests a second for each key (0 = no limit; shown in `RateLimit` and
+`RateLimit-Policy`).
 
-**Health.** `/livez`: the process runs. `/readyz`: every shard answers and the configuration is there; `503` from the moment the
-process is told to stop. `/metrics`: Prometheus text of this gateway and all shards.
+**Configuration.** A `PUT` is answered when every shard works with it (a shard that is away holds it up for a second at most), and an
+import is done when they do: the next order may name what was put. Other gateways follow within milliseconds.
+
+**Health.** `/livez`: the process runs. `/readyz`: every shard answers and the configuration is there, else which does not and why; `503`
+from the moment the process is told to stop. `/metrics`: Prometheus text of this gateway and all shards, named
+`quartermaster_<area>_<what>_<unit>`.
 """
 
 

@@ -217,10 +217,6 @@ def allocate_batch(call: Call) -> Awaitable[Answer | Problem] | Problem:
         return _one_by_one(call, error)
     except DECODE_ERRORS as error:
         return decode_problem(error)
-    lines = sum(len(order.lines) for order in orders if type(order) is BatchOrder)
-    if lines > BATCH_LINES_MAX:
-        detail = f"{lines} lines in one batch, the limit is {BATCH_LINES_MAX}"
-        return refuse("too_many_lines", "/orders", detail, lines=lines, limit=BATCH_LINES_MAX)
     return _allocate_all(call, orders)
 
 
@@ -243,6 +239,10 @@ def _one_by_one(call: Call, error: msgspec.ValidationError) -> Awaitable[Answer 
 
 async def _allocate_all(call: Call, orders: list[BatchOrder | Problem]) -> Answer | Problem:
     """Results in the order of the request. Slices wait for each other, at most two are with the shards."""
+    lines = sum(len(order.lines) for order in orders if type(order) is BatchOrder)
+    if lines > BATCH_LINES_MAX:
+        detail = f"{lines} lines in one batch, the limit is {BATCH_LINES_MAX}"
+        return refuse("too_many_lines", "/orders", detail, lines=lines, limit=BATCH_LINES_MAX)
     call.gateway.metrics.batch(len(orders))
     results: list[BatchItem] = []
     waiting: list[list[Problem | tuple[Ask, asyncio.Future[Reply]]]] = []

@@ -82,6 +82,20 @@ def test_the_nearest_node_ships_and_says_why(client: httpx.Client) -> None:
     assert body["cost_minor"] == sum(leg["cost_minor"] for leg in body["legs"])
     why = client.get(f"/v1/decisions/{body['decision_id']}")
     assert why.status_code == 200, why.text
+    told = why.json()
+    assert [leg["node_id"] for leg in told["legs"]] == ["LAX"]
+    assert told["money"]["cash_minor"] == body["cost_minor"]
+    assert sum(told["legs"][0]["cost_parts"].values()) == body["cost_minor"]
+    assert told["rung"] == body["rung"]
+    assert "LAX" in told["sentence"]
+    verdicts = {candidate["node_id"]: candidate["verdict"] for candidate in told["candidates"]}
+    assert set(verdicts) == set(NODES)
+    assert [node_id for node_id, verdict in verdicts.items() if verdict == "chosen"] == ["LAX"]
+    assert all(candidate["reason"] for candidate in told["candidates"])
+    assert told["runner_up"]["difference"]["score_minor"] >= 0
+    assert told["versions"]
+    other = client.get(f"/v1/decisions/{body['decision_id']}", params={"node_id": "NYC"})
+    assert "$" in other.json()["why"]
 
 
 def test_an_order_is_split_where_it_must_be_all_or_nothing(client: httpx.Client) -> None:

@@ -421,6 +421,22 @@ async def test_a_batch_answers_each_order_in_its_place(engine: GatewayEngine) ->
     assert (many.status_code, many.json()["errors"][0]["pointer"]) == (422, "/orders")
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["json", "msgpack"])
+@pytest.mark.parametrize("spoiled", [False, True], ids=["all good", "one bad"])
+async def test_a_batch_has_so_many_lines_in_all(engine: GatewayEngine, packed: bool, spoiled: bool) -> None:
+    before = await seq_of(engine)
+    lines = [line(line_id=str(n)) for n in range(900)]
+    orders = [an_order_body(f"A-{n}", idempotency_key=f"k-{n}", lines=lines) for n in range(24)]
+    if spoiled:
+        orders[0]["colour"] = "red"
+    content = msgspec.msgpack.encode({"orders": orders}) if packed else json.dumps({"orders": orders}).encode()
+    kind = "application/vnd.msgpack" if packed else "application/json"
+    answer = await engine.client.post("/v1/allocations/batch", content=content, headers={"content-type": kind})
+    assert (answer.status_code, answer.json()["code"]) == (422, "too_many_lines"), answer.text[:500]
+    assert answer.json()["errors"][0]["pointer"] == "/orders"
+    assert await seq_of(engine) == before
+
+
 async def test_five_hundred_race_for_one_unit(engine: GatewayEngine) -> None:
     await engine.stock_up("N-1", "SKU-1", 1)
     answers = await asyncio.gather(
