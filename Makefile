@@ -48,6 +48,7 @@ $(STAMP): $(LOCK) pyproject.toml Makefile
 	@echo "Installing the packages of $(LOCK) (a few minutes the first time)"
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync --quiet --require-hashes $(LOCK)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m solvers.warm
 	@touch $@
 
 demo: $(STAMP) ## Start everything and play storefront traffic (DURATION=20 ORDERS=FILE NODES=FILE SHARDS=2 RATE=100)

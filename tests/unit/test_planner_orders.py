@@ -1,0 +1,366 @@
+"""What the planner does with single orders: methods, masks, capacity, calendars, splits, large orders."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from engine.actors.planner import SolverPlanner
+from engine.domain.config import Carrier, Item, Node, NodeCapacity, Place, RateCard
+from engine.domain.decisions import Verdict, candidates_of, decode, legs_of
+from engine.domain.events import StockCounted
+from engine.domain.orders import Destination, LineRecord, Method, OnShort
+from engine.domain.plan import Plan, PlanRequest
+from engine.domain.state import ShardState, apply
+from engine.settings import Settings
+from solvers.kernel import plan_batch
+from solvers.ways import enumerate_ways
+from tests.builders import NOW_MS, a_catalog, a_channel, a_line, a_node, a_service, an_item, an_order, as_docs
+
+DAY_MS = 86_400_000
+NEAR, MIDDLE, FAR = 0, 1, 2
+
+
+def a_state(
+    stock: dict[tuple[int, int], int],
+    *,
+    nodes: list[Node] | None = None,
+    items: list[Item] | None = None,
+    services: list[Any] | None = None,
+    **channel: Any,
+) -> ShardState:
+    """Three plain nodes 0, 300 and 600 km west of New York, unless others are given; the second zone costs more."""
+    card = RateCard(
+        break_g=[1_000, 5_000, 30_000], price_minor=[[500 + 200 * z, 700 + 300 * z, 1_500] for z in range(4)]
+    )
+    plain = a_service(band_km=[200, 500, 800, 9_000], transit_days=[1, 2, 3, 5], cards=[card])
+    catalog = a_catalog(
+        documents=[
+            a_channel(**{"transit_day_bp": 0, **channel}),
+            Carrier(carrier_id="acme", services=services or [plain]),
+            *(items or [an_item(f"SKU-{n}", weight_g=400, unit_value_minor=2_000) for n in range(4)]),
+            *(nodes or [a_node(f"N-{n}", lat=40.75, lon=-74.0 - 3.55 * n) for n in range(3)]),
+        ]
+    )
+    state = ShardState(catalog)
+    for (item, node), units in stock.items():
+        row = state.positions.ensure(item, node)
+        state.positions.v_on_hand[row] = units
+    return state
+
+
+def a_request(
+    units: dict[int, int], *, max_legs: int = 3, excluded: tuple[int, ...] = (), **fields: Any
+) -> PlanRequest:
+    """Units by item; `line` = further fields of every line record."""
+    line = fields.pop("line", {})
+    lines = [a_line(f"SKU-{item}", count, line_id=str(item)) for item, count in units.items()]
+    records = [LineRecord(one.line_id, int(one.sku[4:]), one.quantity, **line) for one in lines]
+    fields.setdefault("ship_to", Destination("US", "10001", lat=40.75, lon=-74.0))
+    return PlanRequest(an_order("A-1", lines, **fields), records, 0, excluded, max_legs)
+
+
+def planned(state: ShardState, request: PlanRequest, *, now_ms: int = NOW_MS, **settings: Any) -> Plan:
+    (plan,) = SolverPlanner(state, Settings(**settings)).plan([request], now_ms=now_ms)
+    return plan
+
+
+def nodes_of(plan: Plan) -> list[int]:
+    return [leg.node for leg in plan.legs]
+
+
+def test_the_nearest_node_with_all_units_ships() -> None:
+    state = a_state({(0, NEAR): 1, (0, MIDDLE): 9, (1, MIDDLE): 9, (0, FAR): 9, (1, FAR): 9})
+    plan = planned(state, a_request({0: 2, 1: 1}))
+    assert nodes_of(plan) == [MIDDLE]
+    record = decode(plan.record)
+    verdicts = {candidate.node: candidate for candidate in candidates_of(record)}
+    assert verdicts[MIDDLE].verdict == Verdict.CHOSEN
+    assert (verdicts[NEAR].verdict, verdicts[NEAR].numbers) == (Verdict.SHORT, (0, 1))
+    assert (verdicts[FAR].verdict, verdicts[FAR].numbers) == (Verdict.DEARER, (300, 0))
+    assert record.runner_up == [300, 0, 0, 0, FAR]
+    (leg,) = legs_of(record)
+    assert (leg.node, leg.cash_parcels, leg.lines) == (MIDDLE, 1_000, ())
+
+
+def test_an_order_is_split_where_no_node_has_it_all() -> None:
+    plan = planned(a_state({(0, NEAR): 1, (1, FAR): 1}), a_request({0: 1, 1: 1}))
+    assert nodes_of(plan) == [NEAR, FAR]
+    assert [leg.lines for leg in legs_of(decode(plan.record))] == [(0,), (1,)]
+
+
+def test_a_quantity_is_split_only_where_it_may_be_and_must_be() -> None:
+    stock = {(0, NEAR): 2, (0, MIDDLE): 2, (0, FAR): 1}
+    plan = planned(a_state(stock), a_request({0: 3}))
+    assert [(leg.node, leg.lines) for leg in plan.legs] == [(NEAR, [(0, 2)]), (MIDDLE, [(0, 1)])]
+    whole = planned(a_state(stock), a_request({0: 3}, line={"splittable": False}))
+    assert (whole.legs, whole.unfilled) == ([], [(0, 3, "no_node")])
+    assert nodes_of(planned(a_state({**stock, (0, FAR): 3}), a_request({0: 3}))) == [FAR]
+
+
+def test_a_group_leaves_one_node_together() -> None:
+    stock = {(0, NEAR): 1, (1, NEAR): 0, (0, FAR): 1, (1, FAR): 1}
+    assert nodes_of(planned(a_state(stock), a_request({0: 1, 1: 1}, line={"group": 1}))) == [FAR]
+    apart = planned(a_state({(0, NEAR): 1, (1, FAR): 1}), a_request({0: 1, 1: 1}, line={"group": 1}))
+    assert [reason for _, _, reason in apart.unfilled] == ["no_node", "no_node"]
+
+
+def test_max_legs_decides_and_what_is_left_says_so() -> None:
+    state = a_state({(0, NEAR): 1, (1, MIDDLE): 1, (2, FAR): 1})
+    assert nodes_of(planned(state, a_request({0: 1, 1: 1, 2: 1}))) == [0, 1, 2]
+    refused = planned(state, a_request({0: 1, 1: 1, 2: 1}, max_legs=2))
+    assert refused.legs == [] and {reason for _, _, reason in refused.unfilled} == {"max_legs"}
+    partial = planned(state, a_request({0: 1, 1: 1, 2: 1}, max_legs=2, on_short=OnShort.PARTIAL))
+    assert len(partial.legs) == 2 and [reason for _, _, reason in partial.unfilled] == ["max_legs"]
+
+
+def test_a_paid_order_is_never_refused() -> None:
+    state = a_state({(0, NEAR): 1})
+    assert planned(state, a_request({0: 1, 1: 1})).legs == []
+    plan = planned(state, a_request({0: 1, 1: 1}, paid=True))
+    assert nodes_of(plan) == [NEAR] and plan.unfilled == [(1, 1, "out_of_stock")]
+
+
+def test_a_refused_order_takes_nothing_from_those_behind_it() -> None:
+    planner = SolverPlanner(a_state({(0, NEAR): 1}), Settings())
+    refused, served = planner.plan([a_request({0: 1, 1: 1}), a_request({0: 1})], now_ms=NOW_MS)
+    assert refused.legs == [] and nodes_of(served) == [NEAR]
+
+
+@pytest.mark.parametrize(
+    ("fields", "chosen"),
+    [
+        ({}, NEAR),
+        ({"state": "drain"}, MIDDLE),
+        ({"state": "off"}, MIDDLE),
+        ({"channels": ["other"]}, MIDDLE),
+        ({"channels": ["other", "web"]}, NEAR),
+        ({"offers": ("pickup",)}, MIDDLE),
+        ({"surcharge_minor": 600}, MIDDLE),
+        ({"handling_unit_minor": 600}, MIDDLE),
+        ({"safety_by_method": {"ship": 5}}, MIDDLE),
+        ({"safety_by_method": {"pickup": 5}}, NEAR),
+    ],
+)
+def test_a_node_serves_by_its_document(fields: dict[str, Any], chosen: int) -> None:
+    nodes = [a_node("N-0", lat=40.75, lon=-74.0, **fields), a_node("N-1", lat=40.75, lon=-77.55)]
+    assert nodes_of(planned(a_state({(0, 0): 5, (0, 1): 5}, nodes=nodes), a_request({0: 1}))) == [chosen]
+
+
+def test_excluded_nodes_and_nodes_beyond_reach_are_counted() -> None:
+    state = a_state({(0, NEAR): 5, (0, MIDDLE): 5, (0, FAR): 5})
+    plan = planned(state, a_request({0: 1}, excluded=(NEAR,)), reach_km=400)
+    assert nodes_of(plan) == [MIDDLE]
+    seen, considered, assumed, *blocked = decode(plan.record).counts
+    assert (seen, considered, assumed) == (1, 1, 0)
+    assert blocked == [0, 1, 0, 1]
+
+
+def test_handling_tags_need_a_node_and_a_service() -> None:
+    card = RateCard(break_g=[30_000], price_minor=[[500]])
+    services = [
+        a_service("plain", band_km=[9_000], transit_days=[2], cards=[card]),
+        a_service(
+            "chilled",
+            band_km=[9_000],
+            transit_days=[1],
+            cards=[RateCard(break_g=[30_000], price_minor=[[900]])],
+            tags=["cold"],
+        ),
+    ]
+    nodes = [a_node("N-0", lat=40.75, lon=-74.0), a_node("N-1", lat=40.75, lon=-77.55, offers=("ship", "cold"))]
+    items = [an_item("SKU-0", weight_g=400, tags=["cold"]), an_item("SKU-1", weight_g=400)]
+    state = a_state({(0, 0): 5, (0, 1): 5, (1, 0): 5}, nodes=nodes, items=items, services=services)
+    plan = planned(state, a_request({0: 1}))
+    assert nodes_of(plan) == [1] and plan.legs[0].service == 1
+    assert planned(state, a_request({1: 1})).legs[0].service == 0
+    tagged = a_request({1: 1})
+    order = tagged.order
+    lines = (a_line("SKU-1", 1, line_id="1", tags=("cold",)),)
+    request = tagged._replace(order=an_order("A-1", lines, ship_to=order.ship_to))
+    assert planned(state, request).unfilled == [(0, 1, "no_node")]
+    nobody = a_state({(0, 0): 5}, items=[an_item("SKU-0", weight_g=1, tags=["glowing"])])
+    assert planned(nobody, a_request({0: 1})).unfilled == [(0, 1, "no_node")]
+
+
+def test_a_pickup_line_goes_to_its_node_without_a_carrier() -> None:
+    nodes = [a_node("N-0", lat=40.75, lon=-74.0), a_node("N-1", lat=34.0, lon=-118.0, offers=("ship", "pickup"))]
+    state = a_state({(0, 0): 5, (0, 1): 5}, nodes=nodes)
+    plan = planned(state, a_request({0: 2}, line={"method": Method.PICKUP, "pickup_node": 1}))
+    (leg,) = plan.legs
+    assert (leg.node, leg.service, leg.parcels, leg.cash_minor) == (1, -1, 0, (0, 0, 0, 0))
+    assert leg.deliver_by_ms == leg.ship_by_ms == plan.promise_ms[1]
+    nowhere = planned(state, a_request({0: 2}, line={"method": Method.PICKUP, "pickup_node": 0}))
+    assert nowhere.unfilled == [(0, 2, "no_node")]
+
+
+def test_ship_to_store_goes_to_the_store_and_costs_nothing_where_it_is_there_already() -> None:
+    nodes = [
+        a_node("N-0", lat=40.75, lon=-74.0),
+        a_node("N-1", lat=40.75, lon=-77.55),
+        a_node("N-2", lat=40.75, lon=-77.6, offers=("ship_to_store",)),
+    ]
+    line = {"method": Method.SHIP_TO_STORE, "pickup_node": 2}
+    plan = planned(a_state({(0, 0): 5, (0, 1): 5}, nodes=nodes), a_request({0: 1}, line=line))
+    assert nodes_of(plan) == [1] and plan.money_minor[0] == 500  # the first zone, seen from the store
+    plan = planned(a_state({(0, 0): 5, (0, 1): 5, (0, 2): 1}, nodes=nodes), a_request({0: 1}, line=line))
+    assert nodes_of(plan) == [2] and plan.money_minor[0] == 0
+
+
+def test_lines_of_different_methods_are_planned_apart_and_refused_together() -> None:
+    nodes = [a_node("N-0", lat=40.75, lon=-74.0), a_node("N-1", lat=40.75, lon=-77.55, offers=("pickup",))]
+    state = a_state({(0, 0): 5, (1, 1): 1, (2, 0): 5}, nodes=nodes)
+    mixed = a_request({0: 1, 1: 1, 2: 1})
+    mixed.lines[1].method, mixed.lines[1].pickup_node = Method.PICKUP, 1  # type: ignore[index]
+    plan = planned(state, mixed)
+    assert [(leg.node, leg.lines) for leg in plan.legs] == [(0, [(0, 1), (2, 1)]), (1, [(1, 1)])]
+    assert [leg.lines for leg in legs_of(decode(plan.record))] == [(0, 2), (1,)]
+    state.positions.v_on_hand[state.positions.find(1, 1)] = 0
+    plan = planned(state, mixed)
+    assert (plan.legs, plan.unfilled) == ([], [(1, 1, "out_of_stock")])
+
+
+def test_a_full_day_moves_the_order_to_the_next_ship_day_and_a_soft_one_costs() -> None:
+    hard = a_node("N-0", lat=40.75, lon=-74.0, capacity=NodeCapacity(unit="orders", per_day=2))
+    planner = SolverPlanner(a_state({(0, 0): 50}, nodes=[hard]), Settings())
+    plans = planner.plan([a_request({0: 1}) for _ in range(5)], now_ms=NOW_MS)
+    days = [plan.legs[0].ship_day for plan in plans]
+    assert [day - days[0] for day in days] == [0, 0, 1, 1, 2]
+    assert [plan.legs[0].capacity_units for plan in plans] == [1] * 5
+    state = a_state({(0, 0): 50}, nodes=[hard])
+    state.capacity.add(0, days[0], 2)
+    assert planned(state, a_request({0: 1})).legs[0].ship_day == days[0] + 1
+    soft = NodeCapacity(unit="units", per_day=3, hard=False, over_price_minor=70)
+    state = a_state({(0, 0): 50}, nodes=[a_node("N-0", lat=40.75, lon=-74.0, capacity=soft)])
+    assert planned(state, a_request({0: 5})).money_minor == (700, 0, 0, 140)
+
+
+def test_a_node_that_is_full_for_weeks_ships_nothing() -> None:
+    none = a_node("N-0", lat=40.75, lon=-74.0, capacity=NodeCapacity(unit="units", per_day=3))
+    plan = planned(a_state({(0, 0): 50}, nodes=[none]), a_request({0: 4}))
+    assert plan.unfilled == [(0, 4, "capacity")]
+
+
+def test_lateness_and_days_have_their_price() -> None:
+    """Promised in two business days: the near node needs three working days, the far one delivers in time."""
+    slow = a_service("slow", band_km=[200], transit_days=[6], cards=[RateCard(break_g=[30_000], price_minor=[[400]])])
+    fast = a_service("fast", band_km=[9_000], transit_days=[1], cards=[RateCard(break_g=[30_000], price_minor=[[900]])])
+    state = a_state({(0, 0): 5}, services=[slow, fast], promise_days={"standard": 2}, late_day_minor=300)
+    assert planned(state, a_request({0: 1})).legs[0].service == 1
+    relaxed = a_state({(0, 0): 5}, services=[slow, fast], promise_days={"standard": 20}, late_day_minor=300)
+    assert planned(relaxed, a_request({0: 1})).legs[0].service == 0
+    hurried = a_state({(0, 0): 5}, services=[slow, fast], transit_day_bp=500)
+    plan = planned(hurried, a_request({0: 2}))
+    assert plan.legs[0].service == 1 and plan.money_minor[1] > 0
+
+
+def test_an_order_for_later_ships_later() -> None:
+    state = a_state({(0, NEAR): 5})
+    now = planned(state, a_request({0: 1})).legs[0]
+    later = planned(state, a_request({0: 1}, ship_after_ms=NOW_MS + 14 * DAY_MS)).legs[0]
+    assert 14 <= later.ship_day - now.ship_day <= 16
+    assert later.ship_by_ms > NOW_MS + 14 * DAY_MS
+
+
+def test_an_old_feed_excludes_its_node_or_keeps_more_back() -> None:
+    def counted(on_stale: str) -> ShardState:
+        nodes = [
+            a_node("N-0", lat=40.75, lon=-74.0, max_feed_age_s=3_600, on_stale=on_stale),
+            a_node("N-1", lat=40.75, lon=-77.55),
+        ]
+        state = a_state({(0, 0): 1, (0, 1): 5}, nodes=nodes)
+        apply(state, StockCounted(0, "wms", 1, NOW_MS - 2 * 3_600_000, "full", ()), seq=1, time_ms=NOW_MS)
+        return state
+
+    assert nodes_of(planned(counted("serve"), a_request({0: 1}))) == [0]
+    assert nodes_of(planned(counted("exclude"), a_request({0: 1}))) == [1]
+    assert nodes_of(planned(counted("extra_safety"), a_request({0: 1}))) == [1]
+    assert nodes_of(planned(counted("exclude"), a_request({0: 1}), now_ms=NOW_MS - 3_600_000)) == [0]
+
+
+def test_destinations_by_coordinates_zip_code_prefix_or_not_at_all() -> None:
+    planner = SolverPlanner(a_state({(0, NEAR): 5}), Settings())
+    assert planner.locates(Destination("US", "10001"))
+    assert planner.locates(Destination("US", "10001-1234"))
+    assert planner.locates(Destination("US", "10099"))  # not a code, but 100 is Manhattan
+    assert planner.locates(Destination("FR", "75001", lat=48.86, lon=2.34))
+    assert not planner.locates(Destination("FR", "75001"))
+    assert not planner.locates(Destination("US", "00000"))
+    assert not planner.locates(Destination("US", "ABC"))
+    state = a_state({(0, 0): 5}, nodes=[a_node("N-0", country="FR", postal_code="75002", lat=48.86, lon=2.34)])
+    assert SolverPlanner(state, Settings()).locates(Destination("FR", "75011"))  # a node lies in 750
+
+
+def test_without_a_destination_the_demand_centre_counts() -> None:
+    state = a_state({(0, NEAR): 5, (0, FAR): 5}, demand_centre=Place(postal_code="10001", lat=40.75, lon=-81.2))
+    assert nodes_of(planned(state, a_request({0: 1}, ship_to=None))) == [FAR]
+
+
+def test_the_network_follows_the_catalogue() -> None:
+    state = a_state({(0, NEAR): 5, (0, MIDDLE): 5})
+    planner = SolverPlanner(state, Settings())
+    request = a_request({0: 1})
+    assert nodes_of(planner.plan([request], now_ms=NOW_MS)[0]) == [NEAR]
+    docs = as_docs([a_node("N-0", lat=40.75, lon=-74.0, state="off")], first_version=state.catalog.version + 1)
+    state.catalog.apply(docs, docs[-1].version)
+    assert nodes_of(planner.plan([request], now_ms=NOW_MS)[0]) == [MIDDLE]
+    docs = as_docs([an_item("SKU-0", weight_g=4_000)], first_version=state.catalog.version + 1)
+    state.catalog.apply(docs, docs[-1].version)
+    assert planner.plan([request], now_ms=NOW_MS)[0].money_minor[0] == 1_000  # zone 2, the second weight break
+
+
+def test_a_missing_weight_is_the_mean_of_its_category_and_marked() -> None:
+    items = [
+        an_item("SKU-0", category="tea"),
+        an_item("SKU-1", category="tea", weight_g=2_000),
+        an_item("SKU-2", category="tea", weight_g=4_000),
+    ]
+    plan = planned(a_state({(0, NEAR): 5}, items=items), a_request({0: 1}))
+    assert plan.money_minor[0] == 700 and decode(plan.record).counts[2] == 1
+
+
+def test_goods_that_ship_alone_are_parcels_of_their_own() -> None:
+    items = [an_item("SKU-0", weight_g=400, ship_alone=True), an_item("SKU-1", weight_g=400)]
+    plan = planned(a_state({(0, NEAR): 5, (1, NEAR): 5}, items=items), a_request({0: 2, 1: 2}))
+    assert (plan.legs[0].parcels, plan.legs[0].cash_minor[0]) == (3, 1_500)
+
+
+@pytest.mark.parametrize("lines", [7, 40, 500, 1_000])
+def test_a_large_order_is_covered(lines: int) -> None:
+    """Item i lies at node i % 5 and at the far node of all: five near legs, or one far one where legs are few."""
+    nodes = [a_node(f"N-{n}", lat=40.75, lon=-74.0 - 0.05 * n) for n in range(5)]
+    nodes.append(a_node("N-5", lat=34.0, lon=-118.0))
+    items = [an_item(f"SKU-{n}", weight_g=400) for n in range(lines)]
+    stock = {(i, i % 5): 3 for i in range(lines)} | {(i, 5): 3 for i in range(lines)}
+    planner = SolverPlanner(a_state(stock, nodes=nodes, items=items), Settings())
+    for max_legs in (1, 16):
+        request = a_request({i: 1 + i % 3 for i in range(lines)}, max_legs=max_legs)
+        started = time.perf_counter()
+        (plan,) = planner.plan([request], now_ms=NOW_MS)
+        assert time.perf_counter() - started < 5
+        assert not plan.unfilled
+        got = sorted(i for leg in plan.legs for i, _ in leg.lines)
+        assert got == list(range(lines))
+        if max_legs == 1:
+            assert nodes_of(plan) == [5]
+    thin = {(i, i % 5): 3 for i in range(lines)}
+    plan = planned(a_state(thin, nodes=nodes, items=items), a_request(dict.fromkeys(range(lines), 1), max_legs=16))
+    assert nodes_of(plan) == [0, 1, 2, 3, 4] and not plan.unfilled
+
+
+def test_one_compiled_version_of_the_kernel_serves_everything() -> None:
+    """A second set of argument types would compile for seconds in the middle of the work."""
+    planned(a_state({(0, NEAR): 1}), a_request({0: 1}))
+    assert len(plan_batch.signatures) == 1  # type: ignore[attr-defined]
+    assert len(enumerate_ways.signatures) == 1  # type: ignore[attr-defined]
+
+
+def test_absurd_numbers_stay_in_range() -> None:
+    items = [an_item("SKU-0", weight_g=2_000_000_000, length_mm=2_000_000_000, width_mm=2_000_000_000, height_mm=1)]
+    state = a_state({(0, NEAR): 2_000_000_000}, items=items, late_day_minor=10**12, promise_days={"standard": 0})
+    request = a_request({0: 1_000_000_000}, line={"unit_price_minor": 10**12})
+    plan = planned(state, request)
+    assert nodes_of(plan) == [NEAR]
+    assert 0 < sum(plan.money_minor) < 2**60
