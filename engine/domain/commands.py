@@ -23,7 +23,10 @@ class PlaceOrder(Struct, array_like=True, tag=1, frozen=True, gc=False):
 
 
 class CommitHold(Struct, array_like=True, tag=2, frozen=True, gc=False):
-    """Commit a hold, wholly or the given units by line; what is left out is released."""
+    """Commit a hold, wholly or the given units by line; what is left out is released.
+
+    Another `ship_to` than the hold's: it is planned again, and old units are exchanged for new ones in one step.
+    """
 
     slot: str
     order_no: int

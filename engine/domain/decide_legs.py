@@ -152,20 +152,29 @@ def units_in_legs(record: OrderRecord, states: tuple[int, ...]) -> list[int]:
     return units
 
 
-def commit(record: OrderRecord, command: CommitHold, *, now_ms: int, expires_at_ms: int) -> Change | Problem:
-    """held -> committed, wholly or in part: what is not committed is released in the same step."""
+def kept_by(record: OrderRecord, command: CommitHold, *, now_ms: int, expires_at_ms: int) -> list[int] | Problem:
+    """Units by line that a commit keeps of a hold: all of them, or those that it names."""
     if record.state != OrderState.HELD:
         return wrong_state(record, "commit")
     if now_ms >= expires_at_ms:
         return Problem("expired", CODES["expired"].title, (ProblemItem("", "the hold has expired", {}),))
+    have = units_in_legs(record, (LegState.HELD,))
+    if command.lines is None:
+        return have
+    keep = by_line(record, command.lines, have, "/lines")
+    if isinstance(keep, list) and not any(keep):
+        return refuse("invalid_field", "/lines", "nothing to commit: release the hold instead")
+    return keep
+
+
+def commit(record: OrderRecord, command: CommitHold, *, now_ms: int, expires_at_ms: int) -> Change | Problem:
+    """held -> committed, wholly or in part: what is not committed is released in the same step."""
+    keep = kept_by(record, command, now_ms=now_ms, expires_at_ms=expires_at_ms)
+    if isinstance(keep, Problem):
+        return keep
     change = Change(Cause.COMMITTED, [], [], [])
     if command.lines is not None:
         have = units_in_legs(record, (LegState.HELD,))
-        keep = by_line(record, command.lines, have, "/lines")
-        if isinstance(keep, Problem):
-            return keep
-        if not any(keep):
-            return refuse("invalid_field", "/lines", "nothing to commit: release the hold instead")
         for i, line in enumerate(record.lines):
             drop = have[i] - keep[i]
             line.cancelled += drop
@@ -186,6 +195,12 @@ def commit(record: OrderRecord, command: CommitHold, *, now_ms: int, expires_at_
             leg.driving = True
     _end_empty(record, LegState.CANCELLED)
     return change
+
+
+def give_up_held(record: OrderRecord, change: Change) -> None:
+    """Cancel every held leg of a record whose units are taken elsewhere in the same entry."""
+    _free_all(record, change, (LegState.HELD,))
+    _end_empty(record, LegState.CANCELLED)
 
 
 def end_hold(record: OrderRecord, *, expired: bool) -> Change | Problem:

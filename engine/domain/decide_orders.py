@@ -118,6 +118,8 @@ def prepare(state: ShardState, planner: Planner, command: PlaceOrder, slot: str 
             planned.append(len(lines))
             lines.append(LineRecord(line_id, index, quantity, line.unit_price_minor))
             continue
+        if method not in METHOD_TAGS and method != _DIGITAL:
+            return refuse("invalid_field", f"/lines/{i}/method", f"there is no method {method}")
         pickup = -1
         if line.pickup_node_id is not None:
             pickup = catalog.node_of.get(line.pickup_node_id, -1)

@@ -38,7 +38,7 @@ from engine.domain.orders import LegState, OrderRecord, OrderState
 from engine.domain.problems import CODES
 from engine.domain.replies import Problem, StockReply
 from engine.domain.views import order_view
-from engine.protocol import reads
+from engine.protocol import reads, recommit
 from engine.protocol.placing import answer_repeat, moved
 
 if TYPE_CHECKING:
@@ -107,6 +107,9 @@ def _show(core: ShardCore, conn: int, corr: int, command: Any, record: OrderReco
 def _commit(core: ShardCore, conn: int, corr: int, command: CommitHold, now_ms: int) -> None:
     record = _find(core, conn, corr, command)
     if record is None:
+        return
+    if recommit.differs(record, command.ship_to):
+        recommit.start(core, conn, corr, command, now_ms=now_ms)
         return
     expires_at_ms = core.state.effective_expiry_ms(command.order_no, record)
     change = decide_legs.commit(record, command, now_ms=core.time_ms(now_ms), expires_at_ms=expires_at_ms)

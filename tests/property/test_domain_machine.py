@@ -29,7 +29,7 @@ from engine.domain.config import NodeCapacity
 from engine.domain.decide_stock import MOVEMENT_SIGN
 from engine.domain.orders import LegState, OnShort
 from engine.domain.replies import Done, OrderView, Problem, StockReply, TryReply
-from tests.builders import a_line, a_network, a_node, a_place, an_item, an_order
+from tests.builders import a_destination, a_line, a_network, a_node, a_place, an_item, an_order
 from tests.sim.lone_core import LoneCore
 
 SKUS = ["SKU-0", "SKU-1", "SKU-2"]
@@ -110,11 +110,12 @@ class ShardMachine(RuleBasedStateMachine):
             return multiple()
         return (reply.slot, reply.order_no)
 
-    @rule(order=orders, part=st.booleans(), take=units)
-    def commit(self, order: tuple[str, int], part: bool, take: int) -> None:
+    @rule(order=orders, part=st.booleans(), take=units, postal_code=st.none() | st.sampled_from(["10001", "90001"]))
+    def commit(self, order: tuple[str, int], part: bool, take: int, postal_code: str | None) -> None:
         some = [line.line_id for leg in self.view(order).legs for line in leg.lines]
         lines = ((some[0], take),) if part and some else None
-        self.change(CommitHold(*order, lines, **self.key()))
+        ship_to = a_destination(postal_code) if postal_code else None
+        self.change(CommitHold(*order, lines, **self.key(), ship_to=ship_to))
 
     @rule(order=orders)
     def release(self, order: tuple[str, int]) -> None:

@@ -209,6 +209,7 @@ class Clients:
                 [
                     CommitHold(*at, **self.key()),
                     CommitHold(*at, self._some_lines(view.legs), **self.key()),
+                    CommitHold(*at, None, **self.key(), ship_to=a_destination(rng.choice(self.postal_codes))),
                     ReleaseHold(*at, **self.key()),
                     ExtendHold(*at, rng.choice([1, 5]), **self.key()),
                     CancelOrder(*at, **self.key()),

@@ -1,0 +1,236 @@
+"""Committing a hold to another destination: planned again, and old units exchanged for new ones in one entry.
+
+M1  The hold's own units at this shard's nodes count as free for the new plan. (Those at other shards do not: their TRY cannot
+    know that the old leg will go.)
+M2  New remote legs are held by a transaction first; the entry that commits the order gives up all old legs and takes all new ones.
+M3  Where the new plan falls short, or the hold changed meanwhile, the hold stays as it is and the caller is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from engine.domain import decide_legs
+from engine.domain.commands import CommitHold
+from engine.domain.decide_legs import Change
+from engine.domain.decide_orders import Prepared, fits, legs_of, refuse, shortage, stock_of
+from engine.domain.events import Cause
+from engine.domain.orders import (
+    Destination,
+    LegState,
+    LineRecord,
+    LineRequest,
+    OnShort,
+    OrderRecord,
+    OrderRequest,
+    OrderState,
+    promise_of,
+)
+from engine.domain.plan import Plan, PlanRequest
+from engine.domain.replies import Problem, Reply
+from engine.domain.state import ShardState
+from engine.domain.views import order_view
+from engine.protocol.placing import answer_repeat, plan_alone
+from engine.protocol.two_phase import ROUNDS_MAX, Pending
+
+if TYPE_CHECKING:
+    from engine.protocol.shard_core import ShardCore
+
+
+class Recommit:
+    """One commit on its way: the purpose of a transaction for the new legs."""
+
+    __slots__ = ("asker", "command", "prepared", "rounds", "version")
+
+    def __init__(self, asker: tuple[int, int], command: CommitHold, prepared: Prepared, version: int) -> None:
+        self.asker = asker
+        self.command = command
+        self.prepared = prepared
+        self.version = version
+        """Version of the hold that was planned for."""
+        self.rounds = 0
+
+    @property
+    def slot(self) -> str:
+        return self.command.slot
+
+    @property
+    def order_no(self) -> int:
+        return self.command.order_no
+
+    def first_leg_no(self, core: ShardCore) -> int:
+        record = core.state.order(self.slot, self.order_no)
+        return max((leg.leg_no for leg in record.legs), default=0) + 1 if record is not None else 1
+
+    def committed(self, core: ShardCore, pending: Pending, *, now_ms: int) -> OrderRecord | None:
+        return _exchange(core, self, pending.plan, first=pending.first_leg, txn=pending.txn, now_ms=now_ms)
+
+    def overtaken(self, core: ShardCore, *, now_ms: int) -> None:
+        """The hold, or the stock, changed while the shards were asked: decide the command afresh."""
+        start(core, *self.asker, self.command, now_ms=now_ms)
+
+    def planned_again(self, core: ShardCore, plan: Plan, *, now_ms: int) -> None:
+        if self.rounds > ROUNDS_MAX:
+            _answer(core, self, shortage(core.state, self.prepared, plan))
+        else:
+            _use(core, self, plan, now_ms=now_ms)
+
+
+def differs(record: OrderRecord, ship_to: Destination | None) -> bool:
+    """Whether a commit names another destination than the one that the hold was planned for."""
+    return ship_to is not None and ship_to != record.ship_to
+
+
+def start(core: ShardCore, conn: int, corr: int, command: CommitHold, *, now_ms: int) -> None:
+    """Plan a hold again for another destination and commit it there."""
+    state = core.state
+    part = state.slots.get(command.slot)
+    known = part.dedupe.get(command.key_hash) if part is not None and command.key_hash else None
+    if known is not None:
+        answer_repeat(core, conn, corr, command.slot, known[1], known[0] == command.fingerprint)
+        return
+    record = state.order(command.slot, command.order_no)
+    ship_to = command.ship_to
+    assert record is not None and ship_to is not None
+    if not core.planner.locates(ship_to):
+        detail = f"cannot locate {ship_to.postal_code} {ship_to.country}"
+        core.answer(conn, corr, refuse("unknown_destination", "/ship_to", detail))
+        return
+    expires_at_ms = state.effective_expiry_ms(command.order_no, record)
+    keep = decide_legs.kept_by(record, command, now_ms=core.time_ms(now_ms), expires_at_ms=expires_at_ms)
+    if isinstance(keep, Problem):
+        core.answer(conn, corr, keep)
+        return
+    recommit = Recommit((conn, corr), command, _prepare(core, command.slot, record, ship_to, keep), record.version)
+    with own_units_free(state, record):
+        plan = plan_alone(core, recommit.prepared.request, now_ms=now_ms)
+    _use(core, recommit, plan, now_ms=now_ms)
+
+
+def _use(core: ShardCore, recommit: Recommit, plan: Plan, *, now_ms: int) -> None:
+    if plan.unfilled:
+        _answer(core, recommit, shortage(core.state, recommit.prepared, plan))
+    elif any(core.catalog.owner[leg.node] != core.shard for leg in plan.legs):
+        core.two_phase.attempt(recommit, plan, now_ms=now_ms)
+    else:
+        first = recommit.first_leg_no(core)
+        if _exchange(core, recommit, plan, first=first, txn=0, now_ms=now_ms) is None:
+            _answer(core, recommit, Problem("internal", "the planner's plan does not fit the stock"))
+
+
+def _answer(core: ShardCore, recommit: Recommit, reply: Reply) -> None:
+    core.answer(*recommit.asker, reply)
+
+
+@contextmanager
+def own_units_free(state: ShardState, record: OrderRecord) -> Iterator[None]:
+    """Within it, what a hold holds at this shard's nodes counts as free (in memory; nothing is decided in between)."""
+    _move_own(state, record, -1)
+    try:
+        yield
+    finally:
+        _move_own(state, record, 1)
+
+
+def _move_own(state: ShardState, record: OrderRecord, sign: int) -> None:
+    positions = state.positions
+    for leg in record.legs:
+        if leg.local and leg.state == LegState.HELD:
+            for i, units in leg.lines:
+                positions.v_held[positions.find(record.lines[i].item, leg.node)] += sign * units
+            if leg.capacity_units:
+                state.capacity.claim(leg.node, leg.ship_day, sign * leg.capacity_units)
+
+
+def _prepare(core: ShardCore, slot: str, record: OrderRecord, ship_to: Destination, keep: list[int]) -> Prepared:
+    """The kept units of a hold as a request to plan for another destination."""
+    catalog = core.catalog
+    channel = catalog.channels[record.channel]
+    planned = [i for i, units in enumerate(keep) if units]
+    lines = [_line(record.lines[i], keep[i]) for i in planned]
+    order = OrderRequest(
+        record.order_id,
+        channel.channel_id if channel else "",
+        record.service,
+        ship_to,
+        tuple([LineRequest(x.line_id, catalog.sku(x.item), x.quantity, x.unit_price_minor, x.method) for x in lines]),
+        record.currency,
+        record.placed_at_ms,
+        record.customer_id,
+        OnShort.REFUSE,
+        record.priority,
+        record.tags,
+        record.promised_by_ms,
+        record.ship_after_ms,
+        record.max_legs,
+    )
+    request = PlanRequest(order, lines, record.channel, record.rejected_nodes, record.max_legs)
+    return Prepared(slot, request, lines, planned, OnShort.REFUSE)
+
+
+def _line(line: LineRecord, units: int) -> LineRecord:
+    return LineRecord(
+        line.line_id,
+        line.item,
+        units,
+        line.unit_price_minor,
+        line.method,
+        line.group,
+        line.pickup_node,
+        0,
+        line.splittable,
+    )
+
+
+def _exchange(
+    core: ShardCore, recommit: Recommit, plan: Plan, *, first: int, txn: int, now_ms: int
+) -> OrderRecord | None:
+    """Journal the commit with the new legs; None where the hold or the stock is not what was planned for any more."""
+    state, command, prepared = core.state, recommit.command, recommit.prepared
+    record = state.order(command.slot, command.order_no)
+    if record is None or record.state != OrderState.HELD or record.version != recommit.version:
+        return None
+    if core.time_ms(now_ms) >= state.effective_expiry_ms(command.order_no, record):
+        return None
+    with own_units_free(state, record):
+        if not fits(state, [(prepared, plan.legs)]):
+            return None
+    batch = core.batch(now_ms)
+    change = Change(Cause.COMMITTED, [], [], [])
+    keep = dict(zip(prepared.planned, (line.quantity for line in prepared.request.lines), strict=True))
+    for i, have in enumerate(decide_legs.units_in_legs(record, (LegState.HELD,))):
+        record.lines[i].cancelled += have - keep.get(i, 0)
+    decide_legs.give_up_held(record, change)
+    legs = legs_of(state, prepared.planned, plan, leg_state=LegState.ALLOCATED, first=first, txn=txn)
+    for leg in legs:
+        leg.driving = not leg.local
+    stock, capacity = stock_of(record, legs, held=False)
+    record.legs += legs
+    record.state = OrderState.COMMITTED
+    record.expires_at_ms = 0
+    record.ship_to = command.ship_to
+    record.money_minor = plan.money_minor
+    record.rung = plan.rung
+    record.config = core.catalog.version
+    record.promise_ms = (0, 0) if plan.promise_ms == promise_of(record.legs) else plan.promise_ms
+    if plan.record:
+        record.decided_at = [*record.decided_at, (core.epoch, batch.seq, len(batch.decisions))]
+        batch.decisions.append(plan.record)
+        batch.size += len(plan.record)
+    core.put_order(
+        batch,
+        change.cause,
+        command.slot,
+        command.order_no,
+        record,
+        [*change.stock, *stock],
+        [*change.capacity, *capacity],
+        command.key_hash,
+        command.fingerprint,
+    )
+    core.count("committed")
+    core.count("committed_elsewhere")
+    _answer(core, recommit, order_view(core.catalog, command.slot, command.order_no, record, token=core.token()))
+    return record
