@@ -129,8 +129,9 @@ PAGES: dict[str, Page] = {
         "Repeat with the same key; if it stays, report the `request_id`, which finds it in the log.",
     ),
     "overloaded": Page(
-        "More requests are in flight or queued than the limit. Nothing was done.",
-        "Wait for `Retry-After` and repeat with the same key. More shards or gateways raise the limit.",
+        "More connections are open, or more requests in flight or queued, than the limit. Nothing was done.",
+        "Wait for `Retry-After` and repeat with the same key; keep connections and use them again. More shards or gateways raise "
+        "the limit.",
     ),
     "unavailable": Page(
         "The shard or its journal could not be reached in time. The outcome is unknown: it may have been done.",
