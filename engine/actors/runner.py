@@ -2,8 +2,10 @@
 
 R1  Exactly one append is outstanding; it is repeated, unchanged, until its outcome is known.
 R2  A copy that is fenced, or that finds another tail than its own, leaves the process without answering anything.
-R3  A copy that has not proved its epoch for the length of the lease answers nothing but `unavailable`.
-R4  An invariant that breaks stops the process: the journal, not this memory, is the truth.
+R3  A copy that has not proved its epoch for the length of the lease answers nothing but `unavailable`. The lease counts from
+    when the proof was asked for, not from when the answer came: a process may be stopped in between.
+R4  An invariant that breaks, and anything else that the core raises, stops the process: the journal, not this memory, is the
+    truth. A shard whose journal is damaged or lost its end freezes instead: it stays, refuses everything and says why.
 R5  A part is packed between batches, a few milliseconds at a time, and counts only after it was read back.
 """
 
@@ -12,20 +14,21 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, NoReturn
 
 import structlog
 
+from engine.actors.clock import Clock
 from engine.actors.collector import quiet_collector
+from engine.actors.measures import Complaint, Measures
 from engine.actors.server import ShardServer
 from engine.actors.snapshots import Snapshotter
 from engine.client.cluster import Cluster
-from engine.domain.commands import FINISHING, READS, Command, FollowConfig, FollowView, GetStatus
-from engine.domain.errors import InvariantBreach
+from engine.domain.commands import FINISHING, READS, Command, FollowConfig, FollowView
 from engine.domain.problems import CODES
-from engine.domain.replies import DecisionReply, Problem, Reply
-from engine.journal.port import Acquired, Behind, Conflict, Corrupt, Fenced, Journal, Tail, Unavailable
+from engine.domain.replies import ConfigDoc, DecisionReply, Problem, Reply
+from engine.journal.port import Acquired, Behind, Conflict, Corrupt, Fenced, Journal, JournalError, Tail, Unavailable
 from engine.protocol.effects import Append, Core, Effects, Fetch, Send, Solve
 from engine.settings import Settings
 
@@ -35,15 +38,13 @@ MEMORY_CHECK_S = 1.0
 MEMORY_FULL = 0.9
 EXIT_FENCED = 70
 EXIT_BROKEN = 71
-_ALWAYS = (FollowConfig, FollowView, GetStatus)
+LOCAL = -2
+"""Connection number of commands that came without a socket."""
+_TAKEN_WHEN_FULL = (*FINISHING, *READS, FollowConfig, FollowView)
 log = structlog.get_logger(__name__)
 
 
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def leave(code: int, why: str, **facts: object) -> None:
+def leave(code: int, why: str, **facts: object) -> NoReturn:
     """End this process at once; whoever takes the shard over reads the journal."""
     log.error("leaving", why=why, **facts)
     os._exit(code)
@@ -60,8 +61,10 @@ class Runner:
         settings: Settings,
         *,
         cluster: Cluster | None,
-        solve: Callable[[Solve], asyncio.Future[bytes | None]] | None = None,
+        solve: Callable[[Solve, int], asyncio.Future[bytes | None]] | None = None,
+        clock: Clock | None = None,
     ) -> None:
+        """solve: takes a component and its budget in ms, and answers None where there is no answer in time."""
         self.core: Any = core
         self.journal = journal
         self.server = server
@@ -69,6 +72,7 @@ class Runner:
         self.cluster = cluster
         self.frozen = ""
         """Why no write is taken any more; empty = all is well."""
+        self.clock = clock if clock is not None else Clock()
         self._solve = solve
         self._loop = asyncio.get_running_loop()
         self._run_due = False
@@ -82,52 +86,58 @@ class Runner:
         self.memory_share = 0.0
         """Of the server's memory, in use."""
         self._started = False
+        self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._followed: set[int] = set()
         self._local: dict[int, asyncio.Future[Reply]] = {}
         self._local_corr = 0
-        self._append_ms: list[float] = []
-        self._append_count = 0
-        self._append_bytes = 0
-        self._decision_bytes = 0
-        self._batch_items = 0
+        self._held_replies: list[tuple[int, int, Reply]] = []
+        """Answers of peers that came while the core was brought to rest."""
+        self._measures = Measures()
+        self._append_complaint, self._lease_complaint = Complaint(), Complaint()
         self.snapshots = Snapshotter(self)
 
     # -- start ----------------------------------------------------------------------------------------------------
 
     async def start(self, acquired: Acquired) -> None:
-        """Recover from the newest good parts and the entries after them, then serve."""
+        """Recover from the newest good parts and the entries after them, then serve, or freeze where that cannot be."""
         started = self._loop.time()
+        self.server.epoch = acquired.epoch
+        self.clock.start(acquired.server_time_ms)
         try:
             replayed = await self.snapshots.load(acquired)
         except Corrupt as error:
             self.freeze(f"the journal does not verify: {error}")
-            return
-        self._tail = acquired.tail
-        self._renew_lease()
-        self.core.recovered(epoch=acquired.epoch, seq=acquired.tail.seq, time_ms=acquired.tail.time_ms, now_ms=now_ms())
-        self.server.epoch = acquired.epoch
-        quiet_collector()
-        self._started = True
-        self._spawn(self._append_forever(), "append")
+        else:
+            self._tail = acquired.tail
+            quiet_collector()
+            await self._prove_epoch()  # recovery may have taken long: another copy may be the owner by now
+            self._started = True
+            self._spawn(self._append_forever(), "append")
+            self._spawn(self._memory_forever(), "memory")
+            self._spawn(self.snapshots.run(), "snapshots")
+            self.wake()
+            log.info(
+                "serving",
+                shard=self.server.shard,
+                epoch=acquired.epoch,
+                seq=acquired.tail.seq,
+                replayed=replayed,
+                seconds=round(self._loop.time() - started, 3),
+            )
         self._spawn(self._lease_forever(), "lease")
-        self._spawn(self._memory_forever(), "memory")
-        self._spawn(self.snapshots.run(), "snapshots")
-        self.wake()
-        log.info(
-            "serving",
-            shard=self.server.shard,
-            epoch=acquired.epoch,
-            seq=acquired.tail.seq,
-            replayed=replayed,
-            seconds=round(self._loop.time() - started, 3),
-        )
 
     def freeze(self, why: str) -> None:
-        """Refuse writes and say so until a person has looked."""
+        """Refuse everything and say why, until a person has looked. Who waits for an answer connects again, and is told."""
+        if self.frozen:
+            return
         self.frozen = why
         self._started = True
         log.error("frozen", shard=self.server.shard, why=why)
+        for connection in list(self.server.connections.values()):
+            connection.abort()
+        for corr in list(self._local):
+            self._answer_local(corr, self._refusal())
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """A task whose failure ends the process: nothing here may die unseen."""
@@ -142,8 +152,16 @@ class Runner:
 
         task.add_done_callback(ended)
 
+    def _broken(self, error: Exception) -> NoReturn:
+        """R4: what the core holds now is not to be trusted."""
+        log.error("the core broke", shard=self.server.shard, exc_info=error)
+        leave(EXIT_BROKEN, repr(error), shard=self.server.shard)
+
     async def close(self) -> None:
         """Stop serving; what was acknowledged is in the journal."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -155,53 +173,64 @@ class Runner:
 
     def on_commands(self, conn: int, items: list[tuple[int, Command]]) -> None:
         """A frame arrived."""
-        if not self._may_work():
-            self._refuse(conn, items)
+        if not self._started or self.frozen or not self._lease_valid():
+            self._refuse(conn, items, self._refusal())
             return
-        core, now = self.core, now_ms()
+        core, now = self.core, self.clock.now_ms()
         if self.memory_share >= MEMORY_FULL:
             items = self._shed_new(conn, items)
-        for corr, command in items:
-            core.receive(conn, corr, command, now_ms=now)
+        try:
+            for corr, command in items:
+                core.receive(conn, corr, command, now_ms=now)
+        except Exception as error:
+            self._broken(error)
         self.wake()
 
-    def _may_work(self) -> bool:
-        return self._started and not self.frozen and self._loop.time() < self._lease_until
-
-    def _refuse(self, conn: int, items: list[tuple[int, Command]]) -> None:
+    def _refusal(self) -> Problem:
         if self.frozen:
-            problem = Problem("frozen", f"{CODES['frozen'].title}: {self.frozen}", (), retry_after_ms=5_000)
-        else:
-            problem = Problem("unavailable", CODES["unavailable"].title, (), retry_after_ms=500)
+            return Problem("frozen", f"{CODES['frozen'].title}: {self.frozen}", (), retry_after_ms=5_000)
+        return Problem("unavailable", CODES["unavailable"].title, (), retry_after_ms=500)
+
+    def _refuse(self, conn: int, items: list[tuple[int, Command]], problem: Problem) -> None:
+        """Answer all with a problem at once, and give the frame's credit back with it."""
+        if conn == LOCAL:
+            for corr, _ in items:
+                self._answer_local(corr, problem)
         connection = self.server.connections.get(conn)
         if connection is not None:
             connection.out += [(corr, problem) for corr, _ in items]
             connection.flush()
-        for corr, _ in items:
-            if conn == -2:
-                self._answer_local(corr, problem)
 
     def _shed_new(self, conn: int, items: list[tuple[int, Command]]) -> list[tuple[int, Command]]:
-        """The server's memory is nearly full: new work waits, what finishes and frees goes on."""
-        kept: list[tuple[int, Command]] = [
-            (corr, c) for corr, c in items if isinstance(c, (*FINISHING, *READS, *_ALWAYS))
-        ]
-        connection = self.server.connections.get(conn)
-        if connection is not None and len(kept) < len(items):
+        """The server's memory is nearly full: new work is refused, what finishes and frees goes on."""
+        kept = [item for item in items if isinstance(item[1], _TAKEN_WHEN_FULL)]
+        if len(kept) < len(items):
+            shed = [item for item in items if not isinstance(item[1], _TAKEN_WHEN_FULL)]
             problem = Problem("journal_full", CODES["journal_full"].title, (), retry_after_ms=5_000)
-            taken = {corr for corr, _ in kept}
-            connection.out += [(corr, problem) for corr, _ in items if corr not in taken]
+            self._refuse(conn, shed, problem)
         return kept
 
     def on_left(self, conn: int) -> None:
-        self.core.disconnected(conn)
+        try:
+            self.core.disconnected(conn)
+        except Exception as error:
+            self._broken(error)
+
+    def configure(self, docs: Iterable[ConfigDoc], version: int) -> None:
+        """A push of the control shard."""
+        try:
+            self.core.configure(docs, version)
+        except Exception as error:
+            self._broken(error)
+        self.follow_peers()
+        self.wake()
 
     def ask(self, command: Command) -> asyncio.Future[Reply]:
         """The same commands without a socket: the Ray calls of the actor and its own needs."""
         self._local_corr += 1
         future: asyncio.Future[Reply] = self._loop.create_future()
         self._local[self._local_corr] = future
-        self.on_commands(-2, [(self._local_corr, command)])
+        self.on_commands(LOCAL, [(self._local_corr, command)])
         return future
 
     def _answer_local(self, corr: int, reply: Reply) -> None:
@@ -219,8 +248,13 @@ class Runner:
 
     def _turn(self) -> None:
         self._run_due = False
-        if not self.snapshots.holds_batches:
-            self._poll()
+        if self.snapshots.holds_batches:
+            return
+        if self._held_replies:
+            held, self._held_replies = self._held_replies, []
+            for shard, corr, reply in held:
+                self._peer_says(shard, corr, reply)
+        self._poll()
 
     def drain(self) -> None:
         """Turn what was decided into an append, although no new batch may begin: the core is coming to rest."""
@@ -228,14 +262,12 @@ class Runner:
             self._poll()
 
     def _poll(self) -> None:
-        if self.frozen or not self._started:
+        if self.frozen or not self._started or self._closed:
             return
         try:
-            effects: Effects = self.core.poll(now_ms=now_ms())
-        except InvariantBreach as breach:
-            leave(EXIT_BROKEN, str(breach), shard=self.server.shard)
-            return
-        self._perform(effects)
+            self._perform(self.core.poll(now_ms=self.clock.now_ms()))
+        except Exception as error:
+            self._broken(error)
 
     def _perform(self, effects: Effects) -> None:
         if effects.append is not None:
@@ -256,13 +288,13 @@ class Runner:
 
     def _deliver(self, effects: Effects) -> None:
         connections = self.server.connections
-        valid = self._loop.time() < self._lease_until
+        valid = self._lease_valid()
         touched = set()
         for answer in effects.answers:
             reply = answer.reply
             if not valid:  # R3
-                reply = Problem("unavailable", CODES["unavailable"].title, (), retry_after_ms=500)
-            if answer.conn == -2:
+                reply = self._refusal()
+            if answer.conn == LOCAL:
                 self._answer_local(answer.corr, reply)
                 continue
             connection = connections.get(answer.conn)
@@ -282,7 +314,7 @@ class Runner:
             if self._timer_ms <= wake_at_ms and not self._timer.cancelled():
                 return
             self._timer.cancel()
-        delay_s = (wake_at_ms - now_ms()) / 1_000
+        delay_s = (wake_at_ms - self.clock.now_ms()) / 1_000
         if delay_s <= 0:
             self._timer = None
             if not self._appending and self._to_append is None:
@@ -306,8 +338,17 @@ class Runner:
         future.add_done_callback(lambda done: self._peer_replied(send.shard, send.corr, done.result()))
 
     def _peer_replied(self, shard: int, corr: int, reply: Reply) -> None:
-        self.core.peer_replied(shard, corr, reply, now_ms=now_ms())
+        if self.snapshots.holds_batches and corr != self.core.views.corr:
+            self._held_replies.append((shard, corr, reply))  # it may put an event: the core would never come to rest
+            return
+        self._peer_says(shard, corr, reply)
         self.wake()
+
+    def _peer_says(self, shard: int, corr: int, reply: Reply) -> None:
+        try:
+            self.core.peer_replied(shard, corr, reply, now_ms=self.clock.now_ms())
+        except Exception as error:
+            self._broken(error)
 
     def follow_peers(self) -> None:
         """Follow the views of every other stock shard of the map."""
@@ -327,17 +368,21 @@ class Runner:
         )
 
     async def _fetch(self, fetch: Fetch) -> None:
+        """Read a decision for who asked. No fault of a record is a reason to stop: nothing but people reads them."""
         try:
             record = await self.journal.read_decision(fetch.epoch, fetch.seq, fetch.place)
         except Unavailable:
             reply: Reply = Problem("unavailable", CODES["unavailable"].title, (), retry_after_ms=500)
+        except JournalError as error:
+            log.error("decision not readable", shard=self.server.shard, seq=fetch.seq, error=str(error))
+            reply = Problem("internal", "the record of this decision is damaged")
         else:
             reply = (
                 DecisionReply(record)
                 if record is not None
                 else Problem("not_found", "the decision is older than what the journal keeps")
             )
-        if fetch.conn == -2:
+        if fetch.conn == LOCAL:
             self._answer_local(fetch.corr, reply)
             return
         connection = self.server.connections.get(fetch.conn)
@@ -349,11 +394,14 @@ class Runner:
         if self._solve is None:
             self._loop.call_soon(self._solved, solve.component, None)
             return
-        future = self._solve(solve)
+        future = self._solve(solve, solve.deadline_ms - self.clock.now_ms())
         future.add_done_callback(lambda done: self._solved(solve.component, done.result()))
 
     def _solved(self, component: int, answer: bytes | None) -> None:
-        self.core.solved(component, answer, now_ms=now_ms())
+        try:
+            self.core.solved(component, answer, now_ms=self.clock.now_ms())
+        except Exception as error:
+            self._broken(error)
         self.wake()
 
     # -- the journal ----------------------------------------------------------------------------------------------
@@ -369,7 +417,7 @@ class Runner:
             if not await self._append(append):
                 return
             self._appending = False
-            self._note_append(append, self._loop.time() - started)
+            self._measures.appended(append, self._loop.time() - started)
             self.core.appended(append.seq)
             self.snapshots.between_batches()
             self._turn()
@@ -378,7 +426,8 @@ class Runner:
     async def _append(self, append: Append) -> bool:
         """Until the entry is durable (R1). False = the shard froze."""
         assert self._tail is not None
-        while True:
+        while not self.frozen:
+            asked = time.monotonic()
             try:
                 appended = await self.journal.append(
                     self._tail,
@@ -391,34 +440,45 @@ class Runner:
                 leave(EXIT_FENCED, str(error), shard=self.server.shard)
             except Behind as error:
                 self.freeze(f"the journal lost its tail: {error}")
-                return False
             except Unavailable as error:
-                log.warning("append unanswered", shard=self.server.shard, seq=append.seq, error=str(error))
+                if self._append_complaint.due():
+                    log.warning("append unanswered", shard=self.server.shard, seq=append.seq, error=str(error))
                 await asyncio.sleep(APPEND_RETRY_S)
-                continue
-            self._tail = appended.tail
-            self._renew_lease()
-            return True
+            else:
+                self._tail = appended.tail
+                self._lease_until = max(self._lease_until, asked + self.settings.lease_s)
+                self.clock.heard(appended.server_time_ms)
+                return True
+        return False
 
-    def _renew_lease(self) -> None:
-        self._lease_until = self._loop.time() + self.settings.lease_s
+    def _lease_valid(self) -> bool:
+        # Not the loop's time: that stands still within a turn, and a process may be stopped there and go on much later.
+        return time.monotonic() < self._lease_until
 
     async def _lease_forever(self) -> None:
         """Prove the epoch even when nothing is written (R3)."""
         while True:
             await asyncio.sleep(self.settings.lease_s / LEASE_CHECKS_PER_LEASE)
-            started = self._loop.time()
-            try:
-                if not await self.journal.check_epoch():
-                    leave(EXIT_FENCED, "another copy owns this shard", shard=self.server.shard)
-            except Unavailable as error:
-                log.warning("epoch unproven", shard=self.server.shard, error=str(error))
-            except Behind as error:
-                self.freeze(f"the journal lost what it acknowledged: {error}")
-                return
-            else:
-                self._lease_until = max(self._lease_until, started + self.settings.lease_s)
-                self.wake()
+            await self._prove_epoch()
+
+    async def _prove_epoch(self) -> None:
+        asked = time.monotonic()
+        try:
+            async with asyncio.timeout(self.settings.lease_s):
+                mine = await self.journal.check_epoch()
+        except (Unavailable, TimeoutError) as error:
+            if self._lease_complaint.due():
+                log.warning("epoch unproven", shard=self.server.shard, error=str(error) or "no answer")
+            if not self._lease_valid():
+                # What was taken waits for the journal; who asks more from now on is refused at once, and needs credit to ask.
+                self.server.flush()
+        except Behind as error:
+            self.freeze(f"the journal lost what it acknowledged: {error}")
+        else:
+            if not mine:
+                leave(EXIT_FENCED, "another copy owns this shard", shard=self.server.shard)
+            self._lease_until = max(self._lease_until, asked + self.settings.lease_s)
+            self.wake()
 
     async def _memory_forever(self) -> None:
         while True:
@@ -427,36 +487,17 @@ class Runner:
             except Unavailable:
                 used, limit = 0, 0
             self.memory_share = used / limit if limit else 0.0
-            self._tell_core(used, limit)
+            self.core.note_shell(
+                {
+                    **self._measures.facts(),
+                    **self.snapshots.facts(),
+                    "redis_used_bytes": used,
+                    "redis_limit_bytes": limit,
+                    "journal_full": self.memory_share >= MEMORY_FULL,
+                    "lease_left_ms": round(max(0.0, self._lease_until - time.monotonic()) * 1_000),
+                    "connections": len(self.server.connections),
+                    "clock_skew_ms": self.clock.skew_ms,
+                    "clock_stepped": self.clock.stepped,
+                }
+            )
             await asyncio.sleep(MEMORY_CHECK_S)
-
-    def _note_append(self, append: Append, seconds: float) -> None:
-        self._append_count += 1
-        self._append_bytes += len(append.payload)
-        self._decision_bytes += sum(len(record) for record in append.decisions)
-        self._batch_items += len(append.decisions)
-        self._append_ms.append(seconds * 1_000)
-        if len(self._append_ms) > 2_000:
-            del self._append_ms[:1_000]
-
-    def _tell_core(self, used: int, limit: int) -> None:
-        latencies = sorted(self._append_ms)
-        last = len(latencies) - 1
-        self.core.note_shell(
-            {
-                "appends": self._append_count,
-                "append_bytes": self._append_bytes,
-                "decision_bytes": self._decision_bytes,
-                "batch_size_mean": round(self._batch_items / self._append_count, 2) if self._append_count else 0,
-                "append_p50_ms": round(latencies[last // 2], 3) if latencies else 0,
-                "append_p99_ms": round(latencies[last * 99 // 100], 3) if latencies else 0,
-                "redis_used_bytes": used,
-                "redis_limit_bytes": limit,
-                "journal_full": self.memory_share >= MEMORY_FULL,
-                "lease_left_ms": round(max(0.0, self._lease_until - self._loop.time()) * 1_000),
-                "connections": len(self.server.connections),
-                "pid": os.getpid(),
-                "cpu_s": round(time.process_time(), 3),
-                **self.snapshots.facts(),
-            }
-        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import structlog
 
 from engine.actors.journals import open_journal
 from engine.actors.logs import set_up_logging
+from engine.actors.measures import Complaint
 from engine.actors.runner import EXIT_BROKEN, Runner
 from engine.actors.server import ShardServer
 from engine.actors.solver_client import SolverClient
@@ -25,9 +27,9 @@ from engine.client.link import host_id
 from engine.domain.catalog import Catalog
 from engine.domain.commands import Command, GetStatus
 from engine.domain.placement import CONTROL_SHARD
-from engine.domain.replies import Problem, Reply, StatusReply
+from engine.domain.replies import ConfigDoc, Problem, Reply, StatusReply
 from engine.journal.discovery import Directory
-from engine.journal.port import Unavailable
+from engine.journal.port import Corrupt, Unavailable
 from engine.protocol.control_core import ControlCore
 from engine.protocol.effects import Core
 from engine.protocol.shard_core import ShardCore
@@ -120,13 +122,19 @@ class ShardActor:
         addresses = [f"unix:{host_id()}:{path}"]
         if settings.tcp:
             addresses.append(f"tcp:{settings.shard_host}:{await server.listen_tcp(settings.shard_host)}")
+        complaint = Complaint()
         while True:
             try:
                 acquired = await journal.acquire(self._nonce, addresses)
                 break
             except Unavailable as error:
-                log.warning("journal unreachable", shard=shard, error=str(error))
+                if complaint.due():
+                    log.warning("journal unreachable", shard=shard, error=str(error))
                 await asyncio.sleep(ACQUIRE_RETRY_S)
+            except Corrupt as error:
+                runner.freeze(f"the journal does not verify: {error}")
+                self._runner = runner
+                return
         await runner.start(acquired)
         if cluster is not None:
             runner.follow_peers()
@@ -150,14 +158,14 @@ class ShardActor:
             solver_deadline_ms=settings.solver_deadline_ms,
             solver_in_flight_max=settings.solver_in_flight_max,
         )
-        cluster.on_config = self._on_config(core, cluster)
+        cluster.on_config = self._on_config(core)
         return core, cluster
 
-    def _on_config(self, core: ShardCore, cluster: Cluster) -> Any:
-        def apply(docs: Any, version: int) -> None:
-            core.configure(docs, version)
+    def _on_config(self, core: ShardCore) -> Callable[[Iterable[ConfigDoc], int], None]:
+        def apply(docs: Iterable[ConfigDoc], version: int) -> None:
             if self._runner is not None:
-                self._runner.follow_peers()
-                self._runner.wake()
+                self._runner.configure(docs, version)
+            else:
+                core.configure(docs, version)
 
         return apply

@@ -1,21 +1,27 @@
 """Rolling snapshots of one core, recovery from them, and the trim bound.
 
 A cycle writes every part that changed, and every part whose snapshot grew old, a few milliseconds of packing at a time.
-When a cycle that began at entry F is done, the part `floor` says so: whatever was changed up to F is in some snapshot, so
-recovery replays the entries after F only. Trim stays behind the floor and behind the older of the two snapshots kept of every
-part, so that a damaged newest one costs time, not data.
+
+F1  The part `floor` says F: whatever was changed up to entry F is in some snapshot, so recovery replays the entries after F only.
+    It is written at the end of a cycle that began at F, once every part packed until then has been written.
+F2  Packing marks a part as clean; from then on its bytes are owed to the journal, over a failed cycle too.
+F3  Trim stays behind the floor and behind the older of the two snapshots kept of every part, so that a damaged newest one costs
+    time, not data. While a damaged one is among the two, nothing is trimmed.
+F4  Nothing is packed while an entry is outstanding or being built: what would put one meanwhile waits (`holds_batches`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
 
-from engine.journal.port import Acquired, Corrupt, Fenced, PartRef, Unavailable
+from engine.domain.parts import UnknownSchema
+from engine.journal.port import Acquired, Behind, Corrupt, Fenced, PartRef, Unavailable
 
 if TYPE_CHECKING:
     from engine.actors.runner import Runner
@@ -38,10 +44,13 @@ class Snapshotter:
         """True while the runner must not start a new batch, so that the core comes to rest."""
         self._seqs: dict[str, list[int]] = {}
         """Entries that the snapshots kept of each part are true after, newest first, two at the most."""
+        self._damaged: dict[str, int] = {}
+        """Entry of the kept snapshot of a part that cannot be read."""
         self._floor_seq = 0
         self._trimmed_seq = 0
-        self._due: list[str] = []
-        self._packed: list[tuple[str, int, bytes]] = []
+        self._due: deque[str] = deque()
+        self._packed: deque[tuple[str, int, bytes]] = deque()
+        """Packed and not yet written (F2), oldest first."""
         self._at_rest = asyncio.Event()
         self._written = 0
         self._written_bytes = 0
@@ -58,25 +67,43 @@ class Snapshotter:
     # -- recovery -------------------------------------------------------------------------------------------------
 
     async def load(self, acquired: Acquired) -> int:
-        """Load parts and replay into the core; returns how many entries were replayed. Raises Corrupt."""
+        """Load parts and replay into the core; returns how many entries were replayed. Raises Corrupt, Unavailable.
+
+        Corrupt is everything that makes this journal unfit to go on from: damage, a gap, lost entries, an unknown version.
+        """
         runner = self._runner
         core, journal = runner.core, runner.journal
         parts = await journal.read_parts()
+        newest = max((ref.seq for refs in parts.values() for ref in refs), default=0)
+        if newest >= acquired.tail.seq:  # the tail is the entry that began this epoch
+            raise Corrupt(
+                f"there is a snapshot of entry {newest}, the journal ends at {acquired.tail.seq - 1}: it lost its end"
+            )
+        self._trimmed_seq = acquired.first_seq - 1
         after_seq = await self._load_floor(parts.pop(FLOOR, []))
         for part, refs in sorted(parts.items()):
             used = await self._load_newest(part, refs)
             if used is not refs[0]:
+                self._damaged[part] = refs[0].seq
                 after_seq = min(after_seq, used.seq)
             self._seqs[part] = [ref.seq for ref in refs][:2]
-        self._trimmed_seq = acquired.first_seq - 1
         if after_seq < self._trimmed_seq:
             raise Corrupt(f"entries {after_seq + 1} to {self._trimmed_seq} are trimmed, the snapshots need them")
         replayed = 0
         async for entry in journal.read(after_seq=after_seq):
-            core.replay(entry.seq, entry.time_ms, entry.payload)
+            try:
+                core.replay(entry.seq, entry.time_ms, entry.payload)
+            except Exception as error:
+                # Whatever it is, the next start would meet it again: stay and say so.
+                raise Corrupt(f"entry {entry.seq} cannot be applied: {error!r}") from error
             replayed += 1
             if replayed % 64 == 0:
                 await asyncio.sleep(0)
+        tail = acquired.tail
+        try:
+            core.recovered(epoch=acquired.epoch, seq=tail.seq, time_ms=tail.time_ms, now_ms=runner.clock.now_ms())
+        except Exception as error:
+            raise Corrupt(f"the state after entry {tail.seq} contradicts itself: {error!r}") from error
         return replayed
 
     async def _load_floor(self, refs: list[PartRef]) -> int:
@@ -87,7 +114,7 @@ class Snapshotter:
                 log.warning("snapshot damaged", part=FLOOR, seq=ref.seq, error=str(error))
                 continue
             return self._floor_seq
-        return 0
+        return self._trimmed_seq if refs else 0  # F3: trim never passed a floor
 
     async def _load_newest(self, part: str, refs: list[PartRef]) -> PartRef:
         """The newest snapshot that reads back whole."""
@@ -95,6 +122,8 @@ class Snapshotter:
         for ref in refs:
             try:
                 runner.core.load_part(part, ref.seq, await runner.journal.read_part(ref))
+            except UnknownSchema as error:
+                raise Corrupt(f"the snapshot of {part} cannot be used: {error}") from error
             except (Corrupt, msgspec.MsgspecError) as error:
                 log.warning("snapshot damaged", part=part, seq=ref.seq, error=str(error))
                 continue
@@ -104,14 +133,18 @@ class Snapshotter:
     # -- writing --------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Cycle after cycle, for ever."""
+        """Cycle after cycle, until the shard freezes."""
         runner = self._runner
         while True:
             await asyncio.sleep(runner.settings.snapshot_interval_s)
+            if runner.frozen:
+                return
             try:
                 await self.cycle()
             except Unavailable as error:
                 log.warning("snapshot postponed", shard=runner.server.shard, error=str(error))
+            except Behind as error:
+                runner.freeze(f"the journal lost what it acknowledged: {error}")
             except Fenced:
                 from engine.actors.runner import EXIT_FENCED, leave
 
@@ -120,52 +153,74 @@ class Snapshotter:
                 self._release()
 
     async def cycle(self) -> None:
+        """Write what is due, the floor, and trim. What fails is taken up by the next cycle. Raises Unavailable, Fenced, Behind."""
         runner = self._runner
         core = runner.core
-        await self._come_to_rest()
-        started_seq = core.state.seq
-        kept = runner.settings.journal_retained_entries if runner.memory_share < MEMORY_TIGHT else ENTRIES_KEPT_TIGHT
-        old_seq = started_seq - kept // 2
-        due = dict.fromkeys(core.dirty_parts())
-        due |= dict.fromkeys(
-            part for part, seqs in self._seqs.items() if seqs[-1] < old_seq or (len(seqs) < 2 and seqs[0] < started_seq)
-        )
-        self._due = list(due)
-        while self._due:
-            self._pack_some()
+        if runner.memory_share >= MEMORY_TIGHT:
+            await self._trim()  # what may go already makes room for what is written now
+        try:
+            await self._come_to_rest()
+            started_seq = core.state.seq
+            self._due = deque(self._parts_due(started_seq))
+            while self._due or self._packed:
+                self._pack_some()
+                self._release()
+                await self._write_packed()
+                if self._due:
+                    await asyncio.sleep(PAUSE_S)
+                    await self._come_to_rest()
+        finally:
             self._release()
-            for part, seq, data in self._packed:
-                ref = await runner.journal.write_part(part, seq, data)
-                self._seqs[part] = [ref.seq, *self._seqs.get(part, [])][:2]
-                self._written += 1
-                self._written_bytes += len(data)
-            self._packed.clear()
-            if self._due:
-                await asyncio.sleep(PAUSE_S)
-                await self._come_to_rest()
-        self._release()
+        if runner.frozen:
+            return
         if started_seq > self._floor_seq:
             await runner.journal.write_part(FLOOR, started_seq, msgspec.msgpack.encode(started_seq))
             self._floor_seq = started_seq
         await self._trim()
 
+    def _parts_due(self, started_seq: int) -> dict[str, None]:
+        """Changed parts, then those whose snapshots are too old, too few or damaged."""
+        old_seq = started_seq - self._entries_kept() // 2
+        due = dict.fromkeys(self._runner.core.dirty_parts())
+        due |= dict.fromkeys(
+            part
+            for part, seqs in self._seqs.items()
+            if seqs[-1] < old_seq or (seqs[0] < started_seq and (len(seqs) < 2 or part in self._damaged))
+        )
+        return due
+
+    def _entries_kept(self) -> int:
+        runner = self._runner
+        kept = runner.settings.journal_retained_entries
+        return kept if runner.memory_share < MEMORY_TIGHT else min(kept, ENTRIES_KEPT_TIGHT)
+
+    async def _write_packed(self) -> None:
+        packed = self._packed
+        while packed and not self._runner.frozen:
+            part, seq, data = packed[0]
+            ref = await self._runner.journal.write_part(part, seq, data)
+            packed.popleft()
+            self._seqs[part] = seqs = [ref.seq, *self._seqs.get(part, [])][:2]
+            if self._damaged.get(part, seqs[0]) not in seqs:
+                del self._damaged[part]
+            self._written += 1
+            self._written_bytes += len(data)
+
     async def _trim(self) -> None:
         runner = self._runner
-        oldest = min((seqs[-1] for seqs in self._seqs.values() if len(seqs) == 2), default=self._floor_seq)
-        if any(len(seqs) < 2 for seqs in self._seqs.values()):
-            return  # the second snapshot of a new part is due in the next cycle
-        kept = runner.settings.journal_retained_entries
-        if runner.memory_share >= MEMORY_TIGHT:
-            kept = min(kept, ENTRIES_KEPT_TIGHT)
-        bound = min(self._floor_seq, oldest, runner.core.state.seq - kept)
+        if self._damaged or any(len(seqs) < 2 for seqs in self._seqs.values()):
+            return  # the second good snapshot of such a part is due in the next cycle
+        oldest = min((seqs[-1] for seqs in self._seqs.values()), default=self._floor_seq)
+        bound = min(self._floor_seq, oldest, runner.core.state.seq - self._entries_kept())
         if bound > self._trimmed_seq:
             await runner.journal.trim(up_to_seq=bound)
             self._trimmed_seq = bound
 
     async def _come_to_rest(self) -> None:
-        """Wait until nothing is outstanding; the next batch waits for us."""
+        """F4: wait until nothing is outstanding; the next batch waits for us."""
+        core = self._runner.core
         self.holds_batches = True
-        while not self._runner.core.idle:  # a peer's answer may begin an entry between the wake-up and our turn
+        while not core.idle:
             self._at_rest.clear()
             self._runner.drain()
             await self._at_rest.wait()
@@ -184,11 +239,11 @@ class Snapshotter:
             self._runner.wake()
 
     def _pack_some(self) -> None:
-        """R5: as many parts as fit into the time, at least one. The core is at rest and nothing awaits in here."""
+        """R5, F4: as many parts as fit into the time, at least one. The core is at rest and nothing awaits in here."""
         core = self._runner.core
         until = time.perf_counter() + PACK_S
         while self._due:
-            part = self._due.pop(0)
+            part = self._due.popleft()
             seq, data = core.pack_part(part)
             self._packed.append((part, seq, data))
             if time.perf_counter() >= until:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 from typing import cast
 
@@ -46,7 +45,7 @@ class SolverClient:
         self._waiting: dict[int, asyncio.Future[bytes | None]] = {}
         self._task = self._loop.create_task(self._keep_connected(), name="solver-link")
 
-    def solve(self, solve: Solve) -> asyncio.Future[bytes | None]:
+    def solve(self, solve: Solve, budget_ms: int) -> asyncio.Future[bytes | None]:
         """The packed answer, or None at the deadline."""
         future: asyncio.Future[bytes | None] = self._loop.create_future()
         if self._transport is None:
@@ -54,7 +53,7 @@ class SolverClient:
             return future
         self._corr += 1
         corr = self._corr
-        budget_ms = max(1, solve.deadline_ms - time.time_ns() // 1_000_000)
+        budget_ms = max(1, budget_ms)
         self._waiting[corr] = future
         self._transport.write(frame(SolveRequest(corr, budget_ms, solve.problem)))
         self._loop.call_later(budget_ms / 1_000, self._answered, corr, None)

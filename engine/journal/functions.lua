@@ -38,6 +38,11 @@ end
 
 local function tail_seq(tail) return u64(tail, 9) end
 
+-- A server that knows only older epochs than the caller's has lost the takeover itself.
+local function fenced_or_behind(held, mine)
+  return tonumber(held or '0') > tonumber(mine) and FENCED or BEHIND
+end
+
 -- Share of maxmemory in use, looked at every 50 ms: INFO costs more than the append.
 local memory_checked_ms, memory_share = 0, 0
 local function share_of_memory(now)
@@ -76,9 +81,7 @@ local function append(keys, argv)
   local held = redis.call('HMGET', keys[1], 'e', 't')
   local tail = held[2] or GENESIS
   if held[1] ~= argv[1] then
-    local epoch = tonumber(held[1] or '0')
-    -- A server that knows only older epochs than the caller's has lost the takeover itself.
-    return { epoch > tonumber(argv[1]) and FENCED or BEHIND, now, epoch, tail }
+    return { fenced_or_behind(held[1], argv[1]), now, tonumber(held[1] or '0'), tail }
   end
   if tail ~= argv[2] then
     if tail == argv[3] then
@@ -105,16 +108,17 @@ local function check_epoch(keys, argv)
   local now = now_ms()
   local epoch = tonumber(redis.call('HGET', keys[1], 'e') or '0')
   local mine = tonumber(argv[1])
-  return { epoch == mine and OK or (epoch > mine and FENCED or BEHIND), now, epoch }
+  return { epoch == mine and OK or fenced_or_behind(epoch, mine), now, epoch }
 end
 
 -- KEYS m, p, w, s of the new snapshot [, s of the one that goes]
 -- ARGV epoch, part, references expected, references wanted, bytes written
--- -> OK | DUP | FENCED | CONFLICT, ms. The bytes were read back and verified by the caller before.
+-- -> OK | DUP | FENCED | BEHIND | CONFLICT, ms. The bytes were read back and verified by the caller before.
 local function publish_part(keys, argv)
   local now = now_ms()
-  if redis.call('HGET', keys[1], 'e') ~= argv[1] then
-    return { FENCED, now }
+  local epoch = redis.call('HGET', keys[1], 'e')
+  if epoch ~= argv[1] then
+    return { fenced_or_behind(epoch, argv[1]), now }
   end
   local held = redis.call('HGET', keys[2], argv[2]) or ''
   if held == argv[4] then
@@ -133,12 +137,12 @@ local function publish_part(keys, argv)
   return { OK, now }
 end
 
--- KEYS m, j, d    ARGV epoch, last sequence to go    -> OK | FENCED, ms, entries removed. The newest entry always stays.
+-- KEYS m, j, d    ARGV epoch, last sequence to go    -> OK | FENCED | BEHIND, ms, entries removed. The newest entry always stays.
 local function trim(keys, argv)
   local now = now_ms()
   local held = redis.call('HMGET', keys[1], 'e', 't')
   if held[1] ~= argv[1] then
-    return { FENCED, now }
+    return { fenced_or_behind(held[1], argv[1]), now }
   end
   local first_kept = math.min(tonumber(argv[2]) + 1, tail_seq(held[2] or GENESIS))
   local id = string.format('%.0f', first_kept)

@@ -167,8 +167,7 @@ class MemoryJournal:
 
     async def write_part(self, part: str, seq: int, data: bytes) -> PartRef:
         shard = self._reach()
-        if shard.epoch != self._epoch:
-            raise Fenced(f"shard {self._shard}: epoch {self._epoch} is over")
+        self._refuse_epoch(shard)
         refs = shard.parts.get(part, [])
         if refs and refs[0].seq > seq:
             raise Conflict(f"snapshot of {part} at {seq}, but there is one at {refs[0].seq}")
@@ -179,6 +178,12 @@ class MemoryJournal:
             del shard.snapshots[part, gone.seq]
         shard.parts[part] = kept[:2]
         return ref
+
+    def _refuse_epoch(self, shard: _Shard) -> None:
+        if shard.epoch > self._epoch:
+            raise Fenced(f"shard {self._shard}: epoch {self._epoch} is over")
+        if shard.epoch < self._epoch:
+            raise Behind(f"shard {self._shard}: the server has lost epoch {self._epoch}")
 
     async def read_parts(self) -> dict[str, list[PartRef]]:
         return {part: list(refs) for part, refs in self._reach().parts.items()}
@@ -191,8 +196,7 @@ class MemoryJournal:
 
     async def trim(self, *, up_to_seq: int, archived_seq: int | None = None) -> int:
         shard = self._reach()
-        if shard.epoch != self._epoch:
-            raise Fenced(f"shard {self._shard}: epoch {self._epoch} is over")
+        self._refuse_epoch(shard)
         bound = trim_bound(shard.parts.values(), up_to_seq=up_to_seq, archived_seq=archived_seq)
         gone = [seq for seq in shard.entries if seq <= min(bound, shard.tail.seq - 1)]
         for seq in gone:

@@ -122,7 +122,7 @@ class Journal(Protocol):
         """
 
     async def write_part(self, part: str, seq: int, data: bytes) -> PartRef:
-        """Write in calls of at most 1 MiB, read back, verify, publish; the oldest of three is removed. Raises Fenced."""
+        """Write in calls of at most 1 MiB, read back, verify, publish; the oldest of three is removed. Raises Fenced, Behind."""
 
     async def read_parts(self) -> dict[str, list[PartRef]]:
         """Published snapshots of every part, newest first."""
@@ -131,7 +131,7 @@ class Journal(Protocol):
         """Raises Corrupt where the bytes do not hash to the reference."""
 
     async def trim(self, *, up_to_seq: int, archived_seq: int | None = None) -> int:
-        """Remove entries and their decisions up to a sequence; returns how many entries. Raises Fenced.
+        """Remove entries and their decisions up to a sequence; returns how many entries. Raises Fenced, Behind.
 
         Never goes past the older of the two snapshots of any part (a part with one snapshot allows none), the archive's
         cursor where one is given, or the entry before the newest.

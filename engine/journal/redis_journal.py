@@ -233,10 +233,15 @@ class RedisJournal:
         keys += [self._keys.snapshot(ref.part, gone.seq) for gone in kept[2:3]]
         argv = (self._epoch_text, ref.part, held, pack_refs(kept[:2]), ref.size_bytes)
         code, *_ = await self._fcall(reads, "qm1_publish_part", keys, argv)
-        if code == _FENCED:
-            raise Fenced(f"shard {self._shard}: epoch {self._epoch} is over")
+        self._refuse_epoch(code)
         if code == _CONFLICT:
             raise Unavailable(f"snapshot of {ref.part} at {ref.seq} changed while it was written")
+
+    def _refuse_epoch(self, code: int) -> None:
+        if code == _FENCED:
+            raise Fenced(f"shard {self._shard}: epoch {self._epoch} is over")
+        if code == _BEHIND:
+            raise Behind(f"shard {self._shard}: the server has lost epoch {self._epoch}")
 
     async def read_parts(self) -> dict[str, list[PartRef]]:
         reads = await self._reads()
@@ -265,8 +270,7 @@ class RedisJournal:
         while self._first_seq <= bound:
             slice_end = min(bound, self._first_seq + TRIM_ENTRIES - 1)
             code, _, *count = await self._fcall(reads, "qm1_trim", keys, (self._epoch_text, slice_end))
-            if code == _FENCED:
-                raise Fenced(f"shard {self._shard}: epoch {self._epoch} is over")
+            self._refuse_epoch(code)
             removed += count[0]
             self._first_seq = slice_end + 1
         return removed

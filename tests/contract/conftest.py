@@ -28,3 +28,22 @@ async def backend(qm_journal_server: EmbeddedServer | None) -> AsyncIterator[Bac
     made: Backend = MemoryBackend() if qm_journal_server is None else ServerBackend(qm_journal_server.url)
     yield made
     await made.close()
+
+
+class Left(Exception):
+    """A process would have ended here."""
+
+
+@pytest.fixture
+def left(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Why processes would have ended themselves, in a test that lives on."""
+    from engine.actors import runner
+
+    reasons: list[str] = []
+
+    def leave(code: int, why: str, **facts: object) -> None:
+        reasons.append(why)
+        raise Left(why)
+
+    monkeypatch.setattr(runner, "leave", leave)
+    return reasons

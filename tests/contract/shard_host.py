@@ -46,7 +46,7 @@ class HostedShard:
         self, shard: int, folder: Path, server: MemoryServer, directory: Directory, **settings: object
     ) -> None:
         self.shard = shard
-        self.settings = Settings(snapshot_interval_s=0.05, **settings)
+        self.settings = Settings(**{"snapshot_interval_s": 0.05, **settings})
         self.token = self.settings.cluster_token.get_secret_value() if self.settings.cluster_token else ""
         self.directory = directory
         self.folder = folder
@@ -103,6 +103,7 @@ class Engine:
         if token:
             settings["cluster_token"] = SecretStr(token)
         self.folder = folder
+        self.settings = settings
         self.server = MemoryServer()
         self.directory = Directory()
         self.control = HostedShard(CONTROL_SHARD, folder, self.server, self.directory, **settings)
@@ -130,6 +131,14 @@ class Engine:
         reply = await self.cluster.ask(shard, AdjustStock(node_id, (StockMove(sku, "received", units),)))
         assert isinstance(reply, StockReply), reply
         return reply
+
+    async def restart(self, shard: int) -> HostedShard:
+        """Drop a stock shard as a crash would, and start it anew on what the journal has."""
+        old = self.stock[shard]
+        await old.stop()
+        fresh = HostedShard(shard, self.folder, self.server, self.directory, **self.settings)
+        self.stock[shard] = fresh
+        return await fresh.start()
 
     async def close(self) -> None:
         await self.cluster.close()
