@@ -1,6 +1,6 @@
 """Where destinations are, and how far nodes are from them.
 
-Coordinates come with the address, or from its postal code: US ZIP codes from the `zipcodes` package (read once, 0.8 s), any
+Coordinates come with the address, or from its postal code: US ZIP codes from the `zipcodes` package (read once, half a second), any
 other from nodes and channels that lie in the same postal area. Distances are great circles in a fixed order of operations,
 rounded to whole kilometres, so that a replay counts the same.
 """
@@ -18,6 +18,7 @@ from solvers.layout import I16
 
 EARTH_KM = 6_371.0
 POOL_BYTES = 64 * 1024 * 1024
+POOL_ROWS_MIN = 1_024
 POOL_ROWS_MAX = 65_536
 LOCATED_MAX = 4_096
 _F64 = NDArray[np.float64]
@@ -44,10 +45,11 @@ class ZipTable:
 
         lat = np.full(100_000, np.nan)
         lon = np.full(100_000, np.nan)
-        for row in zipcodes.list_all():
-            code, at_lat, at_lon = int(row["zip_code"]), float(row["lat"]), float(row["long"])
-            if at_lat or at_lon:
-                lat[code], lon[code] = at_lat, at_lon
+        for start in range(100):
+            for row in zipcodes.similar_to(f"{start:02d}"):
+                code, at_lat, at_lon = int(row["zip_code"]), float(row["lat"]), float(row["long"])
+                if at_lat or at_lon:
+                    lat[code], lon[code] = at_lat, at_lon
         for prefix in range(1_000):
             part = slice(prefix * 100, prefix * 100 + 100)
             known = ~np.isnan(lat[part])
@@ -60,8 +62,7 @@ class ZipTable:
         digits = postal_code.strip()[:5]
         if len(digits) < 3 or not (digits.isascii() and digits.isdigit()):
             return None
-        if self._lat is None or self._lon is None:
-            self.load()
+        self.load()
         assert self._lat is not None and self._lon is not None
         if len(digits) == 5:
             code = int(digits)
@@ -102,7 +103,7 @@ class Destinations:
         self._lon = lon
         self._areas = areas
         """Points of postal areas: "GB SW1A1AA" and "GB SW1" alike."""
-        self._capacity = max(1_024, min(POOL_ROWS_MAX, POOL_BYTES // max(2, 2 * len(lat))))
+        self._capacity = max(POOL_ROWS_MIN, min(POOL_ROWS_MAX, POOL_BYTES // max(2, 2 * len(lat))))
         self._rows = 256
         self.km: I16 = np.zeros((self._rows, max(1, len(lat))), np.int16)
         self._number: dict[tuple[str, str, float | None, float | None], int] = {}
