@@ -103,7 +103,8 @@ def a_line(sku: str = "SKU-0", quantity: int = 1, *, line_id: str = "1", **field
 
 
 def a_destination(postal_code: str = "10001", **fields: Any) -> Destination:
-    return Destination(country="US", postal_code=postal_code, **fields)
+    fields.setdefault("country", "US")
+    return Destination(postal_code=postal_code, **fields)
 
 
 def an_order(

@@ -84,9 +84,14 @@ def _settle(
     if isinstance(change, Problem):
         core.answer(conn, corr, change)
         return False
-    batch = core.batch(now_ms)
+    _put(core, command, record, change, now_ms)
+    _show(core, conn, corr, command, record)
+    return True
+
+
+def _put(core: ShardCore, command: Any, record: OrderRecord, change: Change, now_ms: int) -> None:
     core.put_order(
-        batch,
+        core.batch(now_ms),
         change.cause,
         command.slot,
         command.order_no,
@@ -96,8 +101,6 @@ def _settle(
         command.key_hash,
         command.fingerprint,
     )
-    _show(core, conn, corr, command, record)
-    return True
 
 
 def _show(core: ShardCore, conn: int, corr: int, command: Any, record: OrderRecord) -> None:
@@ -169,8 +172,12 @@ def _act(core: ShardCore, conn: int, corr: int, command: ActOnLeg, now_ms: int) 
         decide_legs.park_freed(record, change.freed, reason="rejected", now_ms=time_ms)
         if command.stock_effect == "zero_until_count":
             _zero_until_count(core, record, command.leg_no, change)
-    if _settle(core, conn, corr, command, record, change, now_ms) and change.freed:
+    _put(core, command, record, change, now_ms)
+    if change.freed:
         core.replans.start(command.slot, command.order_no, now_ms=now_ms)
+        record = core.state.order(command.slot, command.order_no)  # with its new legs, where they are ours
+        assert record is not None
+    _show(core, conn, corr, command, record)
 
 
 def _zero_until_count(core: ShardCore, record: OrderRecord, leg_no: int, change: Change) -> None:

@@ -1,0 +1,310 @@
+"""New orders: what is refused and why, partial and parked lines, kits, groups, capacity, idempotency."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from engine.domain.commands import AdjustStock, CancelOrder, CommitHold, GetOrder, GetStatus, ReleaseHold, StockMove
+from engine.domain.config import NodeCapacity
+from engine.domain.ids import order_no_time_ms
+from engine.domain.orders import Method, OnShort
+from engine.domain.replies import OrderView, Problem
+from tests.builders import a_channel, a_destination, a_line, a_network, a_node, a_place, an_item, an_order
+from tests.sim.lone_core import LoneCore
+
+
+def a_shop(stock: dict[str, dict[str, int]] | None = None, **network: Any) -> LoneCore:
+    """Two plain nodes and three items unless told otherwise; `stock` = units by SKU by node."""
+    network.setdefault("nodes", 2)
+    shop = LoneCore(a_network(**network))
+    for node, units in (stock or {}).items():
+        moves = tuple(StockMove(sku, "received", quantity) for sku, quantity in units.items())
+        assert not isinstance(shop.ask(AdjustStock(node, moves)), Problem)
+    return shop
+
+
+def free(shop: LoneCore, sku: str, node: str) -> int:
+    positions = shop.state.positions
+    return positions.free(positions.find(shop.catalog.item_of[sku], shop.catalog.node_of[node]))
+
+
+def problem(reply: Any) -> tuple[str, str]:
+    assert isinstance(reply, Problem), reply
+    return reply.code, reply.errors[0].pointer if reply.errors else ""
+
+
+@pytest.mark.parametrize(
+    ("order", "code", "pointer"),
+    [
+        (an_order(channel="nope"), "unknown_channel", "/channel"),
+        (an_order(currency="EUR"), "currency_mismatch", "/currency"),
+        (an_order(service="teleport"), "unknown_service", "/service"),
+        (an_order(ship_to=a_destination(country="XX")), "unknown_destination", "/ship_to"),
+        (an_order(lines=[]), "invalid_field", "/lines"),
+        (an_order(lines=[a_line("nope")]), "unknown_sku", "/lines/0/sku"),
+        (an_order(lines=[a_line(), a_line("nope", line_id="2")]), "unknown_sku", "/lines/1/sku"),
+        (an_order(lines=[a_line(), a_line("SKU-1")]), "invalid_field", "/lines/1/line_id"),
+        (an_order(lines=[a_line(quantity=0)]), "invalid_field", "/lines/0/quantity"),
+        (an_order(lines=[a_line(quantity=-1)]), "invalid_field", "/lines/0/quantity"),
+        (an_order(lines=[a_line(quantity=2**63 - 1)]), "invalid_field", "/lines/0/quantity"),
+        (an_order(lines=[a_line(method=9)]), "invalid_field", "/lines/0/method"),
+        (an_order(lines=[a_line(method=Method.PICKUP)]), "invalid_field", "/lines/0/pickup_node_id"),
+        (an_order(lines=[a_line(pickup_node_id="nope")]), "unknown_node", "/lines/0/pickup_node_id"),
+        (an_order(lines=[a_line(line_id=str(n)) for n in range(10_001)]), "too_many_lines", "/lines"),
+    ],
+)
+def test_what_an_order_names_must_exist(order: Any, code: str, pointer: str) -> None:
+    destination = order.ship_to
+    if destination is not None and destination.country == "XX":
+        shop = a_shop()
+    else:
+        shop = a_shop({"N-0": {"SKU-0": 5}})
+    entries = len(shop.entries)
+    assert problem(shop.ask(a_place(order))) == (code, pointer)
+    assert len(shop.entries) == entries, "a refusal was journaled"
+
+
+def test_a_refusal_names_the_line_and_the_numbers() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 1, "SKU-1": 9}, "N-1": {"SKU-0": 2}})
+    reply = shop.ask(a_place(an_order(lines={"SKU-1": 1, "SKU-0": 5})))
+    assert problem(reply) == ("out_of_stock", "/lines/1")
+    assert reply.errors[0].facts == {
+        "line_id": "2",
+        "sku": "SKU-0",
+        "requested": 5,
+        "available_to_promise": 3,
+        "unfilled": 2,
+        "reason": "out_of_stock",
+    }
+    assert free(shop, "SKU-1", "N-0") == 9, "a refused order holds nothing"
+
+
+def test_partial_keeps_what_there_is_and_parked_waits_for_more() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 2}})
+    partial = shop.ask(a_place(an_order("P-1", {"SKU-0": 3}, on_short=OnShort.PARTIAL)))
+    assert (partial.state, partial.unfilled[0].quantity, partial.unfilled[0].demand_no) == (
+        "partially_allocated",
+        1,
+        None,
+    )
+    parked = shop.ask(a_place(an_order("P-2", {"SKU-0": 3}, on_short=OnShort.PARK)))
+    assert (parked.state, parked.legs, parked.unfilled[0].demand_no) == ("parked", (), 0)
+    assert problem(shop.ask(a_place(an_order("P-3", {"SKU-0": 1}, on_short=OnShort.PARTIAL))))[0] == "out_of_stock"
+
+
+def test_an_order_that_is_paid_is_never_refused() -> None:
+    shop = a_shop()
+    for on_short in OnShort:
+        view = shop.ask(a_place(an_order(f"P-{on_short}", {"SKU-0": 3}, on_short=on_short, paid=True)))
+        assert isinstance(view, OrderView)
+        assert (view.state, view.unfilled[0].demand_no) == ("parked", 0)
+
+
+def test_the_channel_says_what_happens_when_the_order_does_not() -> None:
+    shop = a_shop(channel=a_channel(on_short="park"))
+    assert shop.ask(a_place(an_order(lines={"SKU-0": 1}))).state == "parked"
+
+
+def test_who_gets_the_last_unit_is_settled_by_priority_then_arrival() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 1}})
+    low, first, second = (
+        shop.send(a_place(an_order(name, {"SKU-0": 1}, priority=priority)))
+        for name, priority in (("low", 0), ("first", 5), ("second", 5))
+    )
+    shop.settle()
+    assert isinstance(shop.replies[first][0], OrderView)
+    assert problem(shop.replies[second][0])[0] == problem(shop.replies[low][0])[0] == "out_of_stock"
+
+
+def test_two_lines_of_one_item_are_added_up_before_they_are_checked() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 3}})
+    lines = [a_line("SKU-0", 2, line_id="1"), a_line("SKU-0", 2, line_id="2")]
+    assert problem(shop.ask(a_place(an_order(lines=lines))))[0] == "out_of_stock"
+    assert isinstance(
+        shop.ask(a_place(an_order(lines=[a_line("SKU-0", 2), a_line("SKU-0", 1, line_id="2")]))), OrderView
+    )
+
+
+# -- kits ---------------------------------------------------------------------------------------------------------
+
+
+def a_kit_shop(stock: dict[str, dict[str, int]]) -> LoneCore:
+    return a_shop(stock, items=[an_item("A"), an_item("B"), an_item("KIT", components={"A": 1, "B": 2})])
+
+
+def test_the_components_of_a_kit_leave_from_one_node() -> None:
+    shop = a_kit_shop({"N-0": {"A": 5, "B": 1}, "N-1": {"A": 2, "B": 4}})
+    view = shop.ask(a_place(an_order(lines={"KIT": 2})))
+    assert [(leg.node_id, [(x.line_id, x.sku, x.quantity) for x in leg.lines]) for leg in view.legs] == [
+        ("N-1", [("1", "A", 2), ("1", "B", 4)])
+    ]
+    reply = shop.ask(a_place(an_order("K-2", {"KIT": 1})))
+    assert problem(reply) == ("out_of_stock", "/lines/0")
+    assert {(e.facts["sku"], e.facts["kit"]) for e in reply.errors} == {("A", "KIT"), ("B", "KIT")}
+
+
+def test_kits_are_committed_and_cancelled_in_kits() -> None:
+    shop = a_kit_shop({"N-0": {"A": 3, "B": 6}})
+    held = shop.ask(a_place(an_order(lines={"KIT": 3}), ttl_s=60))
+    view = shop.ask(CommitHold(held.slot, held.order_no, (("1", 2),)))
+    assert [(x.sku, x.quantity) for x in view.legs[0].lines] == [("A", 2), ("B", 4)]
+    view = shop.ask(CancelOrder(held.slot, held.order_no, (("1", 1),)))
+    assert [(x.sku, x.quantity) for x in view.legs[0].lines] == [("A", 1), ("B", 2)]
+    assert problem(shop.ask(CancelOrder(held.slot, held.order_no, (("1", 2),))))[1] == "/lines/0/quantity"
+    assert (free(shop, "A", "N-0"), free(shop, "B", "N-0")) == (2, 4)
+
+
+def test_a_parked_kit_is_short_by_kits() -> None:
+    shop = a_kit_shop({})
+    view = shop.ask(a_place(an_order(lines={"KIT": 2}, on_short=OnShort.PARK)))
+    assert [(u.line_id, u.quantity) for u in view.unfilled] == [("1", 2)]
+
+
+# -- methods and untracked items ----------------------------------------------------------------------------------
+
+
+def test_digital_and_untracked_lines_need_no_stock_and_can_be_cancelled_until_something_left() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 1}}, items=[an_item("SKU-0"), an_item("WRAP", tracked=False), an_item("CODE")])
+    lines = [a_line("SKU-0"), a_line("WRAP", line_id="2"), a_line("CODE", line_id="3", method=Method.DIGITAL)]
+    view = shop.ask(a_place(an_order(lines=lines)))
+    assert [line.sku for leg in view.legs for line in leg.lines] == ["SKU-0"]
+    only = shop.ask(a_place(an_order("D-1", [a_line("CODE", method=Method.DIGITAL)])))
+    assert (only.state, only.legs) == ("allocated", ())
+    assert shop.ask(CancelOrder(only.slot, only.order_no)).state == "cancelled"
+    assert shop.ask(CancelOrder(view.slot, view.order_no)).state == "cancelled"
+
+
+def test_a_pickup_line_comes_from_its_node_or_not_at_all() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 5}, "N-1": {"SKU-0": 1}})
+    line = a_line("SKU-0", 1, method=Method.PICKUP, pickup_node_id="N-1")
+    assert shop.ask(a_place(an_order(lines=[line]))).legs[0].node_id == "N-1"
+    reply = shop.ask(a_place(an_order("P-2", lines=[line])))
+    assert reply.errors[0].facts["available_to_promise"] == 0
+
+
+# -- capacity -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("unit", "taken"), [("orders", 1), ("lines", 2), ("units", 5)])
+def test_capacity_is_taken_and_given_back_with_the_leg(unit: str, taken: int) -> None:
+    nodes = [a_node("N-0", capacity=NodeCapacity(unit=unit, per_day=100))]  # type: ignore[arg-type]
+    shop = a_shop({"N-0": {"SKU-0": 9, "SKU-1": 9}}, nodes=nodes)
+    view = shop.ask(a_place(an_order(lines={"SKU-0": 2, "SKU-1": 3})))
+    day = shop.now_ms // 86_400_000
+    assert shop.state.capacity.rows(0) == [(day, taken)]
+    shop.ask(CancelOrder(view.slot, view.order_no, (("1", 1),)))
+    assert shop.state.capacity.get(0, day) == {"orders": 1, "lines": 2, "units": 4}[unit]
+    shop.ask(CancelOrder(view.slot, view.order_no))
+    assert shop.state.capacity.rows(0) == []
+
+
+def test_a_full_day_moves_the_leg_to_the_next_one_and_then_refuses() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 99}}, nodes=[a_node("N-0", capacity=NodeCapacity(unit="orders", per_day=1))])
+    for n in range(3):
+        assert isinstance(shop.ask(a_place(an_order(f"C-{n}", {"SKU-0": 1}))), OrderView)
+    day = shop.now_ms // 86_400_000
+    assert shop.state.capacity.rows(0) == [(day, 1), (day + 1, 1), (day + 2, 1)]
+    reply = shop.ask(a_place(an_order("C-9", {"SKU-0": 1})))
+    assert problem(reply)[0] == "no_capable_node"
+    assert reply.errors[0].facts["reason"] == "capacity"
+
+
+def test_safety_by_method_is_left_on_the_shelf() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 3}}, nodes=[a_node("N-0", safety_by_method={"ship": 2}, offers=("ship", "pickup"))])
+    assert problem(shop.ask(a_place(an_order(lines={"SKU-0": 2}))))[0] == "out_of_stock"
+    line = a_line("SKU-0", 3, method=Method.PICKUP, pickup_node_id="N-0")
+    assert isinstance(shop.ask(a_place(an_order(lines=[line]))), OrderView)
+
+
+# -- idempotency --------------------------------------------------------------------------------------------------
+
+
+def test_a_repeated_key_gets_the_first_answer_and_another_body_is_refused() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 5}})
+    first = shop.ask(a_place(key=7))
+    again = shop.ask(a_place(key=7))
+    assert (again.order_no, again.replayed, first.replayed) == (first.order_no, True, False)
+    assert problem(shop.ask(a_place(key=7, fingerprint=99)))[0] == "key_reused"
+    assert free(shop, "SKU-0", "N-0") == 4
+
+
+def test_a_repeat_within_one_batch_waits_for_the_first() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 5}})
+    one, two = shop.send(a_place(key=7)), shop.send(a_place(key=7))
+    other = shop.send(a_place(an_order("A-1"), key=8))
+    shop.settle()
+    assert shop.replies[one][0].order_no == shop.replies[two][0].order_no  # type: ignore[union-attr]
+    assert problem(shop.replies[other][0]) == ("duplicate_order", "/order_id")
+    assert free(shop, "SKU-0", "N-0") == 4
+
+
+def test_an_order_id_can_be_used_again_once_its_order_has_ended() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 1}})
+    first = shop.ask(a_place(ttl_s=60))
+    reply = shop.ask(a_place())
+    assert problem(reply) == ("duplicate_order", "/order_id")
+    assert reply.errors[0].facts["id"].startswith("res_US100_")
+    shop.ask(ReleaseHold(first.slot, first.order_no))
+    second = shop.ask(a_place())
+    assert second.order_no > first.order_no
+    assert shop.ask(GetOrder(first.slot, first.order_no)).state == "released"
+
+
+def test_a_refusal_is_decided_again() -> None:
+    shop = a_shop()
+    assert problem(shop.ask(a_place(key=7)))[0] == "out_of_stock"
+    shop.ask(AdjustStock("N-0", (StockMove("SKU-0", "received", 1),)))
+    assert isinstance(shop.ask(a_place(key=7)), OrderView)
+
+
+def test_keys_past_their_room_are_forgotten_oldest_first_but_never_the_last_hour_s() -> None:
+    shop = LoneCore(a_network(nodes=1), dedupe_max=3)
+    shop.ask(AdjustStock("N-0", (StockMove("SKU-0", "received", 99),)))
+    for n in range(3):
+        assert isinstance(shop.ask(a_place(an_order(f"A-{n}"), key=n + 1)), OrderView)
+        shop.pass_time(1_000)
+    assert problem(shop.ask(a_place(an_order("A-3"), key=4)))[0] == "dedupe_full"
+    assert isinstance(shop.ask(a_place(an_order("A-3"))), OrderView), "a command without a key needs no room"
+    shop.pass_time(2 * 3_600_000)
+    assert isinstance(shop.ask(a_place(an_order("A-4"), key=5)), OrderView)
+    facts = shop.ask(GetStatus()).facts
+    assert facts["dedupe_entries"] <= 3
+    assert facts["dedupe_window_ms"] < 24 * 3_600_000
+
+
+def test_keys_are_forgotten_after_a_day() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 9}})
+    shop.ask(a_place(key=1))
+    shop.pass_time(25 * 3_600_000)
+    for n in range(2):
+        shop.ask(a_place(an_order(f"B-{n}"), key=n + 2))
+    assert shop.state.dedupe_count == 2
+    assert shop.state.slots["US100"].dedupe.get(1) is None
+
+
+# -- numbers ------------------------------------------------------------------------------------------------------
+
+
+def test_order_numbers_ascend_also_when_the_clock_goes_back_and_after_a_restart() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 9}})
+    first = shop.ask(a_place(an_order("A")))
+    shop.now_ms -= 3_600_000
+    second = shop.ask(a_place(an_order("B")))
+    assert second.order_no > first.order_no
+    again = shop.recovered_from({})
+    again.receive(1, 1, a_place(an_order("C")), now_ms=shop.now_ms)
+    effects = again.poll(now_ms=shop.now_ms)
+    assert effects.append is not None
+    again.appended(effects.append.seq)
+    (answer,) = again.poll(now_ms=shop.now_ms).answers
+    assert isinstance(answer.reply, OrderView)
+    assert answer.reply.order_no > second.order_no
+    assert order_no_time_ms(answer.reply.order_no) > order_no_time_ms(second.order_no)
+
+
+def test_the_answer_names_the_entry_it_rests_on() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 9}})
+    view = shop.ask(a_place())
+    assert view.token == f"0:1:{len(shop.entries)}"
