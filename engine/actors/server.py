@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import os
+import socket
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,12 @@ from typing import cast
 import msgspec
 import structlog
 
+from engine.client.link import keep_alive
 from engine.domain.commands import Command
 from engine.domain.replies import Reply
 from engine.protocol.wire import (
+    FRAME_BYTES_MAX,
+    FRAME_BYTES_WANTED,
     PROTOCOL_VERSION,
     FrameError,
     FrameReader,
@@ -27,7 +31,9 @@ from engine.protocol.wire import (
 )
 
 WRITE_BUFFER_MAX = 64 * 1024 * 1024
-"""An asker that does not read its answers is disconnected past this."""
+"""An asker that left so much unread is disconnected. One answer may be larger."""
+HELLO_BYTES_MAX = 4 * 1024
+HELLO_TIMEOUT_S = 5.0
 BACKLOG = 512
 log = structlog.get_logger(__name__)
 
@@ -37,9 +43,10 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: ShardServer) -> None:
         self._server = server
-        self._reader = FrameReader()
+        self._reader = FrameReader(bytes_max=HELLO_BYTES_MAX)
         self._transport: asyncio.Transport | None = None
         self._welcomed = False
+        self._patience: asyncio.TimerHandle | None = None
         self.number = -1
         self.frames_taken = 0
         """Frames whose credit has not been given back."""
@@ -48,6 +55,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)  # uvloop has classes of its own
         self._transport = transport
+        self._patience = asyncio.get_running_loop().call_later(HELLO_TIMEOUT_S, self.abort)
+        if transport.get_extra_info("socket").family != socket.AF_UNIX:
+            keep_alive(transport)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -70,7 +80,7 @@ class Connection(asyncio.Protocol):
             error = f"protocol version {hello.version}, this shard speaks {PROTOCOL_VERSION}"
         elif hello.shard != server.shard:
             error = f"this is shard {server.shard}"
-        elif not hmac.compare_digest(hello.token, server.token):
+        elif not hmac.compare_digest(hello.token.encode(), server.token.encode()):
             error = "wrong token"
         self._transport.write(frame(Welcome(PROTOCOL_VERSION, server.shard, server.epoch, error)))
         if error:
@@ -78,6 +88,9 @@ class Connection(asyncio.Protocol):
             self._transport.close()
             return False
         self._welcomed = True
+        self._reader.bytes_max = FRAME_BYTES_MAX
+        if self._patience is not None:
+            self._patience.cancel()
         self.number = server.joined(self)
         return True
 
@@ -86,12 +99,27 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or not (self.out or self.frames_taken):
             return
-        items, self.out = self.out, []
-        credits, self.frames_taken = self.frames_taken, 0
-        transport.write(frame(Replies(credits, items)))
         if transport.get_write_buffer_size() > WRITE_BUFFER_MAX:
             log.warning("asker does not read its answers", connection=self.number)
             transport.abort()
+            return
+        items, self.out = self.out, []
+        credits, self.frames_taken = self.frames_taken, 0
+        data = frame(Replies(credits, items))
+        if len(data) > FRAME_BYTES_WANTED and len(items) > 1:
+            self._write_apart(transport, items, credits)
+        else:
+            transport.write(data)
+
+    def _write_apart(self, transport: asyncio.Transport, items: list[tuple[int, Reply]], credits: int) -> None:
+        """The same answers in several frames; the credits go with the first."""
+        data = frame(Replies(credits, items))
+        if len(data) <= FRAME_BYTES_WANTED or len(items) == 1:
+            transport.write(data)
+            return
+        half = len(items) // 2
+        self._write_apart(transport, items[:half], credits)
+        self._write_apart(transport, items[half:], 0)
 
     def abort(self) -> None:
         if self._transport is not None:
@@ -99,6 +127,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        if self._patience is not None:
+            self._patience.cancel()
         if self._welcomed:
             self._server.left(self.number)
 

@@ -3,8 +3,11 @@
 A frame is whatever was submitted while earlier frames were in flight; a lone command leaves at once, a flood amortises
 everything. There is no timer. Each shard grants CREDITS frames at a time and gives a credit back once it has dealt with one.
 
-What was sent and not answered when the connection breaks has an unknown outcome. A command that is safe to repeat (a read, or
-one with an idempotency key) is sent again, unchanged, on the next connection; any other is answered `unavailable`.
+K1  What was sent and not answered when the connection breaks has an unknown outcome. A command that is safe to repeat (a read,
+    or one with an idempotency key) is sent again, unchanged, on the next connection; any other is answered `unavailable`.
+K2  Correlation ids are never used twice by a link, and answers belong to the connection they came on.
+K3  A shard that owes an answer or a credit and gives no sign of life for STALL_S is looked up again. So is one that says
+    `unavailable`: it may have been cut off and replaced, and cannot know.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from engine.domain.replies import Problem, Reply
 from engine.journal.discovery import Found
 from engine.protocol.wire import (
     CREDITS,
+    FRAME_BYTES_MAX,
+    FRAME_BYTES_WANTED,
     PROTOCOL_VERSION,
     FrameError,
     FrameReader,
@@ -39,8 +44,14 @@ QUEUE_MAX = 50_000
 CONNECT_TIMEOUT_S = 2.0
 RETRY_MIN_S = 0.02
 RETRY_MAX_S = 0.5
-RESUBSCRIBE_S = 0.1
+RESUBSCRIBE_MIN_S = 0.1
+RESUBSCRIBE_MAX_S = 2.0
 SWEEP_S = 0.1
+STALL_S = 5.0
+DOUBT_S = 1.0
+"""How often a shard that answers `unavailable` is looked up."""
+KEEPALIVE_IDLE_S = 10
+KEEPALIVE_PROBES = 3
 
 Finder = Callable[[int], Awaitable[Found | None]]
 log = structlog.get_logger(__name__)
@@ -75,6 +86,7 @@ class Subscription:
     def __init__(self, make: Callable[[], Command], on_reply: Callable[[Reply], None]) -> None:
         self.make = make
         self.on_reply = on_reply
+        self.again_s = RESUBSCRIBE_MIN_S
 
 
 class ShardLink:
@@ -83,7 +95,7 @@ class ShardLink:
     def __init__(self, shard: int, find: Finder, *, token: str = "", peer: int = -1, timeout_s: float = 10.0) -> None:
         self.shard = shard
         self.epoch = 0
-        self.on_lost: Callable[[], None] | None = None
+        """Of the copy that is connected; 0 = it did not have one yet."""
         self._find = find
         self._token = token
         self._peer = peer
@@ -91,6 +103,12 @@ class ShardLink:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._credits = 0
+        self._owed_since_s = 0.0
+        """Since when the shard owes a sign of life, while credits are out."""
+        self._doubted = False
+        self._looked_up_s = 0.0
+        self._looking: asyncio.Future[None] = self._loop.create_future()
+        self._looking.cancel()  # none is under way
         self._corr = 1_000
         """Numbers below are for subscriptions."""
         self._queue: deque[int] = deque()
@@ -111,6 +129,11 @@ class ShardLink:
     @property
     def pending(self) -> int:
         return len(self._waiting)
+
+    @property
+    def queued(self) -> int:
+        """Commands that were not sent yet."""
+        return len(self._queue)
 
     def oldest_age_s(self) -> float:
         """How long the oldest unanswered command has waited."""
@@ -138,8 +161,7 @@ class ShardLink:
         """Keep a subscription alive over reconnections. `corr` below 1000, one each."""
         self._subscriptions[corr] = Subscription(make, on_reply)
         if self._transport is not None:
-            self._transport.write(frame([(corr, make())]))
-            self._credits -= 1
+            self._write(self._transport, frame([(corr, make())]))
 
     async def wait_connected(self, timeout_s: float) -> bool:
         try:
@@ -148,16 +170,12 @@ class ShardLink:
             return False
         return True
 
-    def reconnect(self) -> None:
-        """Drop the connection and look the shard up again."""
-        if self._transport is not None:
-            self._transport.abort()
-
     async def close(self) -> None:
         self._closed = True
-        for task in (self._task, self._sweeper):
+        tasks = (self._task, self._sweeper, self._looking)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(self._task, self._sweeper, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._transport is not None:
             self._transport.close()
             self._transport = None
@@ -168,6 +186,12 @@ class ShardLink:
 
     # -- frames ---------------------------------------------------------------------------------------------------
 
+    def _write(self, transport: asyncio.Transport, data: bytes) -> None:
+        if self._credits == CREDITS:
+            self._owed_since_s = self._loop.time()
+        self._credits -= 1
+        transport.write(data)
+
     def _flush(self) -> None:
         self._flush_due = False
         while self._queue and self._credits > 0 and self._transport is not None:
@@ -177,64 +201,86 @@ class ShardLink:
                 waiting = self._waiting.get(corr)
                 if waiting is None:
                     continue
-                if waiting.future.cancelled() and not waiting.sent:
-                    del self._waiting[corr]  # nobody waits and the shard has not heard of it
+                if waiting.future.done():
+                    del self._waiting[corr]  # nobody waits for it, and it is not under way
                     continue
-                waiting.sent = True
                 items.append((corr, waiting.command))
-            if not items:
-                return
-            self._credits -= 1
-            self._transport.write(frame(items))
+            data = self._fitting(items)
+            if items:
+                for corr, _ in items:
+                    self._waiting[corr].sent = True
+                self._write(self._transport, data)
+
+    def _fitting(self, items: list[tuple[int, Command]]) -> bytes:
+        """One frame of the first items, as many as make a frame of bearable size; the others are put back."""
+        data = frame(items)
+        while len(data) > FRAME_BYTES_WANTED and len(items) > 1:
+            kept = len(items) // 2
+            self._queue.extendleft(corr for corr, _ in reversed(items[kept:]))
+            del items[kept:]
+            data = frame(items)
+        if len(data) > FRAME_BYTES_MAX:
+            (corr, _), *_ = items
+            items.clear()
+            self._waiting.pop(corr).future.set_result(
+                Problem("body_too_large", f"a command of {len(data)} bytes, at most {FRAME_BYTES_MAX} can be sent")
+            )
+        return data
 
     def frame_received(self, body: bytes) -> None:
         replies = decode_replies(body)
         self._credits += replies.credits
+        self._owed_since_s = self._loop.time()
         waiting_of, subscriptions = self._waiting, self._subscriptions
         for corr, reply in replies.items:
             waiting = waiting_of.pop(corr, None)
             if waiting is not None:
+                if type(reply) is Problem and reply.code == "unavailable":
+                    self._doubted = True
                 if not waiting.future.done():
                     waiting.future.set_result(reply)
             elif corr in subscriptions:
+                subscription = subscriptions[corr]
                 if type(reply) is Problem:  # the shard is recovering, or cut off: it forgets who asked
-                    self._loop.call_later(RESUBSCRIBE_S, self._subscribe_again, corr, self._transport)
-                subscriptions[corr].on_reply(reply)
+                    self._loop.call_later(subscription.again_s, self._subscribe_again, corr, self._transport)
+                    subscription.again_s = min(RESUBSCRIBE_MAX_S, subscription.again_s * 2)
+                else:
+                    subscription.again_s = RESUBSCRIBE_MIN_S
+                subscription.on_reply(reply)
         if self._queue:
             self._flush()
 
     def _subscribe_again(self, corr: int, transport: asyncio.Transport | None) -> None:
         if transport is not None and transport is self._transport:
-            transport.write(frame([(corr, self._subscriptions[corr].make())]))
-            self._credits -= 1
+            self._write(transport, frame([(corr, self._subscriptions[corr].make())]))
 
     def connection_made(self, transport: asyncio.Transport, epoch: int) -> None:
         self._transport = transport
         self.epoch = epoch
         self._credits = CREDITS
+        self._doubted = False
         for corr, subscription in self._subscriptions.items():
-            transport.write(frame([(corr, subscription.make())]))
-            self._credits -= 1
+            subscription.again_s = RESUBSCRIBE_MIN_S
+            self._write(transport, frame([(corr, subscription.make())]))
         self._connected.set()
         self._flush()
 
-    def connection_lost(self) -> None:
-        """What was sent is unknown: queue again what may be repeated, answer the rest."""
-        if self._transport is None:
-            return
+    def connection_lost(self, transport: asyncio.Transport | None) -> None:
+        """K1: what was sent is unknown; queue again what may be repeated, answer the rest."""
+        if transport is None or transport is not self._transport:
+            return  # an attempt that was given up, or a connection that was replaced
         self._transport = None
         self._credits = 0
         self._connected.clear()
         self._queue.clear()
         for corr, waiting in list(self._waiting.items()):
-            if waiting.sent and not waiting.retry:
+            if waiting.future.done():
                 del self._waiting[corr]
-                if not waiting.future.done():
-                    waiting.future.set_result(unavailable("the connection broke before an answer came"))
+            elif waiting.sent and not waiting.retry:
+                del self._waiting[corr]
+                waiting.future.set_result(unavailable("the connection broke before an answer came"))
             else:
                 self._queue.append(corr)
-        if self.on_lost is not None:
-            self.on_lost()
 
     # -- the connection -------------------------------------------------------------------------------------------
 
@@ -259,29 +305,40 @@ class ShardLink:
         for address in found.addresses if found is not None else ():
             lost: asyncio.Future[None] = self._loop.create_future()
             protocol = _LinkProtocol(self, lost)
-            make = protocol.itself
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    kind, _, rest = address.partition(":")
-                    if kind == "unix":
-                        host, _, path = rest.partition(":")
-                        if host != host_id():
-                            continue
-                        await self._loop.create_unix_connection(make, path)
-                    else:
-                        name, _, port = rest.rpartition(":")
-                        await self._loop.create_connection(make, name, int(port))
+                    if not await self._open(address, protocol):
+                        continue
                     protocol.send_hello(Hello(PROTOCOL_VERSION, self.shard, self._token, self._peer))
                     await protocol.welcomed
-            except (OSError, TimeoutError, FrameError, msgspec.MsgspecError) as error:
+            except (OSError, TimeoutError, ValueError, msgspec.MsgspecError) as error:
                 log.debug("cannot connect", shard=self.shard, address=address, error=repr(error))
                 protocol.abort()
                 continue
+            except asyncio.CancelledError:
+                protocol.abort()
+                raise
             return lost
         return None
 
+    async def _open(self, address: str, protocol: _LinkProtocol) -> bool:
+        """False = not an address for this machine. Raises OSError, ValueError."""
+        kind, _, rest = address.partition(":")
+        if kind == "unix":
+            host, _, path = rest.partition(":")
+            if host != host_id():
+                return False
+            await self._loop.create_unix_connection(protocol.itself, path)
+        elif kind == "tcp":
+            name, _, port = rest.rpartition(":")
+            transport, _ = await self._loop.create_connection(protocol.itself, name, int(port))
+            keep_alive(transport)
+        else:
+            return False
+        return True
+
     async def _sweep(self) -> None:
-        """Answer what is past its deadline: its outcome is unknown."""
+        """Answer what is past its deadline, its outcome unknown, and look after the connection (K3)."""
         while True:
             await asyncio.sleep(SWEEP_S)
             now = self._loop.time()
@@ -294,6 +351,41 @@ class ShardLink:
                 waiting = self._waiting.pop(corr)
                 if not waiting.future.done():
                     waiting.future.set_result(unavailable())
+            while self._queue and self._queue[0] not in self._waiting:
+                self._queue.popleft()
+            if self._transport is not None:
+                if self._credits < CREDITS and now - self._owed_since_s > STALL_S:
+                    log.warning("no sign of life, looking the shard up again", shard=self.shard)
+                    self._transport.abort()
+                elif self._doubted and self._looking.done() and now - self._looked_up_s > DOUBT_S:
+                    self._looked_up_s = now
+                    self._doubted = False
+                    self._looking = self._loop.create_task(self._look_for_a_newer_copy())  # may take seconds
+
+    async def _look_for_a_newer_copy(self) -> None:
+        transport = self._transport
+        try:
+            found = await self._find(self.shard)
+        except Exception as error:
+            # As in _connect: no answer says nothing about the copy that is connected.
+            log.debug("shard not found", shard=self.shard, error=repr(error))
+            return
+        if found is not None and found.epoch > self.epoch and transport is not None and transport is self._transport:
+            log.warning("another copy took the shard over", shard=self.shard, epoch=found.epoch)
+            transport.abort()
+
+
+def keep_alive(transport: asyncio.BaseTransport) -> None:
+    """Let the kernel notice within a minute that the other machine is gone, on a connection where nothing is said."""
+    raw = transport.get_extra_info("socket")
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
+        ("TCP_KEEPINTVL", KEEPALIVE_IDLE_S),
+        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+    ):
+        if hasattr(socket, option):  # not all of them everywhere
+            raw.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 class _LinkProtocol(asyncio.Protocol):
@@ -316,6 +408,8 @@ class _LinkProtocol(asyncio.Protocol):
         self._transport.write(frame(hello))
 
     def abort(self) -> None:
+        """Give the attempt up; nobody waits for its outcome any more."""
+        self.welcomed.cancel()
         if self.welcomed.done() and not self.welcomed.cancelled():
             self.welcomed.exception()
         if self._transport is not None:
@@ -342,7 +436,6 @@ class _LinkProtocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.welcomed.done():
             self.welcomed.set_exception(FrameError("the shard closed the connection"))
-        elif not self._lost.done():
-            self._link.connection_lost()
+        self._link.connection_lost(self._transport)
         if not self._lost.done():
             self._lost.set_result(None)

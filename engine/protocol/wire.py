@@ -22,6 +22,8 @@ from engine.domain.replies import Reply
 PROTOCOL_VERSION = 1
 CREDITS = 2
 FRAME_BYTES_MAX = 64 * 1024 * 1024
+FRAME_BYTES_WANTED = 4 * 1024 * 1024
+"""Items that are more than this together go in several frames: the other side decodes a frame in one piece."""
 _HEADER = 4
 
 
@@ -89,7 +91,7 @@ class FrameReader:
 
     def __init__(self, *, bytes_max: int = FRAME_BYTES_MAX) -> None:
         self._buffer = bytearray()
-        self._bytes_max = bytes_max
+        self.bytes_max = bytes_max
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Bodies completed by this data. Raises FrameError where a frame is larger than allowed."""
@@ -98,8 +100,8 @@ class FrameReader:
         start = 0
         while len(buffer) - start >= _HEADER:
             size = int.from_bytes(buffer[start : start + _HEADER], "little")
-            if size > self._bytes_max:
-                raise FrameError(f"a frame of {size} bytes, allowed are {self._bytes_max}")
+            if size > self.bytes_max:
+                raise FrameError(f"a frame of {size} bytes, allowed are {self.bytes_max}")
             end = start + _HEADER + size
             if end > len(buffer):
                 break

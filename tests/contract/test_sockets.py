@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from engine.actors import server
 from engine.client.cluster import Cluster
+from engine.client.link import ShardLink
 from engine.domain.commands import GetAvailability, GetOrder, GetStatus
 from engine.domain.placement import CONTROL_SHARD
 from engine.domain.replies import OrderView, Problem, StatusReply, StockReply
 from engine.journal.discovery import Found
 from engine.journal.port import Acquired
+from engine.protocol.wire import PROTOCOL_VERSION, FrameReader, Hello, decode_replies, frame
 from tests.builders import a_place, an_order
 from tests.conftest import eventually
 from tests.contract.shard_host import Engine, HostedShard
@@ -189,3 +192,101 @@ async def test_a_subscription_survives_a_shard_that_is_still_recovering(tmp_path
     assert await engine.cluster.wait_configured(5.0)
     await engine.cluster.close()
     await control.stop()
+
+
+# -- the socket's own limits -----------------------------------------------------------------------------------------
+
+
+def path_of(engine: Engine, shard: int = 0) -> str:
+    return engine.directory.found[shard].addresses[0].split(":", 2)[2]
+
+
+async def test_a_stranger_may_not_make_a_shard_keep_much_before_he_says_who_he_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HELLO_TIMEOUT_S", 0.2)
+    engine = await Engine(tmp_path, 1).start()
+    try:
+        reader, writer = await asyncio.open_unix_connection(path_of(engine))
+        writer.write((32 * 1024 * 1024).to_bytes(4, "little"))  # a frame that is allowed later
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+        reader, writer = await asyncio.open_unix_connection(path_of(engine))
+        assert await asyncio.wait_for(reader.read(), 5) == b""  # says nothing at all
+        writer.close()
+    finally:
+        await engine.close()
+
+
+async def test_a_token_may_have_any_letters(tmp_path: Path) -> None:
+    engine = await Engine(tmp_path, 1, token="Öffne dich, Sesam", tcp=True).start()
+    stranger = Cluster(engine.directory.find, token="Öffne dich, Mohn", timeout_s=0.5)
+    try:
+        assert isinstance(await engine.cluster.ask(0, GetStatus()), StatusReply)
+        reply = await stranger.ask(0, GetStatus())
+        assert isinstance(reply, Problem)
+        assert reply.code == "unavailable"
+    finally:
+        await stranger.close()
+        await engine.close()
+
+
+async def test_answers_that_are_too_many_for_a_frame_leave_in_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frame larger than its asker takes would break the connection, and again after each repeat."""
+    monkeypatch.setattr(server, "FRAME_BYTES_WANTED", 5_000)
+    engine = await Engine(tmp_path, 1).start()
+    frames: list[int] = []
+    received = ShardLink.frame_received
+
+    def watched(self: ShardLink, body: bytes) -> None:
+        frames.append(len(body))
+        received(self, body)
+
+    monkeypatch.setattr(ShardLink, "frame_received", watched)
+    try:
+        await engine.stock_up("N-0", "SKU-0", 500)
+        placed = await engine.cluster.ask(0, a_place(an_order("A-1"), key=5))
+        assert isinstance(placed, OrderView)
+        question = GetOrder(placed.slot, placed.order_no)
+        replies = await asyncio.gather(*(engine.cluster.ask(0, question) for _ in range(400)))
+        assert all(isinstance(reply, OrderView) for reply in replies)
+        assert max(frames) <= 5_000
+        again = await asyncio.gather(*(engine.cluster.ask(0, question) for _ in range(400)))
+        assert all(isinstance(reply, OrderView) for reply in again)
+    finally:
+        await engine.close()
+
+
+async def test_an_asker_that_reads_nothing_is_cut_off_and_one_large_answer_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "WRITE_BUFFER_MAX", 100_000)
+    engine = await Engine(tmp_path, 1).start()
+    try:
+        await engine.stock_up("N-0", "SKU-0", 500)
+        placed = await engine.cluster.ask(0, a_place(an_order("A-1"), key=5))
+        assert isinstance(placed, OrderView)
+        items = [(n, GetOrder(placed.slot, placed.order_no)) for n in range(2_000)]
+        reader, writer = await asyncio.open_unix_connection(path_of(engine))
+        writer.write(frame(Hello(PROTOCOL_VERSION, 0, "")))
+        writer.write(frame(items))
+        cut, answers = FrameReader(), 0
+        while answers < len(items):
+            for body in cut.feed(await asyncio.wait_for(reader.read(1 << 20), 5)):
+                if answers or body[0] != 0x94:  # not the welcome
+                    answers += len(decode_replies(body).items)
+        runner = engine.stock[0].runner
+        assert runner is not None
+        connections = len(runner.server.connections)
+        transport = writer.transport
+        assert isinstance(transport, asyncio.ReadTransport)
+        transport.pause_reading()
+        for _ in range(50):
+            writer.write(frame(items))
+        await eventually(lambda: len(runner.server.connections) < connections)
+        writer.close()
+        assert isinstance(await engine.cluster.ask(0, GetStatus()), StatusReply)
+    finally:
+        await engine.close()
