@@ -11,6 +11,8 @@ N4  An idle or silent connection is closed after the keep-alive time; one timer 
 N5  A lean request counts as in flight from its last byte to its answer, whatever becomes of the client.
 N6  A connection beyond the limit gets one answer, 503, to its first bytes; what it sends is thrown away, and it is closed within
     REFUSED_S. Beyond TURNED_AWAY_MAX of those, new ones are just closed.
+N7  HEAD_MAX bytes that are neither the end of a head nor part of a body (an endless head, trailers, chunk extensions) end the
+    connection: the parser keeps them all and copies them each time more come.
 
 It rests on uvicorn's HttpToolsProtocol (pinned); tests/integration/test_gateway_lean.py shows each of the above over raw sockets.
 """
@@ -34,6 +36,7 @@ from gateway.limits import TURNED_AWAY_MAX
 from gateway.pipeline import STANDARD_HEADERS, Rendered, admit, flood, internal, render
 
 BODY_MAX = 256 * 1024
+HEAD_MAX = 64 * 1024
 REFUSED_S = 1.0
 _STANDARD = b"".join([name + b": " + value + b"\r\n" for name, value in STANDARD_HEADERS])
 _STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -114,6 +117,8 @@ def lean_protocol(door: Door) -> type[HttpToolsProtocol]:
             self._served = False
             """N6: whether it is within the limit of connections."""
             self._told = False
+            self._unread = 0
+            """N7: bytes since a head was complete, a body went on or a request ended."""
 
         # -- in ---------------------------------------------------------------------------------------------------
 
@@ -134,7 +139,10 @@ def lean_protocol(door: Door) -> type[HttpToolsProtocol]:
             if not self._served:
                 self._turn_away()
                 return
+            self._unread += len(data)
             super().data_received(data)
+            if self._unread > HEAD_MAX:
+                self._never_ends()
             if self._begun:
                 if self._late_timer is None:
                     self._late_timer = self.loop.call_later(request_s, self._too_late)
@@ -150,6 +158,7 @@ def lean_protocol(door: Door) -> type[HttpToolsProtocol]:
             self._begun = True
 
         def on_headers_complete(self) -> None:
+            self._unread = 0
             cycle = self.cycle
             if (cycle is None or cycle.response_complete) and not self.flow.write_paused:
                 found = find(self.parser.get_method(), self.url)
@@ -181,12 +190,14 @@ def lean_protocol(door: Door) -> type[HttpToolsProtocol]:
             return True
 
         def on_body(self, body: bytes) -> None:
+            self._unread = 0
             if self._lean is not None:
                 self._lean.parts.append(body)
             else:
                 super().on_body(body)
 
         def on_message_complete(self) -> None:
+            self._unread = 0
             cycle = self._lean
             if cycle is None:
                 super().on_message_complete()
@@ -197,6 +208,17 @@ def lean_protocol(door: Door) -> type[HttpToolsProtocol]:
             call = cycle.call
             call.body = cycle.parts[0] if len(cycle.parts) == 1 else b"".join(cycle.parts)
             self._work(cycle, call)
+
+        def _never_ends(self) -> None:
+            """N7."""
+            self._begun = False
+            if self.transport.is_closing():
+                return
+            if self.cycle is not None and not self.cycle.response_complete:
+                self.transport.abort()
+            else:
+                detail = f"the head of the request is longer than {HEAD_MAX} bytes"
+                self._say_and_close(render(self._nothing(), problem("malformed_body", detail)))
 
         def _turn_away(self) -> None:
             """N6: the answer to a connection's first bytes; closing at once could reset it before the client has read why."""

@@ -399,11 +399,11 @@ place with `status` and `body` or `problem`. A malformed order spoils only itsel
 job is cut short when its gateway stops; send the file again with the same key: chunks that were put are not put twice. Jobs are
 seen at the gateway that took the file.
 
-**Limits.** Body 8 MiB (`QM_BODY_BYTES_MAX`), import 512 MiB (`QM_IMPORT_BYTES_MAX`), 1,000 lines an order (`QM_MAX_LINES`),
-20,000 lines a batch, quantities 1 to 10^9, 10,000 connections (`QM_CONNECTIONS_MAX`; one more is answered `503 overloaded` and
-closed), 4,096 requests in flight (`QM_IN_FLIGHT_MAX`; what frees stock is shed at twice that), 10 s an answer
-(`QM_REQUEST_TIMEOUT_MS`), and `QM_RATE_PER_KEY_PER_S` requests a second for each key (0 = no limit; shown in `RateLimit` and
-`RateLimit-Policy`).
+**Limits.** Request line and headers 64 KiB, body 8 MiB (`QM_BODY_BYTES_MAX`), import 512 MiB (`QM_IMPORT_BYTES_MAX`), 1,000 lines
+an order (`QM_MAX_LINES`), 20,000 lines a batch, quantities 1 to 10^9, 10,000 connections (`QM_CONNECTIONS_MAX`; one more is
+answered `503 overloaded` and closed), 4,096 requests in flight (`QM_IN_FLIGHT_MAX`; what frees stock is shed at twice that), 10 s
+an answer (`QM_REQUEST_TIMEOUT_MS`), and `QM_RATE_PER_KEY_PER_S` requests a second for each key (0 = no limit; shown in
+`RateLimit` and `RateLimit-Policy`).
 
 **Configuration.** A `PUT` is answered when every shard works with it (a shard that is away holds it up for a second at most), and an
 import is done when they do: the next order may name what was put. Other gateways follow within milliseconds.

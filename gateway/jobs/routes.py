@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import time
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from typing import IO, Any
@@ -27,6 +28,8 @@ IN_MEMORY_BYTES = 1024 * 1024
 WRITE_BYTES = 256 * 1024
 STALL_S = 30.0
 """An upload that sends nothing for this long is given up."""
+BYTES_PER_S_MIN = 1_024
+"""So is one that is slower than this on the whole, once it has taken that long."""
 _REPLAYED = (b"idempotent-replayed", b"true")
 
 
@@ -76,6 +79,9 @@ async def receive_file(call: Call) -> Upload | Problem:
             data = message.get("body", b"")
             size += len(data)
             pending += len(data)
+            taken_s = time.monotonic() - call.started
+            if taken_s > STALL_S and size < taken_s * BYTES_PER_S_MIN and message.get("more_body"):
+                raise TimeoutError
             if size > limit:
                 call.close = True
                 upload.file.close()
@@ -90,7 +96,9 @@ async def receive_file(call: Call) -> Upload | Problem:
     except TimeoutError:
         call.close = True
         upload.file.close()
-        return problem("malformed_body", f"nothing arrived for {STALL_S:.0f} seconds")
+        return problem(
+            "malformed_body", f"the file arrived too slowly: nothing for {STALL_S:.0f} seconds, or under 1 KiB/s"
+        )
     except BaseException:
         upload.file.close()
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gateway.jobs import routes as jobs
 from tests.conftest import eventually
 from tests.integration.gateway_engine import GatewayEngine, an_order_body, keyed
 
@@ -294,3 +296,27 @@ async def test_orders_see_what_was_imported(engine: GatewayEngine) -> None:
     await engine.stock_up("N-0", "SKU-0", 5)
     answer = await engine.client.post("/v1/allocations", json=an_order_body(quantity=5), headers=keyed("k-1"))
     assert answer.status_code == 201
+
+
+async def test_an_upload_that_only_trickles_is_given_up(engine: GatewayEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would keep one of the few places for uploads for ever."""
+    monkeypatch.setattr(jobs, "STALL_S", 0.2)
+    head = (
+        f"POST /v1/items/import HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {engine.admin}\r\n"
+        "content-type: text/csv\r\ntransfer-encoding: chunked\r\n\r\n"
+    )
+    async with engine.served() as url:
+        host, port = url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(head.encode())
+        answer = asyncio.create_task(reader.readuntil(b"}"))
+        for _ in range(200):
+            if answer.done():
+                break
+            writer.write(b"1\r\nx\r\n")
+            await asyncio.sleep(0.02)
+        assert answer.done(), "it went on for four seconds"
+        assert b"HTTP/1.1 400" in await answer
+        assert b"malformed_body" in await answer
+        writer.close()
+    assert engine.door.gateway.jobs.refusal() is None

@@ -1,8 +1,9 @@
-"""The lean way in over raw sockets: pipelining, back-pressure, limits, keep-alive, time-outs (N1 to N6 of gateway/lean.py)."""
+"""The lean way in over raw sockets: pipelining, back-pressure, limits, keep-alive, time-outs (N1 to N7 of gateway/lean.py)."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -367,3 +368,48 @@ async def test_a_flood_of_connections_is_dropped(tmp_path: Path) -> None:
                 writer.close()
     finally:
         await engine.close()
+
+
+ENDLESS = {
+    "a header": (b"GET /livez HTTP/1.1\r\nhost: x\r\nx-a: ", b"a" * 65_536, 400),
+    "headers": (b"GET /livez HTTP/1.1\r\nhost: x\r\n", b"x-a: b\r\n" * 8_192, 400),
+    "a path": (b"GET /", b"a" * 65_536, 400),
+    "a hot path": (b"POST /v1/allocations?", b"a" * 65_536, 400),
+    "a method": (b"", b"A" * 65_536, 400),
+    "trailers": (
+        b"POST /v1/allocations/x/cancel HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n%s\r\n1\r\n{\r\n0\r\n",
+        b"x-a: b\r\n" * 8_192,
+        0,
+    ),
+    "a chunk extension": (
+        b"POST /v1/allocations/x/cancel HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n%s\r\n1;a=",
+        b"a" * 65_536,
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+async def test_what_never_ends_is_cut_off(engine: GatewayEngine, name: str) -> None:
+    """N7: nobody fills the memory with what is not even a body."""
+    start, block, status = ENDLESS[name]
+    if b"%s" in start:
+        start %= b"authorization: Bearer %s\r\ncontent-type: application/json\r\nidempotency-key: k\r\n" % (
+            engine.admin.encode()
+        )
+    async with engine.served() as url, wire(url) as one:
+        one.writer.write(start)
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < 64 * 1024 * 1024:
+                one.writer.write(block)
+                await asyncio.wait_for(one.writer.drain(), 5.0)
+                sent += len(block)
+        assert sent < 16 * 1024 * 1024, "sockets and their buffers hold a few megabytes"
+        if status:
+            received = b""
+            with contextlib.suppress(ConnectionError):
+                while data := await asyncio.wait_for(one.reader.read(65_536), 5.0):
+                    received += data
+            assert received == b"" or received.startswith(b"HTTP/1.1 %d" % status)
+    await eventually(lambda: engine.door.gateway.in_flight.now == 0)

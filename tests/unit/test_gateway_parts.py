@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import resource
+
 import msgspec
 import pytest
 
 from engine.domain.config import ApiKey, Id
 from engine.domain.problems import CODES
 from engine.domain.replies import Problem, ProblemItem
+from gateway.__main__ import FILES_RESERVED, room_for_connections
 from gateway.auth import Keys, new_key
 from gateway.errors import fault_of, problem, problem_value, retry_after
 from gateway.idempotency import WINDOW_MS, fingerprint, hash_key, key_problem, time_of
@@ -306,3 +309,24 @@ def test_latencies_are_counted_in_cumulative_buckets() -> None:
         if "le" in s.labels
     }
     assert (samples["0.0005"], samples["0.005"], samples["2.0"], samples["+Inf"]) == (1, 2, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("limits", "room", "raised_to"),
+    [
+        ((20_000, 20_000), 1_000, None),
+        ((1_024, 4_096), 1_000, 1_000 + FILES_RESERVED),
+        ((1_024, 1_024), 1_024 - FILES_RESERVED, 1_024),
+        ((100, 100), 1, 100),
+        ((1_024, resource.RLIM_INFINITY), 1_000, 1_000 + FILES_RESERVED),
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), 1_000, None),
+    ],
+)
+def test_connections_have_room_among_the_open_files(
+    monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], room: int, raised_to: int | None
+) -> None:
+    made: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda which: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda which, given: made.append(given))
+    assert room_for_connections(1_000) == room
+    assert made == ([] if raised_to is None else [(raised_to, limits[1])])
