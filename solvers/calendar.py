@@ -16,9 +16,8 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from solvers.layout import MIDNIGHTS, NO_DAY, OPTIONS, P_ORDER_BY
+from solvers.layout import DAY_MS, MIDNIGHTS, NO_DAY, OPTIONS, P_ORDER_BY
 
-DAY_MS = 86_400_000
 MINUTE_MS = 60_000
 _EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 _SEARCH_DAYS = 800

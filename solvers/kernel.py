@@ -17,6 +17,7 @@ from solvers.layout import (
     D_LEGS,
     D_MASK,
     D_NODE,
+    DAY_MS,
     G_CAP_UNITS,
     G_DAYS,
     G_DELIVER_BY,
@@ -32,20 +33,26 @@ from solvers.layout import (
     K_LINE,
     K_ROW,
     K_UNITS,
+    L_PLACE,
     LEGS_EXACT,
     LEGS_MAX,
+    M_NOW,
     MAX_LEGS,
     NEVER,
     NO_CAPACITY,
     NO_NODE,
     O_ATOMIC,
     O_LAST,
+    O_LINE,
     O_LINE_COUNT,
     OUT_OF_STOCK,
     R_CANDIDATE,
+    R_CANDIDATE_COUNT,
     R_COLLIDED,
     R_LEG,
     R_LEG_COUNT,
+    R_RECORD,
+    R_RECORD_END,
     R_REFUSED,
     R_SCOPE,
     R_SCORE,
@@ -66,6 +73,9 @@ from solvers.layout import (
     U_LINE,
     U_REASON,
     U_UNITS,
+    V_A,
+    V_CODE,
+    V_SHORT,
     W_BEST,
     W_CAPACITY,
     W_COLLECT,
@@ -92,12 +102,13 @@ from solvers.layout import (
 )
 from solvers.legs import deliver_by, price_leg
 from solvers.look import look_at_part
+from solvers.pack import pack_record, record_room
 
 NO_ROOM = -1
 """The outcome's arrays are too small: call again with larger ones; nothing has changed."""
 ENTRIES_TO_PLAN = 3
 """Candidates kept a subset of groups: with three, two legs elsewhere can never leave a third without a node."""
-_LEGS, _LEG_LINES, _UNFILLED, _CANDIDATES = range(4)
+_LEGS, _LEG_LINES, _UNFILLED, _CANDIDATES, _RECORD = range(5)
 
 
 @inner
@@ -293,6 +304,35 @@ def _plan_part(
     return True
 
 
+@inner
+def _finish_order(m: I64, batch: Batch, outcome: Outcome, first_part: int, last_part: int, first_leg: int) -> bool:
+    """Name lines by their place in the order, and pack its record; False = there is no room for it."""
+    for part in range(first_part, last_part + 1):
+        result = outcome.parts[part]
+        line = batch.parts[part, O_LINE]
+        for n in range(result[R_UNFILLED], result[R_UNFILLED] + result[R_UNFILLED_COUNT]):
+            outcome.unfilled[n, U_LINE] = batch.lines[line + outcome.unfilled[n, U_LINE], L_PLACE]
+        for leg in range(result[R_LEG], result[R_LEG] + result[R_LEG_COUNT]):
+            start = outcome.legs[leg, G_LINE]
+            for k in range(start, start + outcome.legs[leg, G_LINE_COUNT]):
+                outcome.leg_lines[k, K_LINE] = batch.lines[line + outcome.leg_lines[k, K_LINE], L_PLACE]
+        for n in range(result[R_CANDIDATE], result[R_CANDIDATE] + result[R_CANDIDATE_COUNT]):
+            if outcome.candidates[n, V_CODE] == V_SHORT:
+                outcome.candidates[n, V_A] = batch.lines[line + outcome.candidates[n, V_A], L_PLACE]
+    start = outcome.used[_RECORD]
+    outcome.parts[last_part, R_RECORD] = start
+    outcome.parts[last_part, R_RECORD_END] = start
+    legs = outcome.used[_LEGS] - first_leg
+    if legs == 0:
+        return True
+    if start + record_room(outcome, first_leg, legs) > outcome.record.shape[0]:
+        return False
+    end = pack_record(outcome, first_part, last_part, m[M_NOW] // DAY_MS, start)
+    outcome.parts[last_part, R_RECORD_END] = end
+    outcome.used[_RECORD] = end
+    return True
+
+
 @jit
 def plan_batch(
     m: I64,
@@ -329,6 +369,9 @@ def plan_batch(
                 for n in range(first_part, part + 1):
                     outcome.parts[n, R_LEG_COUNT] = 0
                     outcome.parts[n, R_REFUSED] = 1
+            if not _finish_order(m, batch, outcome, first_part, part, first_leg):
+                status = NO_ROOM
+                break
             first_part = part + 1
             first_leg = outcome.used[_LEGS]
             first_line = outcome.used[_LEG_LINES]

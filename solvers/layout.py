@@ -22,6 +22,7 @@ LIMIT = 1_000_000_000_000_000
 NEVER = 2_000_000_000_000_000_000
 """A score that no plan reaches; four of them still fit int64."""
 NO_DAY = -1
+DAY_MS = 86_400_000
 NO_PROMISE = 1 << 40
 """A promise day that no delivery misses."""
 
@@ -148,8 +149,9 @@ POLICY_COLUMNS = 10
 ORDER_COLUMNS = 21
 
 # lines[line, ...]
-L_ITEM, L_UNITS, L_VALUE, L_GROUP, L_SPLIT, L_NEED = range(6)
-LINE_COLUMNS = 6
+L_ITEM, L_UNITS, L_VALUE, L_GROUP, L_SPLIT, L_NEED, L_PLACE = range(7)
+LINE_COLUMNS = 7
+"""L_PLACE: place of the line in its order, by which the outcome names it."""
 
 # legs[leg, ...]; pricing a leg fills all up to G_DAYS
 (
@@ -207,9 +209,11 @@ OUT_OF_STOCK, NO_NODE, MAX_LEGS, NO_CAPACITY = range(4)
     R_CONSIDERED,
     R_ASSUMED,
     R_SCORE,
+    R_RECORD,
+    R_RECORD_END,
     R_BLOCKED,
-) = range(22)
-"""From R_BLOCKED on: nodes that hold units of the part and may not serve it, by reason."""
+) = range(24)
+"""The record's body is named by the last part of an order. From R_BLOCKED on: nodes that hold units of the part and may not serve it, by reason."""
 B_SWITCH, B_EXCLUDED, B_STALE, B_REACH, B_POLICY, B_TAGS = range(6)
 BLOCKS = 6
 PART_COLUMNS = R_BLOCKED + BLOCKS
@@ -422,8 +426,10 @@ class Outcome(NamedTuple):
     leg_lines: I64
     unfilled: I64
     candidates: I64
+    record: U8
+    """Bodies of decision records, one after another."""
     used: I64
-    """Legs, leg lines, unfilled, candidates in use."""
+    """Legs, leg lines, unfilled, candidates, record bytes in use."""
 
 
 def make_scratch(*, nodes: int, lines: int, batch_lines: int) -> Scratch:
@@ -455,7 +461,7 @@ def make_ways(*, parts: int, takes: int) -> Ways:
     )
 
 
-def make_outcome(*, parts: int, lines: int, leg_lines: int = 0) -> Outcome:
+def make_outcome(*, parts: int, lines: int, leg_lines: int = 0, record_bytes: int = 0) -> Outcome:
     """Room for the outcome of so many parts and lines; `leg_lines` = rows for lines that several nodes share."""
     return Outcome(
         np.zeros((parts, PART_COLUMNS), np.int64),
@@ -463,5 +469,6 @@ def make_outcome(*, parts: int, lines: int, leg_lines: int = 0) -> Outcome:
         np.zeros((max(leg_lines, 2 * lines), 3), np.int64),
         np.zeros((lines, 3), np.int64),
         np.zeros((parts * RECORD_CANDIDATES, CANDIDATE_COLUMNS), np.int64),
-        np.zeros(4, np.int64),
+        np.zeros(max(record_bytes, 1_024 * parts), np.uint8),
+        np.zeros(5, np.int64),
     )

@@ -28,11 +28,13 @@ from solvers.layout import (
     J_SCORE,
     J_TAKE,
     J_TAKE_COUNT,
+    L_PLACE,
     LEGS_EXACT,
     M_NODES,
     N_CAP_DAY,
     N_CAP_HARD,
     NODE_COLUMNS,
+    O_LINE,
     O_LINE_COUNT,
     RING,
     T_GROUP,
@@ -110,7 +112,7 @@ def _write_way(m: I64, scratch: Scratch, batch: Batch, ways: Ways, part: int, tr
                 take[X_TAKE_ROW] = scratch.grid[X_ROW, c, i]
                 take[X_TAKE_UNITS] = table[i, T_UNITS]
                 take[X_TAKE_FREE] = scratch.grid[X_FREE, c, i]
-                take[X_TAKE_LINE] = i
+                take[X_TAKE_LINE] = batch.lines[w[W_ORDER + O_LINE] + i, L_PLACE]
                 ways.used[2] += 1
                 leg[G_LINE_COUNT] += 1
         record = m[M_NODES] + node * NODE_COLUMNS

@@ -119,6 +119,7 @@ class SolverPlanner:
                 parts=len(self._outcome.parts),
                 lines=len(self._outcome.unfilled),
                 leg_lines=2 * len(self._outcome.leg_lines),
+                record_bytes=2 * len(self._outcome.record),
             )
         return batch
 
@@ -180,7 +181,9 @@ class SolverPlanner:
         outcome = self._outcome
         if len(outcome.parts) < len(batch.parts) or len(outcome.unfilled) < lines:
             self._outcome = at.make_outcome(
-                parts=max(len(batch.parts), len(outcome.parts)), lines=max(lines, len(outcome.unfilled))
+                parts=max(len(batch.parts), len(outcome.parts)),
+                lines=max(lines, len(outcome.unfilled)),
+                record_bytes=len(outcome.record),
             )
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.actors.planner_output import Results, planned_leg
-from engine.actors.planner_record import Piece, leg_numbers, record_of
+from engine.actors.planner_record import counts_of
 from engine.domain.decisions import Verdict
 from engine.domain.orders import Rung
 from engine.domain.plan import Plan
@@ -72,16 +72,16 @@ class Component:
 
     def _way_plan(self, order: int, way: int, rung: int, gap: list[int]) -> Plan:
         part = self.results.flat.first_part[order]
+        heads = self.results.heads
         legs = []
         numbers: list[int] = []
         for leg, taken in self._legs(way):
             legs.append(planned_leg(leg, taken))
-            numbers += leg_numbers(leg, [i for i, _ in taken], self.results.now_ms)
+            numbers += heads.leg_numbers(leg, [i for i, _ in taken])
         money = self._money(way)
-        was = self.results.pieces(order)[0]
-        runner, verdicts = self._others(order, part, way, money)
-        piece = Piece(at.SCOPE_COLUMNS, numbers, runner, verdicts, was.counts)
-        record = record_of([piece], config=self.results.config, now_ms=self.results.now_ms, rung=rung, gap=gap)
+        runner, verdicts = self._others(part, way, money)
+        body = heads.body(at.SCOPE_COLUMNS, numbers, runner, verdicts, counts_of(self.results.parts[part]))
+        record = heads.record(rung, body, gap)
         ship_by = max(leg.ship_by_ms for leg in legs)
         deliver_by = max(leg.deliver_by_ms for leg in legs)
         return Plan(legs, [], money, (ship_by, deliver_by), rung, record)
@@ -92,24 +92,14 @@ class Component:
         return rows
 
     def _legs(self, way: int) -> list[tuple[list[int], list[tuple[int, int]]]]:
-        """Legs of a way with (line of the request, units); the lines follow each other in the way's takes."""
-        flat = self.results.flat
-        own = flat.lines_of.get(int(self.known.ways[way, at.J_PART]))
+        """Legs of a way with (line, units); the lines follow each other in the way's takes."""
         start = int(self.known.ways[way, at.J_TAKE])
         end = start + int(self.known.ways[way, at.J_TAKE_COUNT])
         takes = [take for take in self.known.takes[start:end].tolist() if take[at.X_TAKE_LINE] >= 0]
         out = []
         for leg in self._leg_rows(way):
             mine, takes = takes[: leg[at.G_LINE_COUNT]], takes[leg[at.G_LINE_COUNT] :]
-            out.append(
-                (
-                    leg,
-                    [
-                        (own[take[at.X_TAKE_LINE]] if own else take[at.X_TAKE_LINE], take[at.X_TAKE_UNITS])
-                        for take in mine
-                    ],
-                )
-            )
+            out.append((leg, [(take[at.X_TAKE_LINE], take[at.X_TAKE_UNITS]) for take in mine]))
         return out
 
     def _money(self, way: int) -> tuple[int, int, int, int]:
@@ -121,7 +111,7 @@ class Component:
             opportunity += leg[at.G_OPPORTUNITY]
         return cash, service, policy, opportunity
 
-    def _others(self, order: int, part: int, way: int, money: tuple[int, int, int, int]) -> tuple[list[int], list[int]]:
+    def _others(self, part: int, way: int, money: tuple[int, int, int, int]) -> tuple[list[int], list[int]]:
         """(runner-up, verdicts) of an order that the solver moved: its other ways, cheapest first."""
         chosen_rows = self._leg_rows(way)
         chosen = {row[at.G_NODE] for row in chosen_rows}

@@ -8,7 +8,8 @@ from engine.actors.planner_network import NetworkView
 from engine.domain.orders import Method, OnShort, OrderRequest
 from engine.domain.plan import PlanRequest
 from solvers import layout as at
-from solvers.calendar import DAY_MS, add_business_days
+from solvers.calendar import add_business_days
+from solvers.layout import DAY_MS
 
 LATE_MINOR_MAX = 1_000_000_000
 VALUE_MAX = 1_000_000_000_000
@@ -27,16 +28,15 @@ class Part:
 
 
 class Flat:
-    """A batch as the kernel reads it. `lines_of` maps part -> its lines' places in the request, where they are not all in order."""
+    """A batch as the kernel reads it; `first_part` by request."""
 
-    __slots__ = ("excluded", "first_part", "lines", "lines_of", "parts")
+    __slots__ = ("excluded", "first_part", "lines", "parts")
 
     def __init__(self) -> None:
         self.parts: list[int] = []
         self.lines: list[int] = []
         self.excluded: list[int] = []
         self.first_part: list[int] = []
-        self.lines_of: dict[int, list[int]] = {}
 
 
 class Flattener:
@@ -90,6 +90,7 @@ class Flattener:
                     line.group,
                     line.splittable,
                     tags.get(line.line_id, 0) if tags else 0,
+                    line_count - first_line,
                 )
                 line_count += 1
             head = (
@@ -112,7 +113,7 @@ class Flattener:
                 parts += (1, *head, Method.SHIP, -1, 0, first_line, line_count - first_line, *tail)
                 part_count += 1
             else:
-                part_count += self._flatten_mixed(flat, request, head, tail, first_line, part_count)
+                part_count += self._flatten_mixed(flat, request, head, tail, first_line)
         return flat
 
     def _flatten_mixed(
@@ -122,7 +123,6 @@ class Flattener:
         head: tuple[int, ...],
         tail: tuple[int, ...],
         first_line: int,
-        part_count: int,
     ) -> int:
         """Parts of a request whose lines differ in method or store; how many. Its lines are put into the parts' order."""
         found: dict[tuple[int, int], Part] = {}
@@ -155,7 +155,6 @@ class Flattener:
                 len(part.lines),
                 *tail,
             )
-            flat.lines_of[part_count + n] = part.lines
             first_line += len(part.lines)
         return len(found)
 

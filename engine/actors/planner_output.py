@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from engine.actors.planner_input import Flat
-from engine.actors.planner_record import Piece, part_record, record_of
+from engine.actors.planner_record import Heads
 from engine.domain.orders import Rung
 from engine.domain.plan import Plan, PlannedLeg
 from solvers import layout as at
 
 REASONS = ("out_of_stock", "no_node", "max_legs", "capacity")
-_LEGS, _LEG_LINES, _UNFILLED, _CANDIDATES = range(4)
+_LEGS, _LEG_LINES, _UNFILLED, _CANDIDATES, _RECORD = range(5)
 
 
 class Results:
@@ -18,29 +18,14 @@ class Results:
     def __init__(self, flat: Flat, outcome: at.Outcome, *, config: int, now_ms: int) -> None:
         used = outcome.used.tolist()
         self.flat = flat
-        self.config = config
-        self.now_ms = now_ms
+        self.heads = Heads(config=config, now_ms=now_ms)
         self.parts: list[list[int]] = outcome.parts[: len(flat.parts) // at.ORDER_COLUMNS].tolist()
         self.legs: list[list[int]] = outcome.legs[: used[_LEGS]].tolist()
         self.leg_lines: list[list[int]] = outcome.leg_lines[: used[_LEG_LINES]].tolist()
         self.unfilled: list[list[int]] = outcome.unfilled[: used[_UNFILLED]].tolist()
-        self.candidates: list[list[int]] = outcome.candidates[: used[_CANDIDATES]].tolist()
+        self._records = outcome.record[: used[_RECORD]].tobytes()
         self.ends = [*flat.first_part[1:], len(self.parts)]
         """One past the last part of each order."""
-
-    def pieces(self, order: int) -> list[Piece]:
-        """The record's lists of an order's parts."""
-        return [
-            part_record(
-                self.parts[part],
-                self.legs,
-                self.leg_lines,
-                self.candidates,
-                self.flat.lines_of.get(part),
-                self.now_ms,
-            )
-            for part in range(self.flat.first_part[order], self.ends[order])
-        ]
 
     def plan(self, order: int, *, rung: int, gap: list[int] | None = None, component: int = 0) -> Plan:
         """The plan of an order with its record."""
@@ -48,16 +33,15 @@ class Results:
         left: list[tuple[int, int, str]] = []
         cash = service = policy = opportunity = 0
         ship_by = deliver_by = 0
-        parts, legs, leg_lines, lines_of = self.parts, self.legs, self.leg_lines, self.flat.lines_of
-        for part in range(self.flat.first_part[order], self.ends[order]):
+        parts, legs, leg_lines = self.parts, self.legs, self.leg_lines
+        end = self.ends[order]
+        for part in range(self.flat.first_part[order], end):
             row = parts[part]
-            own = lines_of.get(part)
             first = row[at.R_LEG]
             for leg in legs[first : first + row[at.R_LEG_COUNT]]:
                 start = leg[at.G_LINE]
                 lines = leg_lines[start : start + leg[at.G_LINE_COUNT]]
-                taken = [(own[i], units) for i, units, _ in lines] if own else [(i, units) for i, units, _ in lines]
-                planned.append(planned_leg(leg, taken))
+                planned.append(planned_leg(leg, [(i, units) for i, units, _ in lines]))
                 cash += leg[at.G_CASH] + leg[at.G_CASH_LINES] + leg[at.G_CASH_UNITS] + leg[at.G_CASH_SURCHARGE]
                 service += leg[at.G_LATE] + leg[at.G_TRANSIT]
                 policy += leg[at.G_POLICY]
@@ -69,10 +53,11 @@ class Results:
             if row[at.R_UNFILLED_COUNT]:
                 start = row[at.R_UNFILLED]
                 for i, units, reason in self.unfilled[start : start + row[at.R_UNFILLED_COUNT]]:
-                    left.append((own[i] if own else i, units, REASONS[reason]))
+                    left.append((i, units, REASONS[reason]))
         record = b""
         if planned:
-            record = record_of(self.pieces(order), config=self.config, now_ms=self.now_ms, rung=rung, gap=gap)
+            last = parts[end - 1]
+            record = self.heads.record(rung, self._records[last[at.R_RECORD] : last[at.R_RECORD_END]], gap)
         money = (cash, service, policy, opportunity)
         return Plan(planned, left, money, (ship_by, deliver_by), rung, record, component)
 
