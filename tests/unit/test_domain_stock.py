@@ -1,0 +1,292 @@
+"""Stock facts: movements, counts that come late and out of order, safety, trust. They are never refused for being inconvenient."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from engine.domain.commands import ActOnLeg, AdjustStock, CountStock, GetAvailability, SetPosition, StockMove
+from engine.domain.movements import KEPT_MAX, KEPT_MS, Movements
+from engine.domain.orders import Method
+from engine.domain.replies import OrderView, Problem, StockReply
+from tests.builders import a_network, a_node, a_place, an_order
+from tests.sim.lone_core import LoneCore
+from tests.unit.test_domain_legs import act, position
+from tests.unit.test_domain_orders import a_shop, free, problem
+
+
+def count(
+    shop: LoneCore, rows: dict[str, int], *, seq: int, ago_ms: int = 0, scope: str = "delta", **fields: Any
+) -> Any:
+    fields.setdefault("source", "wms")
+    as_of_ms = shop.now_ms - ago_ms
+    return shop.ask(CountStock("N-0", fields.pop("source"), as_of_ms, seq, scope, tuple(rows.items()), **fields))
+
+
+def ship(shop: LoneCore, order_id: str, units: int) -> None:
+    view = shop.ask(a_place(an_order(order_id, {"SKU-0": units})))
+    assert isinstance(view, OrderView)
+    act(shop, view, "release")
+    act(shop, view, "ship")
+
+
+# -- movements ----------------------------------------------------------------------------------------------------
+
+
+def test_movements_carry_the_sign_of_their_kind() -> None:
+    shop = a_shop()
+    for kind, units, left in [
+        ("received", 10, 10),
+        ("damaged", 2, 8),
+        ("sold_in_store", 3, 5),
+        ("returned", 1, 6),
+        ("adjusted", -4, 2),
+        ("transferred_out", 5, -3),
+    ]:
+        reply = shop.ask(AdjustStock("N-0", (StockMove("SKU-0", kind, units),)))
+        assert isinstance(reply, StockReply)
+        assert (reply.positions[0].on_hand, reply.positions[0].short_by) == (left, max(0, -left))
+
+
+@pytest.mark.parametrize(
+    ("node", "moves", "code", "pointer"),
+    [
+        ("nope", [("SKU-0", "received", 1)], "unknown_node", "/node_id"),
+        ("N-0", [("SKU-0", "received", 1), ("nope", "received", 1)], "unknown_sku", "/moves/1/sku"),
+        ("N-0", [("SKU-0", "stolen", 1)], "invalid_field", "/moves/0/kind"),
+        ("N-0", [("SKU-0", "received", -1)], "invalid_field", "/moves/0/quantity"),
+        ("N-0", [("SKU-0", "adjusted", 0)], "invalid_field", "/moves/0/quantity"),
+        ("N-0", [("SKU-0", "received", 10**9), ("SKU-0", "received", 1)], "invalid_field", "/moves/1/quantity"),
+        ("N-0", [], "invalid_field", "/moves"),
+    ],
+)
+def test_a_faulty_movement_stops_all_of_them(node: str, moves: list[Any], code: str, pointer: str) -> None:
+    shop = a_shop()
+    reply = shop.ask(AdjustStock(node, tuple(StockMove(*move) for move in moves)))
+    assert problem(reply) == (code, pointer)
+    assert not shop.entries
+
+
+def test_a_repeated_movement_moves_nothing() -> None:
+    shop = a_shop()
+    command = AdjustStock("N-0", (StockMove("SKU-0", "received", 3),), key_hash=4, fingerprint=1)
+    shop.ask(command)
+    assert shop.ask(command).replayed
+    assert position(shop)[0] == 3
+    other = AdjustStock("N-0", (StockMove("SKU-0", "received", 4),), key_hash=4, fingerprint=2)
+    assert problem(shop.ask(other))[0] == "key_reused"
+
+
+# -- counts -------------------------------------------------------------------------------------------------------
+
+
+def test_a_late_count_does_not_put_shipped_units_back() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 10}})
+    shop.pass_time(60_000)
+    ship(shop, "A-1", 4)  # after the count was taken
+    shop.pass_time(60_000)
+    count(shop, {"SKU-0": 10}, seq=1, ago_ms=90_000)
+    assert position(shop) == (6, 0, 0)
+    count(shop, {"SKU-0": 6}, seq=2)
+    assert position(shop) == (6, 0, 0)
+
+
+def test_a_feed_like_a_real_one_never_oversells() -> None:
+    """A warehouse exports its shelf every 15 minutes; files arrive late, some out of order, some twice, while it ships."""
+    shop = a_shop({"N-0": {"SKU-0": 500}})
+    rng = random.Random(7)
+    shelf = 500  # what is really there
+    exports: list[tuple[int, int, int]] = []  # (arrives at, taken at, units)
+    for step in range(200):
+        shop.pass_time(60_000)
+        if rng.random() < 0.6:
+            units = rng.randint(1, 3)
+            reply = shop.ask(a_place(an_order(f"A-{step}", {"SKU-0": units})))
+            if isinstance(reply, OrderView):
+                act(shop, reply, "release")
+                assert isinstance(act(shop, reply, "ship"), OrderView)
+                shelf -= units
+        if step % 15 == 0:
+            if rng.random() < 0.3:
+                shelf -= 1  # something broke, and only the count tells
+            for _ in range(rng.choice([1, 1, 2])):
+                exports.append((shop.now_ms + rng.randint(0, 40) * 60_000, shop.now_ms, shelf))
+        for export in [e for e in exports if e[0] <= shop.now_ms]:
+            exports.remove(export)
+            reply = shop.ask(CountStock("N-0", "wms", export[1], export[1], "full", (("SKU-0", export[2]),)))
+            assert isinstance(reply, StockReply) or problem(reply)[0] == "stale_count"
+    assert position(shop)[0] >= shelf
+    count(shop, {"SKU-0": shelf}, seq=2**50)
+    assert position(shop)[0] == shelf
+
+
+def test_an_older_source_seq_is_refused_with_the_newest_one() -> None:
+    shop = a_shop()
+    count(shop, {"SKU-0": 5}, seq=8)
+    reply = count(shop, {"SKU-0": 9}, seq=8)
+    assert problem(reply) == ("stale_count", "/source_seq")
+    assert reply.errors[0].facts["newest_source_seq"] == 8
+    assert isinstance(count(shop, {"SKU-0": 9}, seq=1, source="pos"), StockReply), "another source counts for itself"
+
+
+def test_a_count_that_was_overtaken_by_another_source_changes_nothing() -> None:
+    shop = a_shop()
+    shop.pass_time(100_000)
+    count(shop, {"SKU-0": 5}, seq=1)
+    count(shop, {"SKU-0": 9}, seq=1, source="pos", ago_ms=50_000)
+    assert position(shop)[0] == 5
+
+
+@pytest.mark.parametrize(("scope", "other"), [("full", 0), ("nonzero", 0), ("delta", 7)])
+def test_what_a_count_does_not_list(scope: str, other: int) -> None:
+    shop = a_shop({"N-0": {"SKU-0": 3, "SKU-1": 7}})
+    count(shop, {"SKU-0": 5}, seq=1, scope=scope)
+    assert (position(shop)[0], position(shop, "SKU-1")[0]) == (5, other)
+
+
+def test_units_received_after_a_full_count_was_taken_stay() -> None:
+    shop = a_shop({"N-0": {"SKU-1": 7}})
+    shop.pass_time(60_000)
+    shop.ask(AdjustStock("N-0", (StockMove("SKU-0", "received", 4),)))
+    shop.pass_time(60_000)
+    count(shop, {"SKU-1": 7}, seq=1, scope="full", ago_ms=90_000)
+    assert position(shop)[0] == 4
+
+
+def test_a_catalogue_of_zeros_makes_no_positions() -> None:
+    shop = a_shop(items=50)
+    count(shop, {f"SKU-{n}": 0 for n in range(50)}, seq=1, scope="full")
+    assert shop.state.positions.size == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "pointer"),
+    [
+        ({"ago_ms": -120_000}, "invalid_field", "/as_of"),
+        ({"ago_ms": KEPT_MS + 60_000}, "stale_count", "/as_of"),
+        ({"scope": "half"}, "invalid_field", "/scope"),
+        ({"rows": {"nope": 1}}, "unknown_sku", "/rows/0/sku"),
+        ({"rows": {"SKU-0": -1}}, "invalid_field", "/rows/0/quantity"),
+        ({"rows": {"SKU-0": 10**9 + 1}}, "invalid_field", "/rows/0/quantity"),
+    ],
+)
+def test_a_faulty_count_is_pointed_at(fields: dict[str, Any], code: str, pointer: str) -> None:
+    shop = a_shop({"N-0": {"SKU-0": 1}})
+    rows = fields.pop("rows", {"SKU-0": 1})
+    assert problem(count(shop, rows, seq=1, **fields)) == (code, pointer)
+    assert position(shop)[0] == 1
+
+
+def test_a_sku_listed_twice_is_not_counted() -> None:
+    shop = a_shop()
+    reply = shop.ask(CountStock("N-0", "wms", shop.now_ms, 1, "delta", (("SKU-0", 1), ("SKU-0", 2))))
+    assert problem(reply) == ("invalid_field", "/rows/1/sku")
+
+
+def test_counting_below_what_is_promised_leaves_a_shortage_not_an_error() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 10}})
+    view = shop.ask(a_place(an_order(lines={"SKU-0": 8})))
+    reply = count(shop, {"SKU-0": 5}, seq=1)
+    assert (reply.positions[0].short_by, len(reply.legs_short)) == (3, 1)
+    assert free(shop, "SKU-0", "N-0") == -3
+    act(shop, view, "release")
+    assert isinstance(act(shop, view, "ship"), OrderView), "what is promised can still be shipped"
+    assert position(shop) == (-3, 0, 0)
+
+
+def test_the_age_of_a_feed_is_shown() -> None:
+    shop = a_shop()
+    count(shop, {"SKU-0": 5}, seq=1, ago_ms=10_000)
+    shop.pass_time(20_000)
+    reply = shop.ask(GetAvailability(("SKU-0",)))
+    assert reply.positions[0].feed_age_s == 30
+
+
+# -- settings -----------------------------------------------------------------------------------------------------
+
+
+def test_safety_is_never_promised_and_may_leave_a_position_short() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 5}})
+    shop.ask(a_place(an_order(lines={"SKU-0": 3})))
+    reply = shop.ask(SetPosition("N-0", (("SKU-0", 4, "counted", 0, 0),)))
+    assert (reply.positions[0].safety, reply.positions[0].short_by) == (4, 2)
+    assert problem(shop.ask(a_place(an_order("B"))))[0] == "out_of_stock"
+
+
+def test_a_count_that_is_trusted_in_part_is_fenced_against_the_promise() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 10}})
+    shop.ask(SetPosition("N-0", (("SKU-0", 0, "trusted", 3_333, 0),)))
+    assert free(shop, "SKU-0", "N-0") == 3
+    shop.ask(AdjustStock("N-0", (StockMove("SKU-0", "received", 10),)))
+    assert free(shop, "SKU-0", "N-0") == 6
+    shop.ask(SetPosition("N-0", (("SKU-0", 0, "counted", 0, 0),)))
+    assert free(shop, "SKU-0", "N-0") == 20
+
+
+@pytest.mark.parametrize(
+    ("row", "pointer"),
+    [
+        (("SKU-0", -1, "counted", 0, 0), "/rows/0/safety"),
+        (("SKU-0", 0, "magic", 0, 0), "/rows/0/supply"),
+        (("SKU-0", 0, "trusted", 10_001, 0), "/rows/0/trust_bp"),
+        (("SKU-0", 0, "trusted", 1, -1), "/rows/0/daily_cap"),
+        (("nope", 0, "counted", 0, 0), "/rows/0/sku"),
+    ],
+)
+def test_a_faulty_setting_is_pointed_at(row: Any, pointer: str) -> None:
+    assert problem(a_shop().ask(SetPosition("N-0", (row,))))[1] == pointer
+
+
+def test_availability_shows_what_can_be_promised_by_method_and_channel() -> None:
+    nodes = [
+        a_node("N-0", offers=("ship", "pickup"), safety_by_method={"pickup": 2}),
+        a_node("N-1", offers=("ship",)),
+        a_node("N-2", state="off"),
+    ]
+    shop = LoneCore(a_network(nodes=nodes))
+    for node in ("N-0", "N-1", "N-2"):
+        shop.ask(AdjustStock(node, (StockMove("SKU-0", "received", 5),)))
+    assert [(p.node_id, p.available_to_promise) for p in shop.ask(GetAvailability(("SKU-0",))).positions] == [
+        ("N-0", 5),
+        ("N-1", 5),
+    ]
+    reply = shop.ask(GetAvailability(("SKU-0",), method=Method.PICKUP))
+    assert [(p.node_id, p.available_to_promise, p.safety) for p in reply.positions] == [("N-0", 3, 2)]
+    assert problem(shop.ask(GetAvailability(("nope",))))[0] == "unknown_sku"
+    assert problem(shop.ask(GetAvailability(("SKU-0",), method=9))) == ("invalid_field", "/method")
+    assert [p.node_id for p in shop.ask(GetAvailability(("SKU-0",), node_id="N-1")).positions] == ["N-1"]
+
+
+# -- the movements kept -------------------------------------------------------------------------------------------
+
+
+def test_movements_are_kept_for_two_days_and_not_more_than_their_room() -> None:
+    kept = Movements()
+    for n in range(5_000):
+        kept.add(n * 60_000, n % 3, 1, now_ms=n * 60_000)
+    assert len(kept) <= KEPT_MS // 60_000 + 1_024
+    assert kept.forgotten_ms > 0
+    assert sum(kept.net_after(4_999 * 60_000 - KEPT_MS // 2).values()) == KEPT_MS // 2 // 60_000
+    crowded = Movements()
+    for n in range(KEPT_MAX + 2_048):
+        crowded.add(n, 0, 1, now_ms=n)
+    assert len(crowded) <= KEPT_MAX + 1_024
+    again = Movements()
+    again.load(crowded.pack())
+    assert again.pack() == crowded.pack()
+
+
+def test_a_count_older_than_the_movements_kept_is_refused() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 5}})
+    shop.state.node(0).movements.forgotten_ms = shop.now_ms - 1_000
+    assert problem(count(shop, {"SKU-0": 5}, seq=1, ago_ms=2_000)) == ("stale_count", "/as_of")
+
+
+def test_stock_of_a_node_of_another_shard_is_not_ours_to_change() -> None:
+    shop = LoneCore(a_network(nodes=2, shards=2))
+    reply = shop.ask(AdjustStock("N-1", (StockMove("SKU-0", "received", 1),)))
+    assert isinstance(reply, Problem)
+    assert reply.code == "moved"
+    assert shop.ask(ActOnLeg("US510", 1, 1, "ship")).code == "moved"
