@@ -168,7 +168,7 @@ class ShardServer:
 
     async def listen_unix(self, path: Path) -> None:
         """The socket is made with mode 0600; a leftover of a killed run is removed first."""
-        _remove_leftover(path)
+        remove_leftover(path)
         loop = asyncio.get_running_loop()
         self._servers.append(await loop.create_unix_server(lambda: Connection(self), str(path), backlog=BACKLOG))
         os.chmod(path, 0o600)
@@ -187,6 +187,7 @@ class ShardServer:
             connection.abort()
 
 
-def _remove_leftover(path: Path) -> None:
+def remove_leftover(path: Path) -> None:
+    """Unlink the socket that a killed process left; anything else at this place stays, and makes the bind fail."""
     if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
         path.unlink()

@@ -112,7 +112,7 @@ class ShardActor:
             on_left=lambda conn: runner_box[0].on_left(conn),
         )
         journal = open_journal(settings, shard)
-        solver = SolverClient(self._runtime_dir / "solver.sock", settings) if cluster is not None else None
+        solver = SolverClient(self._runtime_dir / "solver.sock") if cluster is not None else None
         runner = Runner(
             core, journal, server, settings, cluster=cluster, solve=solver.solve if solver is not None else None
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import cast
 
@@ -11,15 +12,17 @@ import structlog
 
 from engine.protocol.effects import Solve
 from engine.protocol.wire import FrameError, FrameReader, frame
-from engine.settings import Settings
 
 RECONNECT_S = 0.5
+UNREAD_BYTES_MAX = 8 * 1024 * 1024
+"""Problems that a solver process has not read yet; past it there is no use in sending more."""
 log = structlog.get_logger(__name__)
 
 
 class SolveRequest(msgspec.Struct, array_like=True, frozen=True):
     corr: int
-    budget_ms: int
+    due_ns: int
+    """On the monotonic clock, which the processes of a machine share: a budget would start anew when the request is read."""
     problem: bytes
 
 
@@ -36,26 +39,30 @@ _decode = msgspec.msgpack.Decoder(SolveAnswer).decode
 class SolverClient:
     """Never blocks and never fails: without a solver every component is answered None at once."""
 
-    def __init__(self, path: Path, settings: Settings) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._corr = 0
         self._waiting: dict[int, asyncio.Future[bytes | None]] = {}
         self._task = self._loop.create_task(self._keep_connected(), name="solver-link")
 
+    @property
+    def connected_now(self) -> bool:
+        return self._transport is not None
+
     def solve(self, solve: Solve, budget_ms: int) -> asyncio.Future[bytes | None]:
-        """The packed answer, or None at the deadline."""
+        """The packed answer, or None at the end of the budget."""
         future: asyncio.Future[bytes | None] = self._loop.create_future()
-        if self._transport is None:
+        transport = self._transport
+        if transport is None or budget_ms <= 0 or transport.get_write_buffer_size() > UNREAD_BYTES_MAX:
             future.set_result(None)
             return future
         self._corr += 1
         corr = self._corr
-        budget_ms = max(1, budget_ms)
         self._waiting[corr] = future
-        self._transport.write(frame(SolveRequest(corr, budget_ms, solve.problem)))
+        due_ns = time.monotonic_ns() + budget_ms * 1_000_000
+        transport.write(frame(SolveRequest(corr, due_ns, solve.problem)))
         self._loop.call_later(budget_ms / 1_000, self._answered, corr, None)
         return future
 
@@ -67,6 +74,12 @@ class SolverClient:
     def frame_received(self, body: bytes) -> None:
         reply = _decode(body)
         self._answered(reply.corr, reply.answer or None)
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        if self._transport is not None:
+            self._transport.abort()
 
     def connected(self, transport: asyncio.Transport) -> None:
         self._transport = transport

@@ -1,0 +1,128 @@
+"""A shard's line to the solver process: what is answered, what is dropped, and that it never holds anybody up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from engine.actors import solver_client
+from engine.actors.solver import SolverServer
+from engine.actors.solver_client import SolverClient
+from engine.protocol.effects import Solve
+from tests.conftest import eventually
+
+
+class Solver:
+    """The process in this one, with a solver that does what the problem says."""
+
+    def __init__(self, path: Path) -> None:
+        self.server = SolverServer(self.answer)
+        self.problems: list[bytes] = []
+        self.path = path
+        self._task = asyncio.create_task(self.server.serve(path, until_solved=1_000))
+
+    def answer(self, problem: bytes, *, deadline_ms: int) -> bytes:
+        self.problems.append(problem)
+        if problem == b"slow":
+            time.sleep(0.1)  # as the solver does: nothing else runs in its process
+        if problem == b"bad":
+            raise ZeroDivisionError("a bug")
+        return b"answer to " + problem
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+@pytest.fixture
+async def solver(tmp_path: Path) -> AsyncIterator[Solver]:
+    solver = Solver(tmp_path / "solver.sock")
+    yield solver
+    await solver.close()
+
+
+@pytest.fixture
+async def client(solver: Solver) -> AsyncIterator[SolverClient]:
+    client = SolverClient(solver.path)
+    await eventually(lambda: client.connected_now)
+    yield client
+    await client.close()
+
+
+def solve(problem: bytes) -> Solve:
+    return Solve(1, 0, problem)
+
+
+async def test_a_problem_is_answered(client: SolverClient) -> None:
+    assert await client.solve(solve(b"one"), 1_000) == b"answer to one"
+
+
+async def test_a_problem_that_breaks_the_solver_is_answered_none_and_the_next_one_is_solved(
+    client: SolverClient, solver: Solver
+) -> None:
+    assert await client.solve(solve(b"bad"), 1_000) is None
+    assert await client.solve(solve(b"good"), 1_000) == b"answer to good"
+    assert solver.server.facts()["failed"] == 1
+
+
+async def test_what_is_overdue_when_its_turn_comes_is_not_solved(client: SolverClient, solver: Solver) -> None:
+    """Also where it waited unread in the socket: else a busy solver would work for nobody but those who have left."""
+    answers = await asyncio.gather(
+        client.solve(solve(b"slow"), 1_000), client.solve(solve(b"late"), 40), client.solve(solve(b"patient"), 1_000)
+    )
+    assert answers == [b"answer to slow", None, b"answer to patient"]
+    assert solver.problems == [b"slow", b"patient"]
+    assert solver.server.facts()["dropped"] == 1
+
+
+async def test_without_a_solver_and_without_time_the_answer_is_none_at_once(
+    tmp_path: Path, client: SolverClient
+) -> None:
+    assert client.solve(solve(b"one"), 0).result() is None
+    alone = SolverClient(tmp_path / "nobody.sock")
+    assert alone.solve(solve(b"one"), 1_000).result() is None
+    await alone.close()
+
+
+async def test_a_solver_that_ends_leaves_nobody_waiting_and_is_found_again(tmp_path: Path) -> None:
+    path = tmp_path / "solver.sock"
+    connections: list[asyncio.StreamWriter] = []
+
+    async def dies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        await reader.read(1)
+        writer.transport.abort()
+
+    server = await asyncio.start_unix_server(dies, str(path))
+    client = SolverClient(path)
+    await eventually(lambda: client.connected_now)
+    assert await asyncio.wait_for(client.solve(solve(b"one"), 60_000), 5) is None
+    server.close()
+    solver = Solver(path)
+    await eventually(lambda: client.connected_now)
+    assert await client.solve(solve(b"two"), 5_000) == b"answer to two"
+    await client.close()
+    await solver.close()
+
+
+async def test_a_solver_that_reads_nothing_does_not_fill_the_shards_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(solver_client, "UNREAD_BYTES_MAX", 100_000)
+
+    class Mute(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.ReadTransport)
+            transport.pause_reading()
+
+    server = await asyncio.get_running_loop().create_unix_server(Mute, str(tmp_path / "mute.sock"))
+    client = SolverClient(tmp_path / "mute.sock")
+    await eventually(lambda: client.connected_now)
+    futures = [client.solve(solve(bytes(50_000)), 60_000) for _ in range(200)]
+    assert sum(not future.done() for future in futures) < 50
+    await client.close()
+    server.close()
