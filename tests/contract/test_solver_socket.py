@@ -114,10 +114,13 @@ async def test_a_solver_that_reads_nothing_does_not_fill_the_shards_memory(
 ) -> None:
     monkeypatch.setattr(solver_client, "UNREAD_BYTES_MAX", 100_000)
 
+    mute: list[asyncio.Transport] = []
+
     class Mute(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            assert isinstance(transport, asyncio.ReadTransport)
+            assert isinstance(transport, asyncio.Transport)
             transport.pause_reading()
+            mute.append(transport)
 
     server = await asyncio.get_running_loop().create_unix_server(Mute, str(tmp_path / "mute.sock"))
     client = SolverClient(tmp_path / "mute.sock")
@@ -126,3 +129,6 @@ async def test_a_solver_that_reads_nothing_does_not_fill_the_shards_memory(
     assert sum(not future.done() for future in futures) < 50
     await client.close()
     server.close()
+    for transport in mute:
+        transport.abort()
+    await asyncio.sleep(0)
