@@ -9,6 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from engine.protocol.shard_core import ShardCore
+from tests.conftest import eventually
 from tests.integration.gateway_engine import GatewayEngine, an_order_body, keyed
 
 
@@ -118,8 +120,10 @@ _UNITS = {
 
 async def test_metrics_are_those_promised(engine: GatewayEngine) -> None:
     for shard in engine.stock:
-        assert shard.runner is not None
-        shard.runner._tell_core(250, 1_000)
+        core = shard.core
+        assert isinstance(core, ShardCore)
+        await eventually(lambda core=core: core.shell_facts)  # type: ignore[misc]
+        core.note_shell({**core.shell_facts, "redis_used_bytes": 250, "redis_limit_bytes": 1_000})
     text = (await engine.client.get("/metrics")).text
     found: dict[str, str] = {}
     for line in text.splitlines():
