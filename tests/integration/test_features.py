@@ -13,6 +13,10 @@ from tests.integration.engine_process import Engine
 from tests.integration.network_over_http import NODES, SKUS, fresh, order, post, put, receive, set_up_network
 
 
+pytestmark = pytest.mark.timeout(300)
+"""The first test of a module waits for the engine to start."""
+
+
 @pytest.fixture(scope="module", params=[1, 2, 4])
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     engine = Engine(tmp_path_factory.mktemp("engine") / "data", shards=request.param).start()

@@ -50,6 +50,10 @@ class Engine:
     runs: list[Any]
 
 
+pytestmark = pytest.mark.timeout(300)
+"""The first test of a module waits for the engine to start."""
+
+
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """A control shard and one stock shard as Ray actors, without supervisor or gateway."""

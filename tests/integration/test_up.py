@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from engine.client.cluster import Cluster
 from engine.domain.commands import GetStatus
@@ -16,6 +17,10 @@ from engine.domain.replies import StatusReply
 from engine.journal.discovery import Directory
 from tests.integration.engine_process import Engine
 from tests.integration.network_over_http import fresh, order, post, set_up_network
+
+
+pytestmark = pytest.mark.timeout(400)
+"""Each starts the whole engine, up to three times."""
 
 
 def wait_until(check, *, within_s: float = 30.0) -> None:  # type: ignore[no-untyped-def]
