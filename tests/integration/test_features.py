@@ -12,7 +12,6 @@ import pytest
 from tests.integration.engine_process import Engine
 from tests.integration.network_over_http import NODES, SKUS, fresh, order, post, put, receive, set_up_network
 
-
 pytestmark = pytest.mark.timeout(300)
 """The first test of a module waits for the engine to start."""
 

@@ -18,7 +18,6 @@ from engine.journal.discovery import Directory
 from tests.integration.engine_process import Engine
 from tests.integration.network_over_http import fresh, order, post, set_up_network
 
-
 pytestmark = pytest.mark.timeout(400)
 """Each starts the whole engine, up to three times."""
 
