@@ -62,22 +62,18 @@ def measure(bench: Bench, wanted: set[str]) -> None:
     network = build_network(spec)
     hot = hot_network(network, bench.seed)
     with ExitStack() as stack:
-        engine = Engine("engine", bench.folder / "engine", shards=1)
-        stack.callback(engine.stop)
-        bench.say("starting the engine")
-        engine.start()
+        engine = bench.engine(1)
         bench.say(f"loading {len(network.stock.node):,} positions")
         asyncio.run(_load(engine, network, hot))
-        peers, peer_redis = _start_peers(bench, stack, wanted, spec, network)
+        peers = _start_peers(bench, stack, wanted, spec, network)
         pools = _make_pools(bench, engine, network, hot)
         peer_pools = {peer.name: _peer_pool(bench, peer, network) for peer in peers.values()}
         writer = RedisWriter(engine.redis_url, network, f"w{secrets.token_hex(3)}-")
         stack.callback(writer.close)
         rates = _rounds(bench, wanted, engine, peers, pools, peer_pools, writer)
         _figures(bench, wanted, rates)
-        report = verify(engine, [bench.folder / "acknowledged"], folder=bench.folder)
+        report = verify(engine, [bench.acknowledged(engine)], folder=bench.folder)
         bench.say(f"verify: drift 0, {report.get('acknowledged', 0):,} acknowledged orders present")
-        del peer_redis
 
 
 def network_spec(bench: Bench) -> NetworkSpec:
@@ -115,7 +111,7 @@ async def _load(engine: Engine, network: Network, hot: Network) -> None:
 
 def _start_peers(
     bench: Bench, stack: ExitStack, wanted: set[str], spec: NetworkSpec, network: Network
-) -> tuple[dict[str, Server], EmbeddedServer | None]:
+) -> dict[str, Server]:
     names = sorted({PEER_OF[key] for key in wanted if key in PEER_OF})
     key = f"qm_peer0001_{secrets.token_hex(16)}"
     env = {KEY_ENV: key, SPEC_ENV: msgspec.json.encode(spec).decode()}
@@ -140,7 +136,7 @@ def _start_peers(
         if name.endswith("lua") and server is not None:
             peer.processes["redis"] = server.pid
         peers[name] = peer
-    return peers, server
+    return peers
 
 
 def _make_pools(bench: Bench, engine: Engine, network: Network, hot: Network) -> Pools:
@@ -200,7 +196,7 @@ def _rounds(
     writer: RedisWriter,
 ) -> _Rounds:
     rates = _Rounds()
-    acknowledged = bench.folder / "acknowledged"
+    acknowledged = bench.acknowledged(engine)
     bench.warm(engine, pools.single)
     for name, peer in peers.items():
         bench.warm(peer, peer_pools[name])

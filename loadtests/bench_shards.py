@@ -7,8 +7,8 @@ region is, so that exactly the stated share of orders needs a leg elsewhere. c=6
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack
 
+from loadtests.bench_http import network_spec
 from loadtests.client import Client
 from loadtests.figures import over_rounds, ratios
 from loadtests.loader import load_network
@@ -28,34 +28,30 @@ DATA_PATH = ("gateway", "control", "shard-", "solver", "redis", "supervisor")
 
 
 def measure(bench: Bench, wanted: set[str]) -> None:
+    """Both engines from the bench (the first may have served other parts before), loaded with regional SKUs of their own."""
     network = build_network(
         NetworkSpec(
             seed=bench.seed,
-            warehouses=20,
-            stores=80,
             skus=4_000 // bench.shrink,
+            sku_prefix="REG",
             handling_share=0.0,
             flat_units=1_000_000,
             regions=SHARDS,
-        )
+        ),
+        nodes=build_network(network_spec(bench)).nodes,
     )
-    with ExitStack() as stack:
-        engines: dict[int, Engine] = {}
-        for shards in (1, SHARDS):
-            bench.say(f"starting an engine with {shards} shard{'s' if shards > 1 else ''}")
-            engine = engines[shards] = Engine(f"shards{shards}", bench.folder / f"shards{shards}", shards=shards)
-            stack.callback(engine.stop)
-            engine.start()
-            asyncio.run(_load(engine, network))
-        _measure(bench, engines, network)
-        for engine in engines.values():
-            verify(engine, [bench.folder / f"{engine.name}.ids"], folder=bench.folder)
-        bench.say("verify: drift 0 on both")
+    engines = {shards: bench.engine(shards) for shards in (1, SHARDS)}
+    for engine in engines.values():
+        asyncio.run(_load(engine, network))
+    _measure(bench, engines, network)
+    for engine in engines.values():
+        verify(engine, [bench.acknowledged(engine)], folder=bench.folder)
+    bench.say("verify: drift 0 on both")
 
 
 async def _load(engine: Engine, network: Network) -> None:
     async with Client(engine.url, engine.key) as client:
-        await load_network(client, network)
+        await load_network(client, network, source="regions")
 
 
 def _measure(bench: Bench, engines: dict[int, Engine], network: Network) -> None:
@@ -77,7 +73,7 @@ def _measure(bench: Bench, engines: dict[int, Engine], network: Network) -> None
                     save_pool(pool, bench.folder / f"{engine.name}.pool"),
                     label=label,
                     connections=CONNECTIONS_PER_SHARD * shards,
-                    record=bench.folder / f"{engine.name}.ids",
+                    record=bench.acknowledged(engine),
                 )
                 total = sum(us[-1] for role, us in bench.cpu_us[label].items() if role.startswith(DATA_PATH))
                 spent.setdefault((shards, cross), []).append(total)

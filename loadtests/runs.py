@@ -37,6 +37,7 @@ class Bench:
     """Run -> process -> CPU microseconds per order, by round."""
     _driver: DriverProcess | None = None
     _runs: int = 0
+    _engines: dict[int, Engine] = field(default_factory=dict)
 
     @property
     def shrink(self) -> int:
@@ -61,7 +62,25 @@ class Bench:
             self._driver = DriverProcess()
         return self._driver
 
+    def engine(self, shards: int) -> Engine:
+        """The engine with that many shards and one gateway; started at its first use, then shared by the parts."""
+        found = self._engines.get(shards)
+        if found is None:
+            self.say(f"starting an engine with {shards} shard{'s' if shards > 1 else ''}")
+            found = self._engines[shards] = Engine(f"engine{shards}", self.folder / f"engine{shards}", shards=shards)
+            found.start()
+        return found
+
+    def acknowledged(self, engine: Engine) -> Path:
+        """File of all orders that an engine acknowledged."""
+        return self.folder / f"{engine.name}.ids"
+
+    def stop_engines(self) -> None:
+        while self._engines:
+            self._engines.popitem()[1].stop()
+
     def close(self) -> None:
+        self.stop_engines()
         if self._driver is not None:
             self._driver.close()
 
@@ -138,7 +157,7 @@ def p50_ms(result: Result) -> float:
 
 def verify(engine: Engine, acknowledged: Sequence[Path], *, folder: Path) -> dict[str, Any]:
     """`quartermaster verify` as a command of its own; raises BenchError on drift or a lost acknowledgement."""
-    ids = folder / f"{engine.name}.acknowledged"
+    ids = folder / f"{engine.name}.looked-for"
     with ids.open("wb") as out:
         for path in acknowledged:
             if path.exists():
