@@ -43,17 +43,22 @@ class _Index:
             row = index[at]
         return -1
 
-    def _append(self, key: int) -> None:
-        """Put a key that is absent; the caller has appended to its own columns, or will."""
+    def _claim(self, key: int) -> int:
+        """Row of a key, or -1 after making it the newest row; the caller then appends to its own columns."""
         keys = self.keys
         if len(keys) * 3 >= self.mask * 2:
             self._rebuild()
         index, mask = self.index, self.mask
         at = key & mask
-        while index[at] >= 0:
+        row = index[at]
+        while row >= 0:
+            if keys[row] == key and row >= self.start:
+                return row
             at = (at + 1) & mask
+            row = index[at]
         index[at] = len(keys)
         keys.append(key)
+        return -1
 
     def _rebuild(self) -> None:
         """Drop forgotten rows and make room for as many again as there are."""
@@ -92,11 +97,10 @@ class KeyTable(_Index):
 
     def put(self, key: int, fingerprint: int, order_no: int, time_ms: int) -> bool:
         """Remember a key; True where it was not there before."""
-        row = self.row(key)
+        row = self._claim(key)
         if row >= 0:
             self.fingerprints[row], self.order_nos[row], self.times_ms[row] = fingerprint, order_no, time_ms
             return False
-        self._append(key)
         self.fingerprints.append(fingerprint)
         self.order_nos.append(order_no)
         self.times_ms.append(time_ms)
@@ -104,8 +108,11 @@ class KeyTable(_Index):
 
     def forget(self, before_ms: int, *, limit: int) -> int:
         """Forget at most `limit` of the oldest keys that are older than an instant; returns how many."""
-        start, end = self.start, min(len(self.keys), self.start + limit)
-        while start < end and self.times_ms[start] < before_ms:
+        start, times_ms = self.start, self.times_ms
+        if start == len(times_ms) or times_ms[start] >= before_ms:
+            return 0
+        end = min(len(times_ms), start + limit)
+        while start < end and times_ms[start] < before_ms:
             start += 1
         forgotten = start - self.start
         self.start = start
@@ -140,11 +147,10 @@ class IdTable(_Index):
         return self.order_nos[row] if row >= 0 else None
 
     def put(self, key: int, order_no: int) -> None:
-        row = self.row(key)
+        row = self._claim(key)
         if row >= 0:
             self.order_nos[row] = order_no
             return
-        self._append(key)
         self.order_nos.append(order_no)
 
     def _cut(self, rows: int) -> None:

@@ -381,7 +381,7 @@ def remember(state: ShardState, table: KeyTable, key_hash: int, fingerprint: int
 
 def index_order(state: ShardState, slot: str, order_no: int, record: OrderRecord) -> None:
     """Index a new record by its order id. Live, the decider calls this with the record it has at hand."""
-    state.slot(slot).ids.put(hash_of(record.order_id), order_no)
+    (state.slots.get(slot) or state.slot(slot)).ids.put(hash_of(record.order_id), order_no)
 
 
 _ON_WORK_LIST = (LegState.ALLOCATED, LegState.RELEASED, LegState.ACCEPTED, LegState.PICKING, LegState.SHIPPED)
