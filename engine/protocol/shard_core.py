@@ -46,6 +46,8 @@ from engine.protocol.view_feed import ViewFeed
 
 BATCH_ITEMS_MAX = 256
 BATCH_BYTES_MAX = 256 * 1024
+GROUP_LINES_MAX = 4_096
+"""Lines of the orders that are planned together: a few hundred large orders would be more than an entry may hold."""
 EXPIRIES_PER_BATCH = 64
 QUEUE_MAX = 20_000
 FINISHING_QUEUE_MAX = 50_000
@@ -329,11 +331,13 @@ class ShardCore:
         while finishing and not self._is_full():
             handle(self, *finishing.popleft(), now_ms=now_ms)
         group: list[Asked] = []
-        while new and not self._is_full(len(group)):
+        lines = 0
+        while new and lines < GROUP_LINES_MAX and not self._is_full(len(group)):
             conn, corr, command = new.popleft()
             if type(command) is PlaceOrder:
                 if command.after is None or self._contains(conn, corr, command, now_ms):
                     group.append((conn, corr, command))
+                    lines += len(command.order.lines)
                 continue
             if group:
                 place_group(self, group, now_ms=now_ms)

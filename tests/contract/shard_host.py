@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -110,11 +111,11 @@ class Engine:
         self.stock = [HostedShard(n, folder, self.server, self.directory, **settings) for n in range(shards)]
         self.cluster = Cluster(self.directory.find, token=token, timeout_s=3.0)
 
-    async def start(self) -> Engine:
+    async def start(self, documents: Sequence[Document] = ()) -> Engine:
         await self.control.start()
         await self.cluster.start()
         assert await self.cluster.wait_configured(5.0)
-        for document in a_network(nodes=4, items=3, shards=len(self.stock)):
+        for document in documents or a_network(nodes=4, items=3, shards=len(self.stock)):
             await self.put(document)
         for shard in self.stock:
             await shard.start()
