@@ -22,6 +22,7 @@ from solvers.layout import (
     E_KEY,
     E_LINES,
     E_SLOT,
+    E_SPARE,
     E_STAMP,
     F_CHANNEL,
     F_ON,
@@ -29,8 +30,10 @@ from solvers.layout import (
     F_SHIP,
     F_STORE,
     GROUPS_EXACT,
+    I32,
     I64,
     LIMIT,
+    M_KEEPS_BACK,
     M_NODE_COUNT,
     M_NODES,
     M_POLICY_NODE,
@@ -50,6 +53,7 @@ from solvers.layout import (
     R_BLOCKED,
     STALE_EXCLUDED,
     STALE_SAFETY,
+    STRETCH,
     T_ANY,
     T_GROUP,
     T_ITEM,
@@ -69,6 +73,7 @@ from solvers.layout import (
     X_ROW,
     Batch,
     Load,
+    Scratch,
     Stock,
 )
 
@@ -103,16 +108,60 @@ def take(taken: I64, row: int, units: int) -> None:
 
 
 @inner
-def free_units(m: I64, stock: Stock, stale: U8, row: int, node: int, method: int) -> int:
-    """Units of a position that may be promised for a method."""
+def read_stretch(stock: Stock, rows: I32, free: I32, item: int, at: int) -> tuple[int, int]:
+    """Read the next rows of an item and the units free there; (how many, where to go on; -1 = that was the last).
+
+    `at`: 0 at first. Rows in the sorted part are read in one sweep that the compiler turns into vector code.
+    """
+    start = int(stock.offset[item])
+    end = int(stock.offset[item + 1])
+    count = 0
+    if at < end - start:
+        first = start + at
+        count = min(STRETCH, end - first)
+        for n in range(count):
+            row = first + n
+            rows[n] = row
+            free[n] = (
+                stock.on_hand[row]
+                - stock.safety[row]
+                - stock.held[row]
+                - stock.allocated[row]
+                - stock.claimed[row]
+                - stock.fenced[row]
+            )
+        if count == STRETCH:
+            return count, at + count
+    row = int(stock.head[item])
+    for _ in range(at - (end - start)):  # an overflow longer than a stretch: as good as never
+        row = int(stock.next[row])
+    left = STRETCH - count
+    skipped = max(0, at - (end - start))
+    while row >= 0 and left > 0:
+        rows[count] = row
+        free[count] = (
+            stock.on_hand[row]
+            - stock.safety[row]
+            - stock.held[row]
+            - stock.allocated[row]
+            - stock.claimed[row]
+            - stock.fenced[row]
+        )
+        count += 1
+        left -= 1
+        skipped += 1
+        row = int(stock.next[row])
+    return count, (end - start) + skipped if row >= 0 else -1
+
+
+@inner
+def kept_back(m: I64, stock: Stock, stale: U8, row: int, node: int, method: int) -> int:
+    """Units that a node keeps back beyond the position's own safety: for the method, or because its feed is old."""
     safety = int(stock.safety[row])
-    least = m[m[M_NODES] + node * NODE_COLUMNS + N_SAFETY + method]
-    if least > safety:
-        safety = least
+    most = max(safety, m[m[M_NODES] + node * NODE_COLUMNS + N_SAFETY + method])
     if stale[node] == STALE_SAFETY:
-        safety = max(1, 2 * safety)
-    promised = int(stock.held[row]) + stock.allocated[row] + stock.claimed[row] + stock.fenced[row]
-    return int(int(stock.on_hand[row]) - safety - promised)
+        most = max(1, 2 * most)
+    return int(most - safety)
 
 
 @inner
@@ -146,23 +195,19 @@ def block_of(m: I64, w: I64, seen: I64, batch: Batch, stale: U8, reach_km: int, 
 
 @inner
 def see_holders(
-    m: I64,
-    w: I64,
-    seen: I64,
-    table: I64,
-    taken: I64,
-    stock: Stock,
-    load: Load,
-    batch: Batch,
-    reach_km: int,
-    groups: int,
-    result: I64,
+    m: I64, scratch: Scratch, stock: Stock, load: Load, batch: Batch, reach_km: int, groups: int, result: I64
 ) -> int:
     """Walk the positions of the part's items: who holds what; how many nodes may serve."""
+    w, seen, table, taken = scratch.w, scratch.seen, scratch.table, scratch.taken
     stamp = w[W_STAMP]
     first = w[W_ORDER + O_EXCLUDED]
+    nodes = m[M_NODE_COUNT]
     for n in range(first, first + w[W_ORDER + O_EXCLUDED_COUNT]):
-        seen[E_EXCLUDED, batch.excluded[n]] = stamp
+        if batch.excluded[n] < nodes:
+            seen[E_EXCLUDED, batch.excluded[n]] = stamp
+    keeps_back = m[M_KEEPS_BACK] != 0
+    rows = scratch.rows
+    free_at = scratch.free
     method = w[W_ORDER + O_METHOD]
     dest = w[W_ORDER + O_DEST]
     small = groups <= GROUPS_EXACT
@@ -175,14 +220,17 @@ def see_holders(
         any_units = 0
         may_units = 0
         most = 0
-        if item < stock.head.shape[0]:
-            row = stock.offset[item]
-            end = stock.offset[item + 1]
-            if row == end:
-                row = int(stock.head[item])
-            while row >= 0:
+        at = 0 if item < stock.head.shape[0] else -1
+        while at >= 0:
+            stretch, at = read_stretch(stock, rows, free_at, item, at)
+            for n in range(stretch):
+                row = int(rows[n])
                 node = int(stock.node[row])
-                free = free_units(m, stock, load.stale, row, node, method)
+                if node >= nodes:  # a position of a node that the configuration at hand does not know yet
+                    continue
+                free = int(free_at[n])
+                if keeps_back:
+                    free -= kept_back(m, stock, load.stale, row, node, method)
                 if free < units and w[W_COLLIDED] & 1 == 0 and taken_at(taken, row) > 0:
                     w[W_COLLIDED] |= 1
                 if free > 0:
@@ -216,12 +264,6 @@ def see_holders(
                                     seen[E_GROUP + g, slot] += 1
                                     if seen[E_GROUP + g, slot] == table[g, T_SIZE]:
                                         seen[E_FULL, slot] |= 1 << g
-                if row < end:
-                    row += 1
-                    if row == end:
-                        row = int(stock.head[item])
-                else:
-                    row = int(stock.next[row])
         table[i, T_ANY] = any_units
         table[i, T_MAY] = may_units
         table[i, T_MOST] = most
@@ -260,6 +302,57 @@ def _keep_nearest(w: I64, seen: I64, count: int, need: int, lines: int, more: in
 
 
 @inner
+def _bar(seen: I64, count: int, more: int) -> int:
+    """The key of the `more`-th nearest of the seen nodes that are not kept; NEVER = there are no more than that."""
+    keys = seen[E_SPARE]
+    left = 0
+    right = -1
+    for n in range(count):
+        if seen[E_KEY, n] >= 0:
+            right += 1
+            keys[right] = seen[E_KEY, n]
+    if right < more:
+        return NEVER
+    wanted = more - 1
+    while left < right:  # quickselect; the middle as pivot, so that it is the same every time
+        pivot = keys[(left + right) >> 1]
+        a = left
+        b = right
+        while a <= b:
+            while keys[a] < pivot:
+                a += 1
+            while keys[b] > pivot:
+                b -= 1
+            if a <= b:
+                swap = keys[a]
+                keys[a] = keys[b]
+                keys[b] = swap
+                a += 1
+                b -= 1
+        if wanted <= b:
+            right = b
+        elif wanted >= a:
+            left = a
+        else:
+            break
+    return int(keys[wanted])
+
+
+@inner
+def _keep_rest(w: I64, seen: I64, count: int, kept: int, limit: int) -> int:
+    """Keep the nearest of the others up to the limit; how many are kept now."""
+    if kept >= limit:
+        return kept
+    bar = _bar(seen, count, limit - kept)
+    for n in range(count):
+        if 0 <= seen[E_KEY, n] <= bar:
+            w[W_NODE + kept] = n
+            seen[E_KEY, n] = ~seen[E_KEY, n]
+            kept += 1
+    return kept
+
+
+@inner
 def choose_candidates(w: I64, seen: I64, count: int, groups: int, limit: int) -> int:
     """Keep at most `limit` of the seen nodes as candidates, nearest first; how many."""
     kept = 0
@@ -273,7 +366,7 @@ def choose_candidates(w: I64, seen: I64, count: int, groups: int, limit: int) ->
         if groups > 1:
             for g in range(groups):
                 kept = _keep_nearest(w, seen, count, 1 << g, 0, min(2, limit - kept), kept)
-        kept = _keep_nearest(w, seen, count, 0, 0, limit - kept, kept)
+        kept = _keep_rest(w, seen, count, kept, limit)
     else:
         most = 0
         for n in range(count):
@@ -281,7 +374,7 @@ def choose_candidates(w: I64, seen: I64, count: int, groups: int, limit: int) ->
         while most > 0 and kept < limit // 2:  # those that hold most lines, nearest first among near equals
             most = most * 7 // 8
             kept = _keep_nearest(w, seen, count, 0, most + 1, limit // 2 - kept, kept)
-        kept = _keep_nearest(w, seen, count, 0, 0, limit - kept, kept)
+        kept = _keep_rest(w, seen, count, kept, limit)
     for a in range(1, kept):  # by distance
         slot = w[W_NODE + a]
         key = ~seen[E_KEY, slot]
@@ -300,10 +393,14 @@ def choose_candidates(w: I64, seen: I64, count: int, groups: int, limit: int) ->
 
 
 @inner
-def read_candidates(m: I64, w: I64, seen: I64, table: I64, grid: I64, stock: Stock, load: Load, kept: int) -> None:
+def read_candidates(m: I64, scratch: Scratch, stock: Stock, load: Load, kept: int) -> None:
     """Fill units free and rows of the candidates; a line that may not leave a node has 0 free there."""
+    w, seen, table, grid = scratch.w, scratch.seen, scratch.table, scratch.grid
     count = w[W_ORDER + O_LINE_COUNT]
     method = w[W_ORDER + O_METHOD]
+    nodes = m[M_NODE_COUNT]
+    rows = scratch.rows
+    free_at = scratch.free
     for c in range(kept):
         seen[E_CANDIDATE, w[W_NODE + c]] = c + 1
         for i in range(count):
@@ -311,24 +408,22 @@ def read_candidates(m: I64, w: I64, seen: I64, table: I64, grid: I64, stock: Sto
             grid[X_ROW, c, i] = -1
     for i in range(count):
         item = table[i, T_ITEM]
-        if item >= stock.head.shape[0]:
-            continue
-        row = stock.offset[item]
-        end = stock.offset[item + 1]
-        if row == end:
-            row = int(stock.head[item])
-        while row >= 0:
-            node = int(stock.node[row])
-            c = seen[E_CANDIDATE, node] - 1
-            if c >= 0:
+        at = 0 if item < stock.head.shape[0] else -1
+        while at >= 0:
+            stretch, at = read_stretch(stock, rows, free_at, item, at)
+            for n in range(stretch):
+                row = int(rows[n])
+                node = int(stock.node[row])
+                if node >= nodes:
+                    continue
+                c = seen[E_CANDIDATE, node] - 1
+                if c < 0:
+                    continue
                 grid[X_ROW, c, i] = row
                 if table[i, T_NEED] & ~m[m[M_NODES] + node * NODE_COLUMNS + N_OFFER] == 0:
-                    grid[X_FREE, c, i] = max(0, free_units(m, stock, load.stale, row, node, method))
-            if row < end:
-                row += 1
-                if row == end:
-                    row = int(stock.head[item])
-            else:
-                row = int(stock.next[row])
+                    free = int(free_at[n])
+                    if m[M_KEEPS_BACK] != 0:
+                        free -= kept_back(m, stock, load.stale, row, node, method)
+                    grid[X_FREE, c, i] = max(0, free)
     for c in range(kept):
         seen[E_CANDIDATE, w[W_NODE + c]] = 0

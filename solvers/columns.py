@@ -23,25 +23,43 @@ from solvers.layout import (
     G_DELIVER_DAY,
     GOODS_COLUMNS,
     GROUPS_EXACT,
+    H_ZONE,
     I64,
     LEGS_EXACT,
+    M_LEVELS,
     M_NODE_COUNT,
     M_NODES,
     M_POLICY,
     M_POLICY_NODE,
+    M_SERVICES,
     N_LINE,
     N_SURCHARGE,
     N_UNIT,
     NEVER,
     NODE_COLUMNS,
+    O_LEVEL,
+    O_LEVEL_COUNT,
     O_POLICY,
+    O_RESIDENTIAL,
     O_TRANSIT_BP,
     POLICY_COLUMNS,
     Q_LINES,
     Q_NEED,
     Q_OPPORTUNITY,
+    Q_PACKED,
     Q_UNITS,
     Q_VALUE,
+    Q_VOLUME,
+    Q_WEIGHT,
+    REACH_COLUMNS,
+    S_CARDS,
+    S_DIVISOR,
+    S_MAX_G,
+    S_MAX_MM3,
+    S_OVERSIZE_G,
+    S_RISES,
+    SERVICE_COLUMNS,
+    SERVICES_MAX,
     TRIAL_COLUMNS,
     W_ALONE,
     W_BEST,
@@ -57,11 +75,15 @@ from solvers.layout import (
     W_KEPT,
     W_LEAST,
     W_LEG,
+    W_MEMO,
+    W_NEAREST,
     W_NODE,
     W_OPPORTUNITY,
     W_ORDER,
+    W_REACH,
     W_RUNNER,
     W_SCORE,
+    W_STAMP,
     W_TRIAL,
     W_WAYS,
     W_WAYS_USED,
@@ -70,6 +92,7 @@ from solvers.layout import (
     Y_NEUTRAL,
 )
 from solvers.legs import price_leg
+from solvers.tariff import tariff
 
 
 @inner
@@ -104,7 +127,10 @@ def price_subset(m: I64, w: I64, alone: I64, c: int, subset: int, leg: int) -> i
     for n in range(w[W_ALONE]):
         inside = (subset >> alone[n, A_GROUP]) & 1
         alone[n, A_TRIAL] = alone[n, A_UNITS] if inside else 0
-    return price_leg(m, w, alone, c, goods, A_TRIAL, leg)
+    w[W_MEMO] = (w[W_STAMP] << GROUPS_EXACT) | subset
+    score = price_leg(m, w, alone, c, goods, A_TRIAL, leg)
+    w[W_MEMO] = 0
+    return score
 
 
 @inner
@@ -156,8 +182,60 @@ def fill_entries(m: I64, w: I64, alone: I64, subset: int) -> None:
 
 
 @inner
+def _nearest_zones(m: I64, w: I64) -> None:
+    """The nearest zone of every service that occurs among the candidates; NEVER = it reaches none of them.
+
+    -1 where its tariff there proves nothing: prices that fall with the zone, several cards, a leg without a carrier.
+    """
+    levels = m[M_LEVELS] + w[W_ORDER + O_LEVEL]
+    for p in range(w[W_ORDER + O_LEVEL_COUNT]):
+        zone = NEVER
+        for c in range(w[W_KEPT]):
+            if w[W_FLOOR + c] == 0:
+                zone = -1
+                break
+            z = w[W_REACH + (c * SERVICES_MAX + p) * REACH_COLUMNS + H_ZONE]
+            if 0 <= z < zone:
+                zone = z
+        if zone != NEVER and m[m[M_SERVICES] + m[levels + p] * SERVICE_COLUMNS + S_RISES] == 0:
+            zone = -1
+        w[W_NEAREST + p] = zone
+
+
+@inner
+def _parcels_least(m: I64, w: I64, subset: int) -> int:
+    """Never above what any candidate pays for the parcels of a subset: its tariff in the nearest zones; 0 = nothing is proven."""
+    goods = W_GOODS + subset * GOODS_COLUMNS
+    if w[W_ALONE] > 0 or w[goods + Q_PACKED] == 0:
+        return 0
+    least = NEVER
+    levels = m[M_LEVELS] + w[W_ORDER + O_LEVEL]
+    for p in range(w[W_ORDER + O_LEVEL_COUNT]):
+        zone = w[W_NEAREST + p]
+        if zone < 0:
+            return 0
+        if zone == NEVER:
+            continue
+        service = m[M_SERVICES] + m[levels + p] * SERVICE_COLUMNS
+        price, _ = tariff(
+            m,
+            m[m[service + S_CARDS]],
+            zone,
+            m[service + S_DIVISOR],
+            m[service + S_MAX_G],
+            m[service + S_MAX_MM3],
+            m[service + S_OVERSIZE_G],
+            w[W_ORDER + O_RESIDENTIAL],
+            w[goods + Q_WEIGHT],
+            w[goods + Q_VOLUME],
+        )
+        least = min(least, price)
+    return least
+
+
+@inner
 def set_least(m: I64, w: I64, groups: int) -> None:
-    """Under-estimates of all subsets: least fixed cost of any leg + least variable cost of each group."""
+    """Under-estimates of all subsets: least fixed cost of any leg, or its parcels in the nearest zone, + least cost of each group."""
     policy = w[W_ORDER + O_POLICY]
     if m[m[M_POLICY] + policy * POLICY_COLUMNS + Y_NEUTRAL] == 0:
         for subset in range(1 << groups):
@@ -165,11 +243,13 @@ def set_least(m: I64, w: I64, groups: int) -> None:
         return
     node_minor = m[M_POLICY_NODE] + policy * m[M_NODE_COUNT]
     fixed = NEVER
+    surcharge = NEVER
     for c in range(w[W_KEPT]):
         if w[W_FLOOR + c] != NEVER:
             number = w[W_NODE + c]
-            surcharge = m[m[M_NODES] + number * NODE_COLUMNS + N_SURCHARGE]
-            fixed = min(fixed, w[W_FLOOR + c] + surcharge + m[node_minor + number])
+            more = m[m[M_NODES] + number * NODE_COLUMNS + N_SURCHARGE] + m[node_minor + number]
+            surcharge = min(surcharge, more)
+            fixed = min(fixed, w[W_FLOOR + c] + more)
     for g in range(groups):
         goods = W_GOODS + (1 << g) * GOODS_COLUMNS
         day_minor = w[goods + Q_VALUE] * w[W_ORDER + O_TRANSIT_BP] // 10_000
@@ -185,8 +265,10 @@ def set_least(m: I64, w: I64, groups: int) -> None:
         low = subset & -subset
         if subset != low:
             w[W_LEAST + subset] = min(w[W_LEAST + low] + w[W_LEAST + (subset ^ low)], NEVER)
+    _nearest_zones(m, w)
     for subset in range(1, 1 << groups):
-        w[W_LEAST + subset] = min(w[W_LEAST + subset] + fixed, NEVER)
+        leg = max(fixed, min(NEVER, _parcels_least(m, w, subset) + surcharge))
+        w[W_LEAST + subset] = min(w[W_LEAST + subset] + leg, NEVER)
 
 
 @inner

@@ -27,6 +27,8 @@ NO_PROMISE = 1 << 40
 """A promise day that no delivery misses."""
 
 CANDIDATES_MAX = 64
+STRETCH = 512
+"""Positions of an item that are read at once."""
 SERVICES_MAX = 32
 """Carrier services of one level; those beyond (in the order of carriers) are not offered."""
 GROUPS_EXACT = 6
@@ -56,11 +58,13 @@ MIDNIGHTS = 320
     M_SERVICE_COUNT,
     M_TODAY,
     M_NOW,
-) = range(14)
-ATLAS_HEADER = 14
+    M_KEEPS_BACK,
+) = range(15)
+ATLAS_HEADER = 15
 """calendar_of[node, service], last column = without a service; levels = services by level; serves[country, service];
 policy_node[policy, node] money, LIMIT and above = never; options[calendar, OPTIONS]; midnight[zone, MIDNIGHTS] = instant (ms) at
-which local day `base day + n` ends; today[zone] = local day of the instant M_NOW (ms), where the tables were refreshed."""
+which local day `base day + n` ends; today[zone] = local day of the instant M_NOW (ms), where the tables were refreshed;
+M_KEEPS_BACK: some node keeps more back than its positions say (1 by method, 2 because its feed is old)."""
 
 # nodes[node, ...]
 N_ZONE, N_OFFER, N_LINE, N_UNIT, N_SURCHARGE, N_CAP_KIND, N_CAP_DAY, N_CAP_HARD, N_CAP_OVER = range(9)
@@ -89,9 +93,10 @@ FRESH, STALE_EXCLUDED, STALE_SAFETY = 0, 1, 2
     S_TAGS,
     S_CARDS,
     S_CARD_COUNT,
-) = range(12)
-SERVICE_COLUMNS = 12
-"""S_ARRIVAL: days to the door by weekday of the ship day (0 = Monday) and zone; S_FLOORS: least parcel price by zone."""
+    S_RISES,
+) = range(13)
+SERVICE_COLUMNS = 13
+"""S_RISES: 1 = one card, whose prices never fall with the zone. S_ARRIVAL: days to the door by weekday of the ship day (0 = Monday) and zone; S_FLOORS: least parcel price by zone."""
 
 # a rate card inside the pool, at its offset
 (C_FROM, C_BREAKS, C_MINIMUM, C_FUEL_BP, C_RESIDENTIAL, C_OVERSIZE, C_PEAK, C_PRICES, C_FLOORS, C_RATES) = range(10)
@@ -271,10 +276,10 @@ item; units that all lines of its item ask (what a node must have to hold it who
 serve, most at one of those; units not yet covered; 1 = may be divided; next line of its group. Of a group: first line, size."""
 
 # seen[..., node] by node, from E_KEY on by place among the seen
-E_STAMP, E_SLOT, E_EXCLUDED, E_CANDIDATE, E_KEY, E_FULL, E_LINES, E_GROUP = range(8)
+E_STAMP, E_SLOT, E_EXCLUDED, E_CANDIDATE, E_KEY, E_FULL, E_LINES, E_SPARE, E_GROUP = range(9)
 SEEN_COLUMNS = E_GROUP + GROUPS_EXACT
 """Part that saw or excludes the node last; place among the seen or -1 - reason; candidate + 1 while reading; distance << 32 |
-node; bits of groups held whole; lines held whole; lines of each group held whole."""
+node; bits of groups held whole; lines held whole; spare; lines of each group held whole."""
 
 # grid[plane, candidate, line]
 X_FREE, X_ROW, X_LEFT = range(3)
@@ -306,6 +311,7 @@ W_DIVIDE = 63
 W_ENTRIES = 68
 W_COLLECT = 69
 W_WAYS_USED = 70
+W_MEMO = 71
 W_LEG = 40
 W_SUMS = 64
 W_BEST = 72
@@ -337,14 +343,19 @@ W_USED = W_REACH + CANDIDATES_MAX * SERVICES_MAX * REACH_COLUMNS
 W_TAKEN = W_USED + CANDIDATES_MAX * RING
 WAYS_MAX = 40
 """Columns of one order for the joint solver."""
-W_WAYS = W_TAKEN + CANDIDATES_MAX * RING
+W_MEMOS = W_TAKEN + CANDIDATES_MAX * RING
+MEMO_COLUMNS = 5
+"""Goods they are of, zone, card, price, parcels."""
+W_NEAREST = W_MEMOS + SERVICES_MAX * MEMO_COLUMNS
+W_WAYS = W_NEAREST + SERVICES_MAX
 W_SIZE = W_WAYS + WAYS_MAX * TRIAL_COLUMNS
 """The order's row; stamp of the part; collided (1 stock, 2 capacity); capacity in the way; value of the part; ship-alone lines;
 candidates kept; groups; groups that some candidate holds; 1 = some candidate is in reach; 1 = some line must be divided; entries
-kept a subset; 1 = collect ways, how many there are; a leg on trial; sums; best, runner-up and trial of the exact search; candidates: node, km, groups held
+kept a subset; 1 = collect ways, how many there are; which goods the tariffs of W_MEMOS are kept for, 0 = do not keep; a leg on trial; sums; best, runner-up and trial of the exact search; candidates: node, km, groups held
 whole, least parcel price (NEVER = no service reaches), least days, local day, opened by the cover; opportunity[candidate,
 group]; goods[subset]; entries of subsets: done, under-estimate, then score, candidate, day of up to eight; legs of a cover; the best
-cover (legs, units left, score, then candidates); reach[candidate, service]; capacity used and taken[candidate, day % RING]; the cheapest ways, like trials."""
+cover (legs, units left, score, then candidates); reach[candidate, service]; capacity used and taken[candidate, day % RING]; the last tariff by
+service; nearest zone that occurs by service (NEVER = none, -1 = prices prove nothing); the cheapest ways, like trials."""
 
 
 class Stock(NamedTuple):
@@ -398,6 +409,10 @@ class Scratch(NamedTuple):
     """[row, units] open-addressed, row -1 = empty; a power of two, at least four times the lines of the batch."""
     result: I64
     """A part's row that nobody reads."""
+    rows: I32
+    """Rows of a stretch of an item's positions."""
+    free: I32
+    """Units free at those rows."""
 
 
 # ways[n, ...]: complete ways to serve a part
@@ -448,6 +463,8 @@ def make_scratch(*, nodes: int, lines: int, batch_lines: int) -> Scratch:
         np.zeros((lines, ALONE_COLUMNS), np.int64),
         np.full((size, 2), -1, np.int64),
         np.zeros(PART_COLUMNS, np.int64),
+        np.zeros(STRETCH, np.int32),
+        np.zeros(STRETCH, np.int32),
     )
 
 

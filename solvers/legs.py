@@ -54,6 +54,7 @@ from solvers.layout import (
     M_SERVICE_COUNT,
     M_SERVICES,
     M_TODAY,
+    MEMO_COLUMNS,
     MIDNIGHTS,
     N_CAP_DAY,
     N_CAP_HARD,
@@ -113,6 +114,8 @@ from solvers.layout import (
     W_DAYS,
     W_FLOOR,
     W_KM,
+    W_MEMO,
+    W_MEMOS,
     W_NODE,
     W_ORDER,
     W_REACH,
@@ -361,18 +364,26 @@ def price_leg(m: I64, w: I64, alone: I64, c: int, goods: int, column: int, leg: 
             option = m[M_OPTIONS] + (calendar * OPTIONS + k) * OPTION_COLUMNS
             residential = w[W_ORDER + O_RESIDENTIAL]
             if w[goods + Q_PACKED] > 0:
-                parcels_minor, parcels = tariff(
-                    m,
-                    card,
-                    z,
-                    m[service + S_DIVISOR],
-                    m[service + S_MAX_G],
-                    m[service + S_MAX_MM3],
-                    m[service + S_OVERSIZE_G],
-                    residential,
-                    w[goods + Q_WEIGHT],
-                    w[goods + Q_VOLUME],
-                )
+                memo = W_MEMOS + p * MEMO_COLUMNS
+                known = w[W_MEMO] != 0 and w[memo] == w[W_MEMO] and w[memo + 1] == z and w[memo + 2] == card
+                if not known:  # the next candidate is often in the same zone
+                    w[memo + 3], w[memo + 4] = tariff(
+                        m,
+                        card,
+                        z,
+                        m[service + S_DIVISOR],
+                        m[service + S_MAX_G],
+                        m[service + S_MAX_MM3],
+                        m[service + S_OVERSIZE_G],
+                        residential,
+                        w[goods + Q_WEIGHT],
+                        w[goods + Q_VOLUME],
+                    )
+                    w[memo] = w[W_MEMO]
+                    w[memo + 1] = z
+                    w[memo + 2] = card
+                parcels_minor = w[memo + 3]
+                parcels = w[memo + 4]
             if w[W_ALONE] > 0:
                 price, count = _alone_parcels(m, w, alone, column, service, card, z, residential)
                 parcels_minor += price

@@ -237,7 +237,7 @@ def look_at_part(
     groups = w[W_GROUPS]
     count = w[W_ORDER + O_LINE_COUNT]
     small = groups <= GROUPS_EXACT
-    seen = see_holders(m, w, scratch.seen, table, scratch.taken, stock, load, batch, reach_km, groups, result)
+    seen = see_holders(m, scratch, stock, load, batch, reach_km, groups, result)
     result[R_SEEN] = seen
     hopeless = False
     for i in range(count):
@@ -250,7 +250,7 @@ def look_at_part(
     kept = choose_candidates(w, scratch.seen, seen, groups, limit if small else CANDIDATES_MAX)
     w[W_KEPT] = kept
     result[R_CONSIDERED] = kept
-    read_candidates(m, w, scratch.seen, table, scratch.grid, stock, load, kept)
+    read_candidates(m, scratch, stock, load, kept)
     for c in range(kept):
         reach_candidate(m, w, load, c)
     _drop_unserved(m, w, table, scratch.grid)

@@ -7,6 +7,7 @@ no node offers and no service carries gets the last bit, which nobody has: such 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ from solvers.layout import (
     LIMIT,
     M_BASE_DAY,
     M_CALENDAR_OF,
+    M_KEEPS_BACK,
     M_LEVELS,
     M_MIDNIGHT,
     M_NODE_COUNT,
@@ -162,6 +164,7 @@ class Compiled:
             atlas += table.ravel().tolist()
         atlas[M_NODE_COUNT] = max(1, len(nodes))
         atlas[M_SERVICE_COUNT] = len(services)
+        atlas[M_KEEPS_BACK] = int(any(node and any(node.safety_by_method.values()) for node in nodes))
         self.atlas: I64 = np.array(atlas, np.int64)
 
     def refresh(self, now_ms: int) -> None:
@@ -178,6 +181,10 @@ class Compiled:
                 self.atlas[start : start + table.size] = table.ravel()
             self.atlas[M_BASE_DAY] = calendars.base_day
         self.atlas[M_NOW] = now_ms
+
+    def keep_back(self, some: bool) -> None:
+        """Say whether any node keeps units back because its feed is old."""
+        self.atlas[M_KEEPS_BACK] = self.atlas[M_KEEPS_BACK] & 1 | (2 if some else 0)
 
     def need(self, tags: Sequence[str]) -> int:
         """Bits of handling tags."""
@@ -233,6 +240,7 @@ class Compiled:
             self.need([tag for tag in service.tags if tag in self.tag_bit]),
             cards_at,
             count,
+            int(count == 1 and _rises(service.cards[0])),
         )
 
     def _levels(self, services: Sequence[ServiceSpec]) -> I64:
@@ -300,6 +308,13 @@ def _flags(nodes: Sequence[NodeSpec | None], channels: Sequence[str | None]) -> 
                 if channel is not None and channel in node.channels:
                     table[c, n] |= F_CHANNEL
     return table
+
+
+def _rises(card: CardSpec) -> bool:
+    """Whether no price of a card falls from one zone to the next."""
+    width = len(card.breaks_g)
+    rows = [[*row, *[row[-1]] * width][:width] for row in card.prices_minor]
+    return all(a <= b for near, far in pairwise(rows) for a, b in zip(near, far, strict=True))
 
 
 def _policy_row(policy: PolicySpec) -> tuple[int, ...]:

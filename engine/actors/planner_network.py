@@ -160,6 +160,8 @@ class NetworkView:
             feeds = part.feeds if part else {}
             newest = max((as_of_ms for _, as_of_ms in feeds.values()), default=now_ms)
             self.stale[n] = verdict if now_ms - newest > age_ms else FRESH
+        if self._watched:
+            self.compiled.keep_back(bool((self.stale == STALE_SAFETY).any()))
 
 
 def _areas(catalog: Catalog) -> dict[str, Point]:
