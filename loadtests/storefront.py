@@ -492,11 +492,34 @@ def prepare(job: Job) -> tuple[Network, Iterator[dict[str, Any]] | None]:
         orders=round(max(40_000.0, job.rate_per_s * (job.duration_s or PLANNED_S))),
         units_per_order=3.1,
         coverage=job.coverage,
-        kit_share=0.01,
+        # Stores of a file take no hazmat, and carry too little each for kits to be whole in one.
+        kit_share=0.01 if nodes is None else 0.0,
+        handling_share=0.02 if nodes is None else 0.0,
         warehouse_carry=0.7,
-        store_carry=0.3,
+        store_carry=min(0.3, max(0.05, 18 / job.node_count)),
     )
     return build_network(spec, nodes=nodes), None
+
+
+async def _loaded(client: Client, network: Network, job: Job, stop: asyncio.Event) -> bool:
+    """Fill the engine; False = told to stop meanwhile."""
+    loading = asyncio.create_task(
+        load_network(
+            client,
+            network,
+            source=f"{job.name}-{time.time_ns()}",
+            say=lambda what, done, total: say(event="progress", what=what, done=done, total=total),
+        )
+    )
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not loading.done():
+        loading.cancel()
+        await asyncio.gather(loading, return_exceptions=True)
+        return False
+    loading.result()
+    return not stop.is_set()
 
 
 async def main() -> None:
@@ -525,15 +548,10 @@ async def main() -> None:
     listener = asyncio.create_task(listen())
     async with Client(engine["url"], engine["key"], connections=64) as client:
         try:
-            await load_network(
-                client,
-                network,
-                source=f"{job.name}-{time.time_ns()}",
-                say=lambda what, done, total: say(event="progress", what=what, done=done, total=total),
-            )
             storefront = Storefront(job, network, bodies, client)
-            say(event="playing")
-            await storefront.play(stop)
+            if await _loaded(client, network, job, stop):
+                say(event="playing")
+                await storefront.play(stop)
         except (ClientError, Unanswered) as error:
             say(event="error", text=str(error))
             raise SystemExit(3) from error

@@ -219,6 +219,9 @@ async def _play(stack: Stack, storefront: StorefrontProcess, view: View, job: Jo
     storefront.stop()
     stats = await storefront.ended(STOP_TIMEOUT_S)
     view.stop_live()
+    if stop.is_set() and not stats.orders:
+        view.say("stopped before the first order")
+        return 1
     view.say("checking every position, order and hold against the journal")
     report = await _audit(stack, await asyncio.to_thread(_read_ids, Path(job.acknowledged)))
     lost = sum(1 for drift in report.drift if drift.kind == "acknowledged")
