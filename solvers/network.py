@@ -53,6 +53,7 @@ from solvers.tariff import CardSpec, pack_cards
 
 METHOD_TAGS = ("ship", "pickup", "ship_to_store")
 TAG_BITS = 61
+"""Handling tags that nodes and services may offer; further ones (by node, then service) are as if nobody offered them."""
 NOBODY = 1 << 62
 """Need of a tag that is offered nowhere."""
 DEFAULT_WEIGHT_G = 500
@@ -265,9 +266,7 @@ def _tag_bits(nodes: Sequence[NodeSpec | None], services: Sequence[ServiceSpec])
     bits: dict[str, int] = {}
     offered = [tag for node in nodes if node for tag in node.offers if tag not in METHOD_TAGS]
     for tag in [*offered, *(tag for service in services for tag in service.tags)]:
-        if tag not in bits:
-            if len(bits) == TAG_BITS:
-                raise ValueError(f"more than {TAG_BITS} handling tags are offered by nodes and services")
+        if tag not in bits and len(bits) < TAG_BITS:
             bits[tag] = 1 << len(bits)
     return bits
 

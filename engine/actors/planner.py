@@ -12,9 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine.actors.planner_contention import ENTRIES, Contention
+from engine.actors.planner_explain import explain_node
 from engine.actors.planner_input import Flat, Flattener
 from engine.actors.planner_network import ItemFeed, NetworkView
 from engine.actors.planner_output import Results, all_separable
+from engine.domain.decisions import NodeVerdict
 from engine.domain.orders import Destination
 from engine.domain.plan import Plan, PlanRequest
 from engine.domain.state import ShardState
@@ -49,7 +51,7 @@ class SolverPlanner:
         """Whether a destination can be placed on the map (by its own coordinates or its postal code)."""
         if self._network_version != self._state.catalog.network_version:
             self._refresh_network()
-        return self._view.destinations.knows(ship_to.country, ship_to.postal_code, ship_to.lat, ship_to.lon)
+        return self._view.destinations.knows(*_place_of(ship_to))
 
     def plan(self, requests: Sequence[PlanRequest], *, now_ms: int) -> list[Plan]:
         """Plan a batch in order: each order sees the stock that its forerunners left."""
@@ -73,6 +75,34 @@ class SolverPlanner:
         Raises msgspec.DecodeError: the answer is none; KeyError: there is no such component.
         """
         return self._contention.take(component).answered(answer)
+
+    def explain_node(self, request: PlanRequest, node: int, *, now_ms: int) -> NodeVerdict:
+        """Why an order would or would not go to a node, on the state as it is. Nothing changes."""
+        self._refresh(now_ms)
+
+        def alone(requests: Sequence[PlanRequest]) -> list[Plan]:
+            results = Results(*self._planned(requests, now_ms), config=self._state.catalog.version, now_ms=now_ms)
+            return all_separable(results)
+
+        def distance(request: PlanRequest, node: int) -> int:
+            ship_to = request.order.ship_to
+            view = self._view
+            channel = view.channels[request.channel]
+            assert channel is not None, "the core looks the channel up"
+            place = channel.centre if ship_to is None else _place_of(ship_to)
+            view.destinations.start(1)
+            number = view.destinations.number(*place)
+            return int(view.destinations.km[number, node]) if number >= 0 else -1
+
+        known = node < len(self._view.stale)
+        stale = known and self._view.stale[node] == at.STALE_EXCLUDED
+        reach_km = self._settings.reach_km
+        return explain_node(self._state, alone, distance, bool(stale), request, node, reach_km=reach_km)
+
+    def _planned(self, requests: Sequence[PlanRequest], now_ms: int) -> tuple[Flat, at.Outcome]:
+        flat = self._flattener.flatten(requests, now_ms)
+        self._run(flat)
+        return flat, self._outcome
 
     # -- configuration --------------------------------------------------------------------------------------------
 
@@ -185,6 +215,10 @@ class SolverPlanner:
                 lines=max(lines, len(outcome.unfilled)),
                 record_bytes=len(outcome.record),
             )
+
+
+def _place_of(ship_to: Destination) -> tuple[str, str, float | None, float | None]:
+    return ship_to.country, ship_to.postal_code, ship_to.lat, ship_to.lon
 
 
 def _table(numbers: list[int], columns: int) -> at.I64:

@@ -122,6 +122,19 @@ class Candidate(NamedTuple):
         return REASONS[self.verdict].format(*self.numbers)
 
 
+class NodeVerdict(NamedTuple):
+    """Why an order would or would not go to one node, on a state as it was or is: recomputed, never stored."""
+
+    node: int
+    km: int
+    """-1 = the destination or the node is not on the map."""
+    verdict: str
+    """chosen | dearer | short | no_service | no_capacity | max_legs | holds_none | excluded"""
+    numbers: tuple[int, ...]
+    """chosen: leg; dearer: cash, service, policy, opportunity against the chosen plan; short: line, units it has."""
+    text: str
+
+
 encode = msgspec.msgpack.Encoder().encode
 _DECODER = msgspec.msgpack.Decoder(DecisionRecord)
 

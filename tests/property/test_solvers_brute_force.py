@@ -25,10 +25,14 @@ SEEDS = 60
 
 def cards(rng: Random, zones: int) -> RateCard:
     breaks = rng.choice([[500], [500, 2_000], [300, 1_000, 5_000], [1_000, 30_000]])
+    prices = [[rng.randint(100, 2_000) for _ in breaks] for _ in range(zones)]
+    if rng.random() < 0.6:  # as real cards: dearer by zone and by weight
+        by_break = [sorted(row) for row in prices]
+        prices = [list(row) for row in zip(*[sorted(column) for column in zip(*by_break, strict=True)], strict=True)]
     return RateCard(
         effective_from=rng.choice(["1970-01-01", "2026-09-23", "2026-10-01"]),
         break_g=breaks,
-        price_minor=[[rng.randint(100, 2_000) for _ in breaks] for _ in range(zones)],
+        price_minor=prices,
         minimum_minor=rng.choice([0, 300]),
         fuel_bp=rng.choice([0, 725]),
         residential_minor=rng.choice([0, 150]),

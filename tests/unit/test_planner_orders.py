@@ -364,3 +364,43 @@ def test_absurd_numbers_stay_in_range() -> None:
     plan = planned(state, request)
     assert nodes_of(plan) == [NEAR]
     assert 0 < sum(plan.money_minor) < 2**60
+
+
+def test_why_not_that_node() -> None:
+    nodes = [
+        a_node("N-0", lat=40.75, lon=-74.0),
+        a_node("N-1", lat=40.75, lon=-77.55),
+        a_node("N-2", lat=40.75, lon=-81.1),
+        a_node("N-3", lat=40.75, lon=-74.0, state="off"),
+        a_node("N-4", lat=40.75, lon=-74.0, channels=["other"]),
+        a_node("N-5", lat=40.75, lon=-74.0, offers=("pickup",)),
+        a_node("N-6", lat=40.75, lon=-74.0),
+        a_node("N-7", lat=40.75, lon=-74.0, capacity=NodeCapacity(unit="units", per_day=1)),
+        a_node("N-8", lat=21.3, lon=-157.8),
+    ]
+    card = RateCard(break_g=[30_000], price_minor=[[500], [700], [900]])
+    services = [a_service(band_km=[200, 500, 800], transit_days=[1, 2, 3], cards=[card])]
+    stock = {(0, n): 9 for n in range(9) if n != 6} | {(1, n): 9 for n in range(9) if n not in (2, 6)}
+    planner = SolverPlanner(a_state(stock, nodes=nodes, services=services), Settings())
+    request = a_request({0: 2, 1: 2}, excluded=(99,))
+    told = {n: planner.explain_node(request, n, now_ms=NOW_MS) for n in range(10)}
+    assert {n: verdict.verdict for n, verdict in told.items()} == {
+        0: "chosen",
+        1: "dearer",
+        2: "short",
+        3: "excluded",
+        4: "excluded",
+        5: "excluded",
+        6: "holds_none",
+        7: "no_capacity",
+        8: "no_service",
+        9: "excluded",
+    }
+    assert told[1].numbers == (200, 0, 0, 0) and told[1].km == 299
+    assert told[2].numbers == (1, 0) and told[2].text == "has 0 of line 1, which asks 2"
+    assert [told[n].text for n in (3, 4, 5)] == [
+        "is switched to off",
+        "does not serve channel web",
+        "does not offer ship",
+    ]
+    assert planner.plan([request], now_ms=NOW_MS) == planner.plan([request], now_ms=NOW_MS)
