@@ -26,7 +26,7 @@ def test_random_seeds(first: int) -> None:
 def test_a_cluster_without_faults_does_all_kinds_of_work() -> None:
     """The seeds prove little if little happens in them."""
     counts: Counter[str] = Counter()
-    for seed in (1, 2, 3):
+    for seed in (1, 5, 6, 10):
         for core in run_seed(seed, faults=CALM, shards=2, commands=300).cores():
             counts.update(core.counts)
     for what in (
