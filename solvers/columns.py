@@ -94,6 +94,9 @@ from solvers.layout import (
 from solvers.legs import price_leg
 from solvers.tariff import tariff
 
+ENTRIES_TO_PLAN = 3
+"""Candidates kept a subset of groups: with three, two legs elsewhere can never leave a third without a node."""
+
 
 @inner
 def fill_subsets(w: I64, groups: int) -> None:

@@ -16,8 +16,10 @@ import numpy as np
 from solvers.joint_wire import JointArrays
 from solvers.layout import I64, J_PART, J_SCORE, J_TAKE, J_TAKE_COUNT, X_TAKE_FREE, X_TAKE_ROW, X_TAKE_UNITS
 
-COMPONENT_MAX = 48
+COMPONENT_MAX = 32
 """Orders of one component; those beyond keep their greedy plans, whose units are then not for the others."""
+COLUMNS_MAX = 640
+"""Ways of all components of a batch: the more orders, the fewer each."""
 
 
 class Incumbent(NamedTuple):
@@ -56,6 +58,20 @@ def split_components(members: Sequence[int], items_of: Mapping[int, Sequence[int
     return list(groups.values())
 
 
+def part_ways(ways: I64, part: int) -> slice:
+    """Rows of a part's ways: they follow each other."""
+    own = np.flatnonzero(ways[:, J_PART] == part)
+    return slice(int(own[0]), int(own[-1]) + 1) if len(own) else slice(0, 0)
+
+
+def part_takes(ways: I64, rows: slice) -> slice:
+    """Takes of ways that follow each other."""
+    if rows.start == rows.stop:
+        return slice(0, 0)
+    last = rows.stop - 1
+    return slice(int(ways[rows.start, J_TAKE]), int(ways[last, J_TAKE] + ways[last, J_TAKE_COUNT]))
+
+
 def joint_problem(
     parts: Sequence[int],
     incumbents: Sequence[Incumbent],
@@ -68,48 +84,47 @@ def joint_problem(
     ways, takes: rows as in layout.Ways, of these parts and maybe of others. held_by_others: units by row that plans outside
     the component take.
     """
-    way_of: list[int] = []
+    way_of: list[I64] = []
     ptr = [0]
-    cost: list[int] = []
-    take_ptr = [0]
+    cost: list[I64] = []
+    counts: list[I64] = []
     rows: list[I64] = []
     units: list[I64] = []
-    free: dict[int, int] = {}
-    taken = 0
+    free: list[I64] = []
+    columns = 0
     for part, incumbent in zip(parts, incumbents, strict=True):
-        way_of.append(-1)
-        cost.append(incumbent.score)
+        own = part_ways(ways, part)
+        taken = takes[part_takes(ways, own)]
         pairs = np.array(incumbent.takes, np.int64).reshape(-1, 2)
-        rows.append(pairs[:, 0])
-        units.append(pairs[:, 1])
-        taken += len(pairs)
-        take_ptr.append(taken)
-        own = np.flatnonzero(ways[:, J_PART] == part)
-        for n in own.tolist():
-            start, count = int(ways[n, J_TAKE]), int(ways[n, J_TAKE_COUNT])
-            way_of.append(n)
-            cost.append(int(ways[n, J_SCORE]))
-            rows.append(takes[start : start + count, X_TAKE_ROW])
-            units.append(takes[start : start + count, X_TAKE_UNITS])
-            taken += count
-            take_ptr.append(taken)
-        ptr.append(len(cost))
-    for row, there in zip(takes[:, X_TAKE_ROW].tolist(), takes[:, X_TAKE_FREE].tolist(), strict=True):
-        free[row] = there
-    all_rows = np.concatenate(rows)
-    names, index = np.unique(all_rows, return_inverse=True)
-    own_units = np.zeros(len(names), np.int64)
+        way_of.append(np.arange(own.start - 1, own.stop, dtype=np.int64))
+        way_of[-1][0] = -1
+        cost += (np.array([incumbent.score], np.int64), ways[own, J_SCORE])
+        counts += (np.array([len(pairs)], np.int64), ways[own, J_TAKE_COUNT])
+        rows += (pairs[:, 0], taken[:, X_TAKE_ROW])
+        units += (pairs[:, 1], taken[:, X_TAKE_UNITS])
+        free += (np.zeros(len(pairs), np.int64), taken[:, X_TAKE_FREE])
+        columns += 1 + own.stop - own.start
+        ptr.append(columns)
+    names, index = np.unique(np.concatenate(rows), return_inverse=True)
+    index = index.astype(np.int64).reshape(-1)
+    stock = np.zeros(len(names), np.int64)
+    np.maximum.at(stock, index, np.concatenate(free))
     place = {row: n for n, row in enumerate(names.tolist())}
+    for row, many in held_by_others.items():
+        if row in place:
+            stock[place[row]] -= many
+    own_units = np.zeros(len(names), np.int64)
     for incumbent in incumbents:
         for row, many in incumbent.takes:
             own_units[place[row]] += many
-    stock = [max(0, free.get(row, 0) - held_by_others.get(row, 0)) for row in names.tolist()]
+    take_ptr = np.zeros(columns + 1, np.int64)
+    np.cumsum(np.concatenate(counts), out=take_ptr[1:])
     arrays = JointArrays(
         np.array(ptr, np.int64),
-        np.array(cost, np.int64),
-        np.array(take_ptr, np.int64),
-        index.astype(np.int64).reshape(-1),
+        np.concatenate(cost),
+        take_ptr,
+        index,
         np.concatenate(units),
-        np.maximum(np.array(stock, np.int64), own_units),
+        np.maximum(stock, own_units),
     )
-    return Joint(arrays, np.array(way_of, np.int64))
+    return Joint(arrays, np.concatenate(way_of))

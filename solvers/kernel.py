@@ -7,7 +7,7 @@ the caller's state is unchanged. An order that may not be partly served and cann
 from __future__ import annotations
 
 from solvers.candidates import take
-from solvers.columns import price_subset, search_plan
+from solvers.columns import ENTRIES_TO_PLAN, price_subset, search_plan
 from solvers.cover import add_goods, clear_goods, cover_order, price_of
 from solvers.explain import explain_part
 from solvers.jit import inner, jit
@@ -106,8 +106,6 @@ from solvers.pack import pack_record, record_room
 
 NO_ROOM = -1
 """The outcome's arrays are too small: call again with larger ones; nothing has changed."""
-ENTRIES_TO_PLAN = 3
-"""Candidates kept a subset of groups: with three, two legs elsewhere can never leave a third without a node."""
 _LEGS, _LEG_LINES, _UNFILLED, _CANDIDATES, _RECORD = range(5)
 
 

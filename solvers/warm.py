@@ -18,7 +18,7 @@ from solvers import layout as at
 from solvers.kernel import plan_batch
 from solvers.network import Compiled
 from solvers.places import fill_km
-from solvers.ways import enumerate_ways
+from solvers.ways import enumerate_ways, own_optima
 
 _done = False
 
@@ -55,7 +55,8 @@ def _plan_nothing() -> None:
     scratch = at.make_scratch(nodes=1, lines=1, batch_lines=1)
     plan_batch(compiled.atlas, stock, load, batch, scratch, at.make_outcome(parts=1, lines=1), 24, 0)
     chosen = np.zeros(0, np.int64)
-    enumerate_ways(compiled.atlas, stock, load, batch, scratch, chosen, at.make_ways(parts=1, takes=1), 24, 0, 8)
+    enumerate_ways(compiled.atlas, stock, load, batch, scratch, chosen, at.make_ways(parts=1, takes=1), 24, 0, 8, 1)
+    own_optima(compiled.atlas, stock, load, batch, scratch, chosen, chosen, 24, 0)
     fill_km(km[0], compiled.lat, compiled.lon, 0.0, 0.0)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from solvers.columns import price_subset, search_plan
+from solvers.columns import ENTRIES_TO_PLAN, price_subset, search_plan
 from solvers.jit import inner, jit
 from solvers.layout import (
     D_CANDIDATE,
@@ -33,6 +33,7 @@ from solvers.layout import (
     M_NODES,
     N_CAP_DAY,
     N_CAP_HARD,
+    NEVER,
     NODE_COLUMNS,
     O_LINE,
     O_LINE_COUNT,
@@ -40,6 +41,7 @@ from solvers.layout import (
     T_GROUP,
     T_UNITS,
     TRIAL_COLUMNS,
+    W_BEST,
     W_COLLECT,
     W_DIVIDE,
     W_ENTRIES,
@@ -129,6 +131,32 @@ def _write_way(m: I64, scratch: Scratch, batch: Batch, ways: Ways, part: int, tr
 
 
 @jit
+def own_optima(
+    m: I64,
+    stock: Stock,
+    load: Load,
+    batch: Batch,
+    scratch: Scratch,
+    chosen: I64,
+    scores: I64,
+    limit: int,
+    reach_km: int,
+) -> None:
+    """The best score of each chosen part, alone on the whole stock; NEVER where it cannot be searched."""
+    w = scratch.w
+    scratch.taken[:, 0] = -1
+    for n in range(chosen.shape[0]):
+        scores[n] = NEVER
+        max_legs = look_at_part(m, stock, load, batch, scratch, chosen[n], limit, reach_km, scratch.result)
+        if w[W_KEPT] == 0 or w[W_DIVIDE] or not w[W_HELD]:
+            continue
+        w[W_COLLECT] = 0
+        w[W_ENTRIES] = ENTRIES_TO_PLAN
+        if search_plan(m, w, scratch.alone, w[W_GROUPS], w[W_HELD], min(max_legs, LEGS_EXACT)):
+            scores[n] = w[W_BEST + D_SCORE]
+
+
+@jit
 def enumerate_ways(
     m: I64,
     stock: Stock,
@@ -140,10 +168,12 @@ def enumerate_ways(
     limit: int,
     reach_km: int,
     entries: int,
+    most: int,
 ) -> int:
     """The cheapest ways of the chosen parts, each on the whole stock; 0, or NO_ROOM where the arrays are too small.
 
-    entries: candidates looked at a subset of groups; up to WAYS_MAX ways a part come back, cheapest first.
+    entries: candidates looked at a subset of groups. Up to `most` (at most WAYS_MAX) ways a part come back, cheapest first; the
+    ways of a part follow each other, and so do their takes.
     """
     w = scratch.w
     ways.used[:] = 0
@@ -156,7 +186,7 @@ def enumerate_ways(
         w[W_ENTRIES] = entries
         search_plan(m, w, scratch.alone, w[W_GROUPS], w[W_HELD], min(max_legs, LEGS_EXACT))
         w[W_COLLECT] = 0
-        for k in range(w[W_WAYS_USED]):
+        for k in range(min(most, w[W_WAYS_USED])):
             if not _write_way(m, scratch, batch, ways, chosen[n], W_WAYS + k * TRIAL_COLUMNS):
                 return NO_ROOM
     return 0

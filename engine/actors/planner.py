@@ -24,7 +24,7 @@ from engine.settings import Settings
 from solvers import layout as at
 from solvers.kernel import NO_ROOM, plan_batch
 from solvers.warm import warm
-from solvers.ways import enumerate_ways
+from solvers.ways import enumerate_ways, own_optima
 
 
 class SolverPlanner:
@@ -63,7 +63,7 @@ class SolverPlanner:
         results = Results(flat, self._outcome, config=self._state.catalog.version, now_ms=now_ms)
         if not self._outcome.parts[: len(batch.parts), at.R_COLLIDED].any():
             return all_separable(results)
-        return self._contention.settle(results, lambda parts: self._enumerate(batch, parts))
+        return self._contention.settle(results, _Single(self, batch))
 
     def component_problem(self, component: int) -> bytes:
         """The joint problem of a component, packed for the solver process. KeyError: it was concluded already."""
@@ -153,29 +153,24 @@ class SolverPlanner:
             )
         return batch
 
-    def _enumerate(self, batch: at.Batch, parts: Sequence[int]) -> at.Ways:
-        """The cheap ways of some parts of a batch, each on the whole stock; good until the next call."""
+    def own_optima(self, batch: at.Batch, parts: Sequence[int]) -> list[int]:
+        """Best scores of some parts of a batch, each alone on the whole stock."""
         chosen = np.array(parts, np.int64)
-        atlas, stock, load = self._world()
+        scores = np.zeros(len(chosen), np.int64)
+        settings = self._settings
+        own_optima(*self._world(), batch, self._scratch, chosen, scores, settings.candidates, settings.reach_km)
+        found: list[int] = scores.tolist()
+        return found
+
+    def ways(self, batch: at.Batch, parts: Sequence[int], most: int) -> at.Ways:
+        """Cheap ways of some parts of a batch, each on the whole stock; good until the next call."""
+        chosen = np.array(parts, np.int64)
         settings = self._settings
         if len(self._ways.ways) < len(chosen) * at.WAYS_MAX:
             self._ways = at.make_ways(parts=len(chosen), takes=len(chosen) * at.WAYS_MAX * 8)
-        while (
-            enumerate_ways(
-                atlas,
-                stock,
-                load,
-                batch,
-                self._scratch,
-                chosen,
-                self._ways,
-                settings.candidates,
-                settings.reach_km,
-                ENTRIES,
-            )
-            == NO_ROOM
-        ):
-            self._ways = at.make_ways(parts=len(chosen), takes=2 * len(self._ways.takes))
+        limits = (settings.candidates, settings.reach_km, ENTRIES, most)
+        while enumerate_ways(*self._world(), batch, self._scratch, chosen, self._ways, *limits) == NO_ROOM:
+            self._ways = at.make_ways(parts=max(1, len(chosen)), takes=2 * len(self._ways.takes))
         return self._ways
 
     def _world(self) -> tuple[at.I64, at.Stock, at.Load]:
@@ -215,6 +210,20 @@ class SolverPlanner:
                 lines=max(lines, len(outcome.unfilled)),
                 record_bytes=len(outcome.record),
             )
+
+
+class _Single:
+    """The kernel on single parts of one batch (planner_contention.Kernel)."""
+
+    def __init__(self, planner: SolverPlanner, batch: at.Batch) -> None:
+        self._planner = planner
+        self._batch = batch
+
+    def optima(self, parts: Sequence[int]) -> list[int]:
+        return self._planner.own_optima(self._batch, parts)
+
+    def ways(self, parts: Sequence[int], most: int) -> at.Ways:
+        return self._planner.ways(self._batch, parts, most)
 
 
 def _place_of(ship_to: Destination) -> tuple[str, str, float | None, float | None]:

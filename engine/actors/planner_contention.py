@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -14,18 +14,37 @@ from engine.domain.decisions import Verdict
 from engine.domain.orders import Rung
 from engine.domain.plan import Plan
 from solvers import layout as at
-from solvers.contention import COMPONENT_MAX, Incumbent, Joint, joint_problem, split_components
+from solvers.contention import (
+    COLUMNS_MAX,
+    COMPONENT_MAX,
+    Incumbent,
+    Joint,
+    joint_problem,
+    part_takes,
+    part_ways,
+    split_components,
+)
 from solvers.joint_wire import EXACT, pack_arrays, unpack_answer
 
 ENTRIES = 8
 """Nodes looked at a subset of groups when ways are enumerated."""
+WAYS_LEAST = 8
+"""Ways of each order, however many they are."""
 LEVELS_MAX = 4
 """Rounds of finding who else is tied to a component."""
 _MAJOR, _MINOR = version("ortools").split(".")[:2]
 SOLVER_VERSION = int(_MAJOR) * 100 + int(_MINOR)
 GAP_NOT_SOLVED = [0, 0]
-Enumerate = Callable[[Sequence[int]], at.Ways]
-"""The ways of some parts, each on the whole stock."""
+
+
+class Kernel(Protocol):
+    """What the kernel says of single parts of a batch, each on the whole stock."""
+
+    def optima(self, parts: Sequence[int]) -> list[int]:
+        """The best score of each."""
+
+    def ways(self, parts: Sequence[int], most: int) -> at.Ways:
+        """Up to `most` ways of each; good until the next call."""
 
 
 class Known(NamedTuple):
@@ -34,6 +53,27 @@ class Known(NamedTuple):
     ways: at.I64
     legs: at.I64
     takes: at.I64
+
+    @classmethod
+    def none(cls) -> Known:
+        return cls(*(np.zeros((0, n), np.int64) for n in (at.WAY_COLUMNS, at.LEG_COLUMNS, at.TAKE_COLUMNS)))
+
+    def joined(self, more: at.Ways) -> Known:
+        """With the ways of further parts."""
+        used = more.used.tolist()
+        ways = more.ways[: used[0]].copy()
+        ways[:, at.J_LEG] += len(self.legs)
+        ways[:, at.J_TAKE] += len(self.takes)
+        return Known(
+            np.concatenate((self.ways, ways)),
+            np.concatenate((self.legs, more.legs[: used[1]])),
+            np.concatenate((self.takes, more.takes[: used[2]])),
+        )
+
+    def least(self, part: int, otherwise: int) -> int:
+        """Score of the cheapest way of a part."""
+        own = part_ways(self.ways, part)
+        return int(self.ways[own.start, at.J_SCORE]) if own.start < own.stop else otherwise
 
 
 class Component:
@@ -120,7 +160,8 @@ class Component:
             verdicts += (row[at.G_NODE], row[at.G_KM], Verdict.CHOSEN, n)
         runner: list[int] = []
         shown = len(chosen_rows)
-        for other in np.flatnonzero(self.known.ways[:, at.J_PART] == part).tolist():
+        own = part_ways(self.known.ways, part)
+        for other in range(own.start, own.stop):
             rows = self._leg_rows(other)
             nodes = [row[at.G_NODE] for row in rows]
             if set(nodes) == chosen:
@@ -150,88 +191,83 @@ class Contention:
         """KeyError: there is none of this number."""
         return self._open[component]
 
-    def settle(self, results: Results, enumerate_ways: Enumerate) -> list[Plan]:
+    def settle(self, results: Results, kernel: Kernel) -> list[Plan]:
         """Plans of a batch in which somebody's choice was changed by another's."""
-        parts = results.parts
-        firsts = results.flat.first_part
-        orders = range(len(results.ends))
-        collided = [n for n in orders if any(row[at.R_COLLIDED] for row in parts[firsts[n] : results.ends[n]])]
+        parts, firsts, ends = results.parts, results.flat.first_part, results.ends
+        orders = range(len(ends))
+        collided = [n for n in orders if any(row[at.R_COLLIDED] for row in parts[firsts[n] : ends[n]])]
         movable = {n: None for n in orders if _movable(results, n)}
-        asked = [n for n in collided if n in movable]
-        rungs = [Rung.SEPARABLE] * len(results.ends)
+        rungs = [Rung.SEPARABLE] * len(ends)
         gaps: dict[int, list[int]] = {}
         numbers: dict[int, int] = {}
         made: dict[int, tuple[list[int], Known, Joint]] = {}
+        asked = [n for n in collided if n in movable]
+        optima = dict(zip(asked, kernel.optima([firsts[n] for n in asked]), strict=True)) if asked else {}
+        losers = []
         for n in collided:
-            if n not in movable:
+            score = parts[firsts[n]][at.R_SCORE]
+            if n not in optima:
                 rungs[n] = Rung.GREEDY
-        if asked:
-            known = _copy(enumerate_ways([firsts[n] for n in asked]))
-            least = _least(known)
-            losers = []
-            for n in asked:
-                score = parts[firsts[n]][at.R_SCORE]
-                bound = min(score, least.get(firsts[n], score))
-                if score > bound:
-                    losers.append(n)
+            elif score > optima[n]:
+                losers.append(n)
+                rungs[n] = Rung.GREEDY
+                gaps[n] = [score, optima[n], 1, *GAP_NOT_SOLVED]
+        if losers and len(self._open) < self._in_flight_max:
+            for group, known, joint in _components(results, losers, list(movable), kernel):
+                if len(self._open) + len(made) >= self._in_flight_max:
+                    break
+                self._last += 1
+                made[self._last] = (group, known, joint)
+                scores = [parts[firsts[n]][at.R_SCORE] for n in group]
+                bound = sum(min(s, known.least(firsts[n], s)) for n, s in zip(group, scores, strict=True))
+                for n in group:
                     rungs[n] = Rung.GREEDY
-                    gaps[n] = [score, bound, 1, *GAP_NOT_SOLVED]
-            if losers and len(self._open) < self._in_flight_max:
-                for group, ways, joint in self._components(results, losers, list(movable), known, enumerate_ways):
-                    self._last += 1
-                    made[self._last] = (group, ways, joint)
-                    least = _least(ways)
-                    scores = [parts[firsts[n]][at.R_SCORE] for n in group]
-                    bound = sum(min(s, least.get(firsts[n], s)) for n, s in zip(group, scores, strict=True))
-                    for n in group:
-                        rungs[n] = Rung.GREEDY
-                        numbers[n] = self._last
-                        gaps[n] = [sum(scores), bound, len(group), *GAP_NOT_SOLVED]
+                    numbers[n] = self._last
+                    gaps[n] = [sum(scores), bound, len(group), *GAP_NOT_SOLVED]
         plans = [results.plan(n, rung=rungs[n], gap=gaps.get(n), component=numbers.get(n, 0)) for n in orders]
-        for number, (group, ways, joint) in made.items():
-            self._open[number] = Component(group, results, ways, joint, [plans[n] for n in group])
+        for number, (group, known, joint) in made.items():
+            self._open[number] = Component(group, results, known, joint, [plans[n] for n in group])
         return plans
 
-    def _components(
-        self, results: Results, losers: list[int], movable: list[int], known: Known, enumerate_ways: Enumerate
-    ) -> list[tuple[list[int], Known, Joint]]:
-        """Components of two orders or more that hold somebody who lost."""
-        firsts = results.flat.first_part
-        items = [_items(results, n) for n in range(len(results.ends))]
-        demand: dict[int, int] = {}
-        users: dict[int, list[int]] = {}
-        for n in movable:
-            for item, units in items[n].items():
-                demand[item] = demand.get(item, 0) + units
-                users.setdefault(item, []).append(n)
-        asked = {int(part) for part in np.unique(known.ways[:, at.J_PART]).tolist()}
-        critical: dict[int, list[int]] = {}
-        level = losers
-        for _ in range(LEVELS_MAX):
-            for n in level:
-                critical[n] = _critical(results, n, known, demand)
-            found = {o: None for n in level for item in critical[n] for o in users[item] if o not in critical}
-            level = sorted(found)[: COMPONENT_MAX - len(critical)]
-            if not level:
-                break
-            missing = [firsts[n] for n in level if firsts[n] not in asked]
-            if missing:
-                asked.update(missing)
-                known = _join(known, _copy(enumerate_ways(missing)))
-        members = sorted(critical)
-        out = []
-        for group in split_components(members, critical):
-            if len(group) < 2 or not any(n in losers for n in group):
-                continue
-            incumbents = {n: _incumbent(results, n) for n in group}
-            held: dict[int, int] = {}
-            for n in range(len(results.ends)):
-                if n not in incumbents:
-                    for row, units in _incumbent(results, n).takes:
-                        held[row] = held.get(row, 0) + units
-            joint = joint_problem([firsts[n] for n in group], list(incumbents.values()), known.ways, known.takes, held)
-            out.append((group, known, joint))
-        return out
+
+def _components(
+    results: Results, losers: list[int], movable: list[int], kernel: Kernel
+) -> list[tuple[list[int], Known, Joint]]:
+    """Components of two orders or more that hold somebody who lost."""
+    firsts = results.flat.first_part
+    items = {n: _items(results, n) for n in movable}
+    demand: dict[int, int] = {}
+    users: dict[int, list[int]] = {}
+    for n in movable:
+        for item, units in items[n].items():
+            demand[item] = demand.get(item, 0) + units
+            users.setdefault(item, []).append(n)
+    known = Known.none()
+    critical: dict[int, list[int]] = {}
+    level = losers[:COMPONENT_MAX]
+    for _ in range(LEVELS_MAX):
+        most = max(WAYS_LEAST, min(at.WAYS_MAX, COLUMNS_MAX // (len(critical) + len(level))))
+        known = known.joined(kernel.ways([firsts[n] for n in level], most))
+        for n in level:
+            critical[n] = _critical(results, n, known, demand)
+        found = {o: None for n in level for item in critical[n] for o in users[item] if o not in critical}
+        level = sorted(found)[: COMPONENT_MAX - len(critical)]
+        if not level:
+            break
+    out = []
+    for group in split_components(sorted(critical), critical):
+        if len(group) < 2 or not any(n in losers for n in group):
+            continue
+        inside = set(group)
+        held: dict[int, int] = {}
+        for n in range(len(results.ends)):
+            if n not in inside:
+                for row, units in _incumbent(results, n).takes:
+                    held[row] = held.get(row, 0) + units
+        incumbents = [_incumbent(results, n) for n in group]
+        joint = joint_problem([firsts[n] for n in group], incumbents, known.ways, known.takes, held)
+        out.append((group, known, joint))
+    return out
 
 
 def _movable(results: Results, order: int) -> bool:
@@ -240,26 +276,6 @@ def _movable(results: Results, order: int) -> bool:
     row = results.parts[first]
     whole = row[at.R_LEG_COUNT] > 0 and row[at.R_UNFILLED_COUNT] == 0
     return results.ends[order] == first + 1 and whole and row[at.R_SCOPE] == at.SCOPE_SPLITS
-
-
-def _copy(ways: at.Ways) -> Known:
-    used = ways.used.tolist()
-    return Known(ways.ways[: used[0]].copy(), ways.legs[: used[1]].copy(), ways.takes[: used[2]].copy())
-
-
-def _join(a: Known, b: Known) -> Known:
-    ways = b.ways.copy()
-    ways[:, at.J_LEG] += len(a.legs)
-    ways[:, at.J_TAKE] += len(a.takes)
-    return Known(np.concatenate((a.ways, ways)), np.concatenate((a.legs, b.legs)), np.concatenate((a.takes, b.takes)))
-
-
-def _least(known: Known) -> dict[int, int]:
-    """Least score by part."""
-    least: dict[int, int] = {}
-    for part, score in known.ways[:, : at.J_SCORE + 1].tolist():
-        least.setdefault(part, score)
-    return least
 
 
 def _items(results: Results, order: int) -> dict[int, int]:
@@ -278,15 +294,13 @@ def _critical(results: Results, order: int, known: Known, demand: dict[int, int]
     """Items of an order of which some position in its reach has less than all movable orders ask."""
     first = results.flat.first_part[order]
     start = results.flat.parts[first * at.ORDER_COLUMNS + at.O_LINE]
-    found: dict[int, None] = {}
-    for way in np.flatnonzero(known.ways[:, at.J_PART] == first).tolist():
-        take, count = known.ways[way, at.J_TAKE], known.ways[way, at.J_TAKE_COUNT]
-        for _, _, free, line in known.takes[take : take + count].tolist():
-            if line >= 0:
-                item = results.flat.lines[(start + line) * at.LINE_COLUMNS + at.L_ITEM]
-                if free < demand[item]:
-                    found[item] = None
-    return sorted(found)
+    count = results.flat.parts[first * at.ORDER_COLUMNS + at.O_LINE_COUNT]
+    items = results.flat.lines[start * at.LINE_COLUMNS : (start + count) * at.LINE_COLUMNS : at.LINE_COLUMNS]
+    takes = known.takes[part_takes(known.ways, part_ways(known.ways, first))]
+    takes = takes[takes[:, at.X_TAKE_LINE] >= 0]
+    asked = np.array([demand[item] for item in items], np.int64)
+    short = takes[takes[:, at.X_TAKE_FREE] < asked[takes[:, at.X_TAKE_LINE]], at.X_TAKE_LINE]
+    return sorted({items[line] for line in np.unique(short).tolist()})
 
 
 def _incumbent(results: Results, order: int) -> Incumbent:
