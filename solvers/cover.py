@@ -11,6 +11,15 @@ from solvers.jit import inner
 from solvers.layout import (
     A_LEG,
     A_TRIAL,
+    COVER_COLUMNS,
+    G_CASH,
+    G_CASH_LINES,
+    G_CASH_SURCHARGE,
+    G_CASH_UNITS,
+    G_LATE,
+    G_OPPORTUNITY,
+    G_POLICY,
+    G_TRANSIT,
     GOODS_COLUMNS,
     I32,
     I64,
@@ -42,7 +51,10 @@ from solvers.layout import (
     T_WHOLE,
     W_ALONE,
     W_COVER,
+    W_COVER_BEST,
     W_COVER_CANDIDATE,
+    W_COVER_RUNNER,
+    W_COVER_TRIAL,
     W_FLOOR,
     W_GROUPS,
     W_KEPT,
@@ -50,6 +62,7 @@ from solvers.layout import (
     W_LEG_CANDIDATE,
     W_LEG_GOODS,
     W_LEG_SCORE,
+    W_NODE,
     W_OPENED,
     W_ORDER,
     W_TRIAL_GOODS,
@@ -385,17 +398,8 @@ def _attempt(
     if legs == 0:
         return
     _improve(m, w, table, grid, units, alone, prices, legs)
-    left = 0
-    for i in range(count):
-        left += table[i, T_LEFT]
-    score = 0
-    for a in range(legs):
-        score += w[W_LEG_SCORE + a]
-    better = left < w[W_COVER + 1] or (left == w[W_COVER + 1] and score < w[W_COVER + 2])
-    if w[W_COVER] == 0 or better:
+    if _keep(m, w, table, alone, legs):
         w[W_COVER] = legs
-        w[W_COVER + 1] = left
-        w[W_COVER + 2] = score
         for a in range(legs):
             empty = w[W_LEG_GOODS + a * GOODS_COLUMNS + Q_LINES] == 0
             w[W_COVER_CANDIDATE + a] = -1 if empty else w[W_LEG_CANDIDATE + a]
@@ -404,15 +408,70 @@ def _attempt(
 
 
 @inner
+def _keep(m: I64, w: I64, table: I64, alone: I64, legs: int) -> bool:
+    """Compare the cover at hand with the best and its runner-up (the best one of other nodes); whether it is the best now."""
+    trial = W_COVER_TRIAL
+    for n in range(COVER_COLUMNS):
+        w[trial + n] = 0
+    for i in range(w[W_ORDER + O_LINE_COUNT]):
+        w[trial + 1] += table[i, T_LEFT]
+    for a in range(legs):
+        if w[W_LEG_GOODS + a * GOODS_COLUMNS + Q_LINES] == 0:
+            continue
+        w[trial + 2] += _price(m, w, alone, a)
+        add_money(w, w, trial + 3)
+        node = w[W_NODE + w[W_LEG_CANDIDATE + a]]
+        n = w[trial]
+        while n > 0 and w[trial + 7 + n - 1] > node:
+            w[trial + 7 + n] = w[trial + 7 + n - 1]
+            n -= 1
+        w[trial + 7 + n] = node
+        w[trial] += 1
+    best = W_COVER_BEST
+    same = w[best] == w[trial]
+    for n in range(w[trial]):
+        same = same and w[best + 7 + n] == w[trial + 7 + n]
+    if _cheaper(w, trial, best):
+        for n in range(COVER_COLUMNS):
+            if not same:
+                w[W_COVER_RUNNER + n] = w[best + n]
+        for n in range(COVER_COLUMNS):
+            w[best + n] = w[trial + n]
+        return True
+    if not same and _cheaper(w, trial, W_COVER_RUNNER):
+        for n in range(COVER_COLUMNS):
+            w[W_COVER_RUNNER + n] = w[trial + n]
+    return False
+
+
+@inner
+def _cheaper(w: I64, a: int, b: int) -> bool:
+    """Whether a cover leaves less open than another, or costs less; any is better than none."""
+    if w[b] == 0 or w[a + 1] != w[b + 1]:
+        return bool(w[b] == 0 or w[a + 1] < w[b + 1])
+    return bool(w[a + 2] < w[b + 2])
+
+
+@inner
+def add_money(w: I64, sums: I64, at: int) -> None:
+    """Add cash, service, policy and opportunity money of the leg on trial to `sums[at..]`."""
+    sums[at] += w[W_LEG + G_CASH] + w[W_LEG + G_CASH_LINES] + w[W_LEG + G_CASH_UNITS] + w[W_LEG + G_CASH_SURCHARGE]
+    sums[at + 1] += w[W_LEG + G_LATE] + w[W_LEG + G_TRANSIT]
+    sums[at + 2] += w[W_LEG + G_POLICY]
+    sums[at + 3] += w[W_LEG + G_OPPORTUNITY]
+
+
+@inner
 def cover_order(m: I64, w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, max_legs: int) -> None:
     """Cover as much of a part as stock and legs allow.
 
-    The legs are at W_COVER (how many, with gaps; units left; score) and W_COVER_CANDIDATE (-1 = none), their units from
-    `units[LEGS_MAX]` on.
+    The legs are at W_COVER (how many, with gaps) and W_COVER_CANDIDATE (-1 = none), their units from `units[LEGS_MAX]` on;
+    W_COVER_BEST and W_COVER_RUNNER sum up the best cover and the best one of other nodes.
     """
     _prepare(w, table, grid)
-    for n in range(3):
-        w[W_COVER + n] = 0
+    w[W_COVER] = 0
+    w[W_COVER_BEST] = 0
+    w[W_COVER_RUNNER] = 0
     legs = min(max_legs, LEGS_MAX)
     _attempt(m, w, table, grid, units, alone, prices, legs, MOST_GOODS, -1)
     _attempt(m, w, table, grid, units, alone, prices, legs, LEAST_MONEY, -1)

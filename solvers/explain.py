@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from solvers.columns import price_subset
+from solvers.cover import add_money
 from solvers.jit import inner
 from solvers.layout import (
     D_CANDIDATE,
@@ -19,7 +20,6 @@ from solvers.layout import (
     G_POLICY,
     G_TRANSIT,
     I64,
-    LEGS_EXACT,
     NEVER,
     O_LINE_COUNT,
     R_CANDIDATE_COUNT,
@@ -43,6 +43,8 @@ from solvers.layout import (
     V_PART,
     V_SHORT,
     W_CAPACITY,
+    W_COVER_BEST,
+    W_COVER_RUNNER,
     W_FLOOR,
     W_FULL,
     W_GROUPS,
@@ -57,15 +59,6 @@ from solvers.layout import (
     Outcome,
     Scratch,
 )
-
-
-@inner
-def _add_leg(w: I64, sums: I64, at: int) -> None:
-    """Add cash, service, policy and opportunity money of the leg on trial to `sums[at..]`."""
-    sums[at] += w[W_LEG + G_CASH] + w[W_LEG + G_CASH_LINES] + w[W_LEG + G_CASH_UNITS] + w[W_LEG + G_CASH_SURCHARGE]
-    sums[at + 1] += w[W_LEG + G_LATE] + w[W_LEG + G_TRANSIT]
-    sums[at + 2] += w[W_LEG + G_POLICY]
-    sums[at + 3] += w[W_LEG + G_OPPORTUNITY]
 
 
 @inner
@@ -102,13 +95,20 @@ def explain_part(m: I64, scratch: Scratch, outcome: Outcome, result: I64, exact:
     if exact and w[W_RUNNER + D_LEGS] > 0:
         legs = w[W_RUNNER + D_LEGS]
         result[R_RUNNER_LEGS] = legs
-        for n in range(LEGS_EXACT):
-            result[R_RUNNER_NODE + n] = w[W_RUNNER + D_NODE + n] if n < legs else -1
+        for n in range(legs):
+            result[R_RUNNER_NODE + n] = w[W_RUNNER + D_NODE + n]
         for n in range(4):
             result[R_RUNNER_CASH + n] = -w[W_SUMS + n]
         for n in range(legs):
             price_subset(m, w, alone, w[W_RUNNER + D_CANDIDATE + n], w[W_RUNNER + D_MASK + n], W_LEG)
-            _add_leg(w, result, R_RUNNER_CASH)
+            add_money(w, result, R_RUNNER_CASH)
+    elif not exact and w[W_COVER_RUNNER] > 0 and w[W_COVER_RUNNER + 1] == w[W_COVER_BEST + 1]:
+        legs = w[W_COVER_RUNNER]
+        result[R_RUNNER_LEGS] = legs
+        for n in range(legs):
+            result[R_RUNNER_NODE + n] = w[W_COVER_RUNNER + 7 + n]
+        for n in range(4):
+            result[R_RUNNER_CASH + n] = w[W_COVER_RUNNER + 3 + n] - w[W_SUMS + n]
     everything = (1 << w[W_GROUPS]) - 1
     for turn in range(3):
         for c in range(w[W_KEPT]):
@@ -144,7 +144,7 @@ def explain_part(m: I64, scratch: Scratch, outcome: Outcome, result: I64, exact:
                     row[V_CODE] = V_DEARER
                     for n in range(4):
                         row[V_CASH + n] = -w[W_SUMS + n]
-                    _add_leg(w, row, V_CASH)
+                    add_money(w, row, V_CASH)
             else:
                 row[V_CODE] = V_PART
                 for i in range(w[W_ORDER + O_LINE_COUNT]):

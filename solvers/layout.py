@@ -191,7 +191,7 @@ K_LINE, K_UNITS, K_ROW = range(3)
 U_LINE, U_UNITS, U_REASON = range(3)
 OUT_OF_STOCK, NO_NODE, MAX_LEGS, NO_CAPACITY = range(4)
 
-# parts[part, ...]: what came of it
+# parts[part, ...]: what came of it; the first nine are what plans are made of
 (
     R_LEG,
     R_LEG_COUNT,
@@ -199,26 +199,26 @@ OUT_OF_STOCK, NO_NODE, MAX_LEGS, NO_CAPACITY = range(4)
     R_UNFILLED_COUNT,
     R_SCOPE,
     R_COLLIDED,
+    R_SCORE,
+    R_RECORD,
+    R_RECORD_END,
     R_REFUSED,
-    R_RUNNER_LEGS,
-    R_RUNNER_NODE,
-    R_RUNNER_NODE_2,
-    R_RUNNER_NODE_3,
-    R_RUNNER_CASH,
-    R_RUNNER_SERVICE,
-    R_RUNNER_POLICY,
-    R_RUNNER_OPPORTUNITY,
     R_CANDIDATE,
     R_CANDIDATE_COUNT,
     R_SEEN,
     R_CONSIDERED,
     R_ASSUMED,
-    R_SCORE,
-    R_RECORD,
-    R_RECORD_END,
-    R_BLOCKED,
-) = range(24)
-"""The record's body is named by the last part of an order. From R_BLOCKED on: nodes that hold units of the part and may not serve it, by reason."""
+    R_RUNNER_LEGS,
+    R_RUNNER_CASH,
+    R_RUNNER_SERVICE,
+    R_RUNNER_POLICY,
+    R_RUNNER_OPPORTUNITY,
+    R_RUNNER_NODE,
+) = range(21)
+R_BLOCKED = R_RUNNER_NODE + LEGS_MAX
+PLAN_COLUMNS = 9
+"""The record's body is named by the last part of an order. R_RUNNER_NODE: up to LEGS_MAX nodes. From R_BLOCKED on: nodes that hold
+units of the part and may not serve it, by reason."""
 B_SWITCH, B_EXCLUDED, B_STALE, B_REACH, B_POLICY, B_TAGS = range(6)
 BLOCKS = 6
 PART_COLUMNS = R_BLOCKED + BLOCKS
@@ -337,7 +337,7 @@ W_LEG_SCORE = W_LEG_CANDIDATE + LEGS_MAX
 W_LEG_GOODS = W_LEG_SCORE + LEGS_MAX
 W_TRIAL_GOODS = W_LEG_GOODS + LEGS_MAX * GOODS_COLUMNS
 W_COVER = W_TRIAL_GOODS + GOODS_COLUMNS
-W_COVER_CANDIDATE = W_COVER + 3
+W_COVER_CANDIDATE = W_COVER + 1
 W_REACH = W_COVER_CANDIDATE + LEGS_MAX
 W_USED = W_REACH + CANDIDATES_MAX * SERVICES_MAX * REACH_COLUMNS
 W_TAKEN = W_USED + CANDIDATES_MAX * RING
@@ -347,15 +347,21 @@ W_MEMOS = W_TAKEN + CANDIDATES_MAX * RING
 MEMO_COLUMNS = 5
 """Goods they are of, zone, card, price, parcels."""
 W_NEAREST = W_MEMOS + SERVICES_MAX * MEMO_COLUMNS
-W_WAYS = W_NEAREST + SERVICES_MAX
+COVER_COLUMNS = 7 + LEGS_MAX
+"""Legs, units left, score; cash, service, policy, opportunity; nodes in order."""
+W_COVER_BEST = W_NEAREST + SERVICES_MAX
+W_COVER_RUNNER = W_COVER_BEST + COVER_COLUMNS
+W_COVER_TRIAL = W_COVER_RUNNER + COVER_COLUMNS
+W_WAYS = W_COVER_TRIAL + COVER_COLUMNS
 W_SIZE = W_WAYS + WAYS_MAX * TRIAL_COLUMNS
 """The order's row; stamp of the part; collided (1 stock, 2 capacity); capacity in the way; value of the part; ship-alone lines;
 candidates kept; groups; groups that some candidate holds; 1 = some candidate is in reach; 1 = some line must be divided; entries
 kept a subset; 1 = collect ways, how many there are; which goods the tariffs of W_MEMOS are kept for, 0 = do not keep; a leg on trial; sums; best, runner-up and trial of the exact search; candidates: node, km, groups held
 whole, least parcel price (NEVER = no service reaches), least days, local day, opened by the cover; opportunity[candidate,
 group]; goods[subset]; entries of subsets: done, under-estimate, then score, candidate, day of up to eight; legs of a cover; the best
-cover (legs, units left, score, then candidates); reach[candidate, service]; capacity used and taken[candidate, day % RING]; the last tariff by
-service; nearest zone that occurs by service (NEVER = none, -1 = prices prove nothing); the cheapest ways, like trials."""
+cover (legs, then candidates); reach[candidate, service]; capacity used and taken[candidate, day % RING]; the last tariff by
+service; nearest zone that occurs by service (NEVER = none, -1 = prices prove nothing); the best cover, its
+runner-up and the one on trial; the cheapest ways, like trials."""
 
 
 class Stock(NamedTuple):

@@ -9,8 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from engine.actors.planner_output import Results, planned_leg
-from engine.actors.planner_record import counts_of
-from engine.domain.decisions import Verdict
+from engine.domain.decisions import Verdict, decode
 from engine.domain.orders import Rung
 from engine.domain.plan import Plan
 from solvers import layout as at
@@ -120,7 +119,9 @@ class Component:
             numbers += heads.leg_numbers(leg, [i for i, _ in taken])
         money = self._money(way)
         runner, verdicts = self._others(part, way, money)
-        body = heads.body(at.SCOPE_COLUMNS, numbers, runner, verdicts, counts_of(self.results.parts[part]))
+        body = heads.body(
+            at.SCOPE_COLUMNS, numbers, runner, verdicts, decode(self.plans[self.orders.index(order)].record).counts
+        )
         record = heads.record(rung, body, gap)
         ship_by = max(leg.ship_by_ms for leg in legs)
         deliver_by = max(leg.deliver_by_ms for leg in legs)

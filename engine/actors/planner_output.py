@@ -19,7 +19,7 @@ class Results:
         used = outcome.used.tolist()
         self.flat = flat
         self.heads = Heads(config=config, now_ms=now_ms)
-        self.parts: list[list[int]] = outcome.parts[: len(flat.parts) // at.ORDER_COLUMNS].tolist()
+        self.parts: list[list[int]] = outcome.parts[: len(flat.parts) // at.ORDER_COLUMNS, : at.PLAN_COLUMNS].tolist()
         self.legs: list[list[int]] = outcome.legs[: used[_LEGS]].tolist()
         self.leg_lines: list[list[int]] = outcome.leg_lines[: used[_LEG_LINES]].tolist()
         self.unfilled: list[list[int]] = outcome.unfilled[: used[_UNFILLED]].tolist()

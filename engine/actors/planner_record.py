@@ -52,12 +52,3 @@ class Heads:
             len(lines),
             *lines,
         ]
-
-
-def counts_of(row: list[int]) -> list[int]:
-    """The record's counts of a part."""
-    counts = [row[at.R_SEEN], row[at.R_CONSIDERED], row[at.R_ASSUMED]]
-    blocked = row[at.R_BLOCKED : at.R_BLOCKED + at.BLOCKS]
-    while blocked and not blocked[-1]:
-        blocked.pop()
-    return counts + blocked
