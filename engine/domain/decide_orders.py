@@ -31,6 +31,7 @@ from engine.domain.state import HOLD_LIFE_MAX_MS, ShardState
 
 ON_SHORT = {"refuse": OnShort.REFUSE, "partial": OnShort.PARTIAL, "park": OnShort.PARK}
 METHOD_TAGS = {Method.SHIP: "ship", Method.PICKUP: "pickup", Method.SHIP_TO_STORE: "ship_to_store"}
+_TAG_OF = tuple(METHOD_TAGS.get(method, "") for method in Method)
 # Plain integers: looking a member up in its enum costs more than the comparison.
 _SHIP, _PICKUP, _DIGITAL = int(Method.SHIP), int(Method.PICKUP), int(Method.DIGITAL)
 _HELD, _COMMITTED = int(OrderState.HELD), int(OrderState.COMMITTED)
@@ -50,6 +51,8 @@ class Prepared(NamedTuple):
     planned: list[int]
     """Index into `lines` of each of `request.lines`."""
     on_short: int
+    plain: bool = False
+    """Every line of the order is one line here, and all need stock: no kits, nothing digital or untracked."""
 
 
 def refuse(code: str, pointer: str, detail: str, **facts: object) -> Problem:
@@ -95,6 +98,7 @@ def prepare(state: ShardState, planner: Planner, command: PlaceOrder, slot: str 
     planned: list[int] = []
     groups: dict[str, int] = {}
     seen: dict[str, None] = {}
+    has_kits = False
     item_of, items = catalog.item_of, catalog.items
     for i, line in enumerate(order.lines):
         line_id, quantity, method = line.line_id, line.quantity, line.method
@@ -131,6 +135,7 @@ def prepare(state: ShardState, planner: Planner, command: PlaceOrder, slot: str 
         if line.group is not None:
             group = groups.setdefault(line.group, len(groups) + 1)
         if item.components:
+            has_kits = True
             problem = _add_kit(state, i, line, item, groups, pickup, lines, planned)
             if problem is not None:
                 return problem
@@ -145,7 +150,8 @@ def prepare(state: ShardState, planner: Planner, command: PlaceOrder, slot: str 
         on_short = _PARK
     max_legs = order.max_legs if order.max_legs is not None else channel.max_legs
     to_plan = lines if len(planned) == len(lines) else [lines[i] for i in planned]
-    return Prepared(slot, PlanRequest(order, to_plan, channel_index, (), max_legs), lines, planned, on_short)
+    plain = len(planned) == len(lines) == count and not has_kits
+    return Prepared(slot, PlanRequest(order, to_plan, channel_index, (), max_legs), lines, planned, on_short, plain)
 
 
 def _add_kit(
@@ -232,7 +238,7 @@ def extra_safety(state: ShardState, node: int, method: int) -> int:
     document = nodes[node] if node < len(nodes) else None
     if document is None or not document.safety_by_method:
         return 0
-    return document.safety_by_method.get(METHOD_TAGS.get(Method(method), ""), 0)
+    return document.safety_by_method.get(_TAG_OF[method], 0) if method < len(_TAG_OF) else 0
 
 
 def fits(state: ShardState, plans: list[tuple[Prepared, list[PlannedLeg]]]) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from engine.domain.commands import PlaceOrder
 from engine.domain.decide_orders import (
+    Prepared,
     build_record,
     fits,
     is_refused,
@@ -19,12 +20,15 @@ from engine.domain.decide_orders import (
     shortage,
     slot_for,
 )
+from engine.domain.events import OrderPut
 from engine.domain.ids import OrderRef, public_id
+from engine.domain.keys import hash_of
+from engine.domain.opening import apply_opened, find_rows, is_plain, open_event, opened_view
 from engine.domain.orders import OrderRecord, OrderState
 from engine.domain.plan import Plan, PlanRequest
 from engine.domain.problems import CODES
 from engine.domain.replies import Problem, Reply
-from engine.domain.state import index_order
+from engine.domain.state import HOLD_LIFE_MAX_MS, index_order
 from engine.domain.views import order_view
 from engine.protocol.flights import Flight
 
@@ -76,9 +80,57 @@ def plan_flights(core: ShardCore, flights: list[Flight], *, now_ms: int) -> None
             components.setdefault(plan.component, []).append((flight, plan))
     for component, members in components.items():
         core.claims.begin(component, members, now_ms=now_ms)
+    for flight, plan in open_plain(core, flights, plans, now_ms=now_ms):
+        place(core, flight, plan, now_ms=now_ms)
+
+
+def open_plain(core: ShardCore, flights: list[Flight], plans: list[Plan], *, now_ms: int) -> list[tuple[Flight, Plan]]:
+    """Open the plain orders of a batch in few steps (domain/opening.py); the others are returned, components left away."""
+    state, catalog = core.state, core.catalog
+    rest: list[tuple[Flight, Plan]] = []
+    chosen: list[Flight] = []
+    wanted: list[tuple[PlaceOrder, Prepared, Plan]] = []
     for flight, plan in zip(flights, plans, strict=True):
-        if not plan.component:
-            place(core, flight, plan, now_ms=now_ms)
+        if is_plain(catalog, flight.prepared, plan) and not flight.order_no:
+            chosen.append(flight)
+            wanted.append((flight.command, flight.prepared, plan))
+        elif not plan.component:
+            rest.append((flight, plan))
+    openings = find_rows(state, wanted) if state.dedupe_count + len(wanted) < state.dedupe_max else None
+    if openings is None:  # one by one, each with its own answer
+        return [(flight, plan) for flight, plan in zip(flights, plans, strict=True) if not plan.component]
+    if not openings:
+        return rest
+    batch = core.batch(now_ms)
+    time_ms, seq, epoch, config = batch.time_ms, batch.seq, core.epoch, catalog.version
+    decisions, events = batch.decisions, batch.events
+    made: list[OrderPut] = []
+    for opening in openings:
+        why = opening.plan.record
+        decided_at = None
+        if why:
+            decided_at = (epoch, seq, len(decisions))
+            decisions.append(why)
+            batch.size += len(why)
+        event = open_event(opening, core.next_order_no(time_ms), now_ms=time_ms, config=config, decided_at=decided_at)
+        batch.size += 96 + len(event.record)
+        made.append(event)
+    for opening, event in zip(openings, made, strict=True):
+        apply_opened(state, opening, event, hash_of(opening.command.order.order_id), time_ms=time_ms)
+    events += made
+    legs = 0
+    for flight, opening, event in zip(chosen, openings, made, strict=True):
+        ttl_s = opening.command.ttl_s
+        expires_at_ms = 0
+        if ttl_s > 0:
+            expires_at_ms = time_ms + min(ttl_s * 1_000, HOLD_LIFE_MAX_MS)
+            core.watch_expiry(expires_at_ms, event.slot, event.order_no)
+        legs += len(opening.plan.legs)
+        view = opened_view(catalog, opening, event.order_no, token=batch.token, expires_at_ms=expires_at_ms)
+        settle(core, flight, view)
+    core.counts["placed"] += len(openings)
+    core.counts["legs"] += legs
+    return rest
 
 
 def plan_alone(core: ShardCore, request: PlanRequest, *, now_ms: int) -> Plan:

@@ -1,0 +1,319 @@
+"""Opening many orders at once: the common case in few steps. Pure but for the state that it applies to.
+
+Most orders of a batch are plain: every line is stock that ships, every leg lies at this shard's own nodes, nothing is missing. For
+those the steps of decide_orders, orders.encode_record, state.apply and views.order_view are fused here, because objects that
+are built only to be packed and shown once cost more than the decision. What comes out is the same, byte for byte: the tests
+hold one path to the other, and replay knows only the events.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import NamedTuple
+
+import msgspec
+
+from engine.domain.catalog import Catalog
+from engine.domain.commands import PlaceOrder
+from engine.domain.decide_orders import Prepared, extra_safety
+from engine.domain.events import Cause, OrderPut
+from engine.domain.orders import LegState, OnShort, OrderState
+from engine.domain.plan import Plan
+from engine.domain.replies import LegLineView, LegView, OrderView
+from engine.domain.state import HOLD_LIFE_MAX_MS, ShardState, remember
+from engine.domain.views import LEG_LABELS, RUNG_LABELS, STATE_LABELS
+
+_encode = msgspec.msgpack.Encoder().encode
+_REFUSE = int(OnShort.REFUSE)
+_HELD, _COMMITTED = int(OrderState.HELD), int(OrderState.COMMITTED)
+_LEG_HELD, _LEG_ALLOCATED = int(LegState.HELD), int(LegState.ALLOCATED)
+_RESERVED_CAUSE, _ALLOCATED_CAUSE = int(Cause.RESERVED), int(Cause.ALLOCATED)
+
+
+class Opening(NamedTuple):
+    """A plain order that is ready to be made: what is asked, what is planned, and the rows of its positions, in leg order."""
+
+    command: PlaceOrder
+    prepared: Prepared
+    plan: Plan
+    rows: list[int]
+
+
+def is_plain(catalog: Catalog, prepared: Prepared, plan: Plan) -> bool:
+    """Whether an order takes the short way."""
+    if plan.unfilled or plan.component or not prepared.plain:
+        return False
+    owner, shard = catalog.owner, catalog.shard
+    legs = plan.legs
+    if len(legs) == 1:
+        return owner[legs[0].node] == shard
+    return all(owner[leg.node] == shard for leg in legs)
+
+
+def find_rows(state: ShardState, plans: list[tuple[PlaceOrder, Prepared, Plan]]) -> list[Opening] | None:
+    """Rows of all positions that the plans take from; None where they do not all fit together (see decide_orders.fits)."""
+    positions, capacity, nodes = state.positions, state.capacity, state.catalog.nodes
+    find, offset, node_of = positions.find, positions.v_offset, positions.v_node
+    item_capacity = positions.item_capacity
+    need: dict[int, int] = {}
+    kept: dict[int, int] = {}
+    """Units that must stay at a row beyond its own safety, for the methods that take from it."""
+    room: dict[tuple[int, int], int] = {}
+    openings = []
+    for command, prepared, plan in plans:
+        lines = prepared.lines
+        rows = []
+        for leg in plan.legs:
+            node = leg.node
+            document = nodes[node]
+            safety_by_method = document.safety_by_method if document is not None else None
+            for i, units in leg.lines:
+                item = lines[i].item
+                if item < item_capacity:
+                    end = offset[item + 1]
+                    row = bisect_left(node_of, node, offset[item], end)
+                    if row >= end or node_of[row] != node:
+                        row = find(item, node)
+                else:
+                    row = -1
+                if row < 0:
+                    return None
+                need[row] = need[row] + units if row in need else units
+                rows.append(row)
+                if safety_by_method:
+                    kept[row] = max(kept.get(row, 0), extra_safety(state, node, lines[i].method))
+            if leg.capacity_units:
+                day = (node, leg.ship_day)
+                room[day] = room.get(day, 0) + leg.capacity_units
+        openings.append(Opening(command, prepared, plan, rows))
+    on_hand, safety, held = positions.v_on_hand, positions.v_safety, positions.v_held
+    allocated, claimed, fenced = positions.v_allocated, positions.v_claimed, positions.v_fenced
+    for row, units in need.items():
+        free = on_hand[row] - safety[row] - held[row] - allocated[row] - claimed[row] - fenced[row]
+        if free < units or (row in kept and free - kept[row] < units):
+            return None
+    for (node, day_no), units in room.items():
+        document = nodes[node]
+        limit = document.capacity if document is not None else None
+        if limit is not None and limit.hard and capacity.get(node, day_no) + units > limit.per_day:
+            return None
+    return openings
+
+
+def open_event(
+    opening: Opening, order_no: int, *, now_ms: int, config: int, decided_at: tuple[int, int, int] | None
+) -> OrderPut:
+    """The event that makes the order: the same as decide_orders.open_order(build_record(...))."""
+    command, prepared, plan, _ = opening
+    order = command.order
+    held = command.ttl_s > 0
+    lines = prepared.lines
+    legs: list[object] = []
+    stock: list[int] = []
+    capacity: list[int] = []
+    leg_state = _LEG_HELD if held else _LEG_ALLOCATED
+    ship_by_s = deliver_by_s = 0
+    for leg_no, leg in enumerate(plan.legs, 1):
+        node, taken, service, parcels, ship_day, leg_ship_by_ms, leg_deliver_by_ms, cash_minor, units_of_day = leg
+        by_s, at_s = leg_ship_by_ms // 1_000, leg_deliver_by_ms // 1_000
+        if by_s > ship_by_s:
+            ship_by_s = by_s
+        if at_s > deliver_by_s:
+            deliver_by_s = at_s
+        legs.append(
+            (leg_no, node, True, leg_state, taken, service, parcels, ship_day, by_s, at_s, cash_minor, units_of_day)
+        )
+        if held:
+            for i, units in taken:
+                stock += (node, lines[i].item, 0, units, 0)
+        else:
+            for i, units in taken:
+                stock += (node, lines[i].item, 0, 0, units)
+        if units_of_day:
+            capacity += (node, ship_day, units_of_day)
+    ship_to = order.ship_to
+    record: list[object] = [
+        order.order_id,
+        prepared.request.channel,
+        order.service,
+        _HELD if held else _COMMITTED,
+        order.placed_at_ms,
+        1,
+        (ship_to.country, ship_to.postal_code, ship_to.region)
+        if ship_to is not None and ship_to.residential and ship_to.lat is None and ship_to.lon is None
+        else ship_to,
+        [
+            (line.line_id, line.item, line.quantity, line.unit_price_minor)
+            if line.splittable and not line.group and line.pickup_node < 0 and not line.method
+            else line
+            for line in lines
+        ],
+        legs,
+        config,
+        (decided_at,) if decided_at is not None else (),
+        plan.money_minor,
+    ]
+    promise_ms = plan.promise_ms
+    if promise_ms == (ship_by_s * 1_000, deliver_by_s * 1_000):
+        promise_ms = (0, 0)
+    expires_at_ms = now_ms + min(command.ttl_s * 1_000, HOLD_LIFE_MAX_MS) if held else 0
+    _add_tail(record, opening, expires_at_ms, promise_ms)
+    return OrderPut(
+        _RESERVED_CAUSE if held else _ALLOCATED_CAUSE,
+        prepared.slot,
+        order_no,
+        _encode(record),
+        tuple(stock),
+        tuple(capacity),
+        command.key_hash,
+        command.fingerprint,
+    )
+
+
+def _add_tail(record: list[object], opening: Opening, expires_at_ms: int, promise_ms: tuple[int, int]) -> None:
+    """The rest of the record up to its last field that is not the default (see orders.encode_record)."""
+    command, prepared, plan, _ = opening
+    order = command.order
+    max_legs = prepared.request.max_legs
+    if (
+        promise_ms == (0, 0)
+        and prepared.on_short == _REFUSE
+        and max_legs == 3
+        and not order.priority
+        and order.currency == "USD"
+        and not order.tags
+        and not order.hold_reasons
+        and order.promised_by_ms is None
+        and order.ship_after_ms is None
+    ):
+        if plan.rung:
+            record += (order.customer_id, expires_at_ms, plan.rung)
+        elif expires_at_ms:
+            record += (order.customer_id, expires_at_ms)
+        elif order.customer_id is not None:
+            record.append(order.customer_id)
+        return
+    tail = (
+        order.customer_id,
+        expires_at_ms,
+        plan.rung,
+        promise_ms,
+        (),
+        prepared.on_short,
+        max_legs,
+        order.priority,
+        order.currency,
+        order.tags,
+        order.hold_reasons,
+        (),
+        order.promised_by_ms,
+        order.ship_after_ms,
+    )
+    kept = len(tail)
+    while kept and tail[kept - 1] == _TAIL_DEFAULTS[kept - 1]:
+        kept -= 1
+    record += tail[:kept]
+
+
+_TAIL_DEFAULTS: tuple[object, ...] = (None, 0, 0, (0, 0), (), _REFUSE, 3, 0, "USD", (), (), (), None, None)
+
+
+def apply_opened(state: ShardState, opening: Opening, event: OrderPut, id_hash: int, *, time_ms: int) -> None:
+    """What state.apply makes of the event, and the indexes of the new order; the rows are known and were checked."""
+    stock, order_no, slot = event.stock, event.order_no, event.slot
+    touched, dirty = state.touched, state.dirty
+    column = state.positions.v_held if event.cause == _RESERVED_CAUSE else state.positions.v_allocated
+    at = 4 if event.cause == _ALLOCATED_CAUSE else 3
+    place = 0
+    for row in opening.rows:
+        column[row] += stock[place + at]
+        node = stock[place]
+        touched[stock[place + 1] << 32 | node] = None
+        dirty[node] = None
+        place += 5
+    if event.capacity:
+        numbers = iter(event.capacity)
+        add = state.capacity.add
+        for node, day, units in zip(numbers, numbers, numbers, strict=True):
+            add(node, day, units)
+            state.touched_capacity[node] = None
+            dirty[node] = None
+    part = state.slots.get(slot) or state.slot(slot)
+    part.orders[order_no] = event.record
+    if event.key_hash:
+        remember(state, part.dedupe, event.key_hash, event.fingerprint, order_no, time_ms)
+    dirty[slot] = None
+    part.ids.put(id_hash, order_no)
+    if event.cause == _RESERVED_CAUSE:
+        state.open_holds += 1
+        return
+    state.open_orders += 1
+    work = state.work
+    key = order_no << 12
+    for leg in opening.plan.legs:
+        key += 1
+        entries = work.get(leg.node)
+        if entries is None:
+            entries = work[leg.node] = {}
+        entries[key] = slot
+
+
+def opened_view(catalog: Catalog, opening: Opening, order_no: int, *, token: str, expires_at_ms: int) -> OrderView:
+    """The same as views.order_view of the order's record."""
+    command, prepared, plan, _ = opening
+    order = command.order
+    lines = order.lines
+    nodes, service_name = catalog.nodes, catalog.service_name
+    label = LEG_LABELS[_LEG_HELD if expires_at_ms else _LEG_ALLOCATED]
+    legs = []
+    for leg_no, leg in enumerate(plan.legs, 1):
+        node, taken, service, parcels, _, ship_by_ms, deliver_by_ms, cash_minor, _ = leg
+        shown = []
+        for i, units in taken:
+            line = lines[i]
+            shown.append(LegLineView(line.line_id, line.sku, units))
+        document = nodes[node]
+        carrier, name = service_name(service)
+        legs.append(
+            LegView(
+                leg_no,
+                document.node_id if document is not None else f"#{node}",
+                label,
+                tuple(shown),
+                carrier,
+                name,
+                parcels,
+                ship_by_ms // 1_000 * 1_000,
+                deliver_by_ms // 1_000 * 1_000,
+                sum(cash_minor),
+                cash_minor,
+            )
+        )
+    cash, service_minor, policy, opportunity = plan.money_minor
+    ship_by_ms, deliver_by_ms = plan.promise_ms
+    if (ship_by_ms, deliver_by_ms) == (0, 0):
+        ship_by_ms = max([view.ship_by_ms for view in legs], default=0)
+        deliver_by_ms = max([view.deliver_by_ms for view in legs], default=0)
+    return OrderView(
+        prepared.slot,
+        order_no,
+        order.order_id,
+        STATE_LABELS[_HELD] if expires_at_ms else label,
+        tuple(legs),
+        (),
+        cash,
+        service_minor,
+        policy,
+        opportunity,
+        order.currency,
+        ship_by_ms,
+        deliver_by_ms,
+        0,
+        RUNG_LABELS[plan.rung],
+        token,
+        expires_at_ms,
+        1,
+        False,
+        order.channel,
+        order.customer_id,
+    )
