@@ -42,8 +42,8 @@ class Participant:
         """(due_ms, leg key), a heap; entries that `_ask_at` does not confirm are out of date."""
         self._ask_at: dict[int, int] = {}
         """When to ask home about each leg held here."""
-        self._by_corr: dict[int, int] = {}
-        """Leg key by correlation id of a question."""
+        self._by_corr: dict[int, tuple[int, int]] = {}
+        """(leg key, transaction) by correlation id of a question."""
         self._tombs: dict[tuple[int, int], int] = {}
         """Until when a cancelled (home, txn) that was not held here is remembered, oldest first."""
 
@@ -231,7 +231,7 @@ class Participant:
                 del self._ask_at[key]
                 continue
             corr = core.send(leg.home, ResolveTxn(leg.txn, leg.slot, leg.order_no, core.shard))
-            self._by_corr[corr] = key
+            self._by_corr[corr] = (key, leg.txn)
             self._ask(key, now_ms + RESOLVE_AFTER_MS)
 
     def _leg(self, key: int) -> ForeignLeg | None:
@@ -247,12 +247,13 @@ class Participant:
 
     def replied(self, corr: int, reply: Reply, now_ms: int) -> bool:
         """Home's answer about a leg; False = the correlation id is none of ours."""
-        key = self._by_corr.pop(corr, None)
-        if key is None:
+        asked = self._by_corr.pop(corr, None)
+        if asked is None:
             return False
+        key, txn = asked
         leg = self._leg(key)
-        if leg is None or not isinstance(reply, TxnState):
-            return True
+        if leg is None or leg.txn != txn or not isinstance(reply, TxnState):
+            return True  # a newer transaction holds it by now: the answer is not about that one
         core = self._core
         if reply.state == "committed":
             self._ask(key, now_ms + ASK_AGAIN_MS)

@@ -72,6 +72,13 @@ class Recommit:
         start(core, *self.asker, self.command, now_ms=now_ms)
 
     def planned_again(self, core: ShardCore, plan: Plan, *, now_ms: int) -> None:
+        """`plan` was made as if the hold's own units were taken: plan again with them, around the nodes to avoid."""
+        record = core.state.order(self.slot, self.order_no)
+        if record is None or record.version != self.version:
+            self.overtaken(core, now_ms=now_ms)
+            return
+        with own_units_free(core.state, record):
+            plan = plan_alone(core, self.prepared.request, now_ms=now_ms)
         if self.rounds > ROUNDS_MAX:
             _answer(core, self, shortage(core.state, self.prepared, plan))
         else:
@@ -117,7 +124,14 @@ def _use(core: ShardCore, recommit: Recommit, plan: Plan, *, now_ms: int) -> Non
     else:
         first = recommit.first_leg_no(core)
         if _exchange(core, recommit, plan, first=first, txn=0, now_ms=now_ms) is None:
-            _answer(core, recommit, Problem("internal", "the planner's plan does not fit the stock"))
+            record = core.state.order(recommit.slot, recommit.order_no)
+            expired = record is not None and core.time_ms(now_ms) >= core.state.effective_expiry_ms(
+                recommit.order_no, record
+            )
+            if record is None or record.version != recommit.version or expired:
+                recommit.overtaken(core, now_ms=now_ms)  # it is answered by what the hold has become
+            else:
+                _answer(core, recommit, Problem("internal", "the planner's plan does not fit the stock"))
 
 
 def _answer(core: ShardCore, recommit: Recommit, reply: Reply) -> None:

@@ -451,6 +451,17 @@ def test_home_is_asked_about_a_leg_it_never_spoke_of() -> None:
     assert not owner.ask(a_try(3)).ok
 
 
+def test_an_answer_about_an_older_transaction_frees_nothing() -> None:
+    owner = Owner()
+    owner.ask(a_try(3))
+    owner.pass_time(RESOLVE_AFTER_MS)
+    send = owner.sent.pop()
+    assert owner.ask(a_try(2, txn=2)).ok
+    owner.core.peer_replied(0, send.corr, TxnState("aborted"), now_ms=owner.now_ms)
+    owner.settle()
+    assert owner.position() == (5, 2, 0)
+
+
 def test_a_committed_leg_is_kept_and_asked_about_now_and_then() -> None:
     owner = Owner()
     owner.ask(a_try(3))
