@@ -6,9 +6,11 @@ import asyncio
 import os
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,28 +22,36 @@ from pydantic import SecretStr
 
 from engine.actors.journals import open_journal
 from engine.actors.logs import set_up_logging
+from engine.bootstrap_ray import (
+    StartError,
+    end_leftovers,
+    forget_old_sessions,
+    in_thread,
+    kill_actors,
+    set_ray_environment,
+    start_ray,
+    start_ray_patiently,
+)
 from engine.client.cluster import Cluster
 from engine.domain.commands import GetConfig, PutConfig
 from engine.domain.config import ApiKey, Placement
 from engine.domain.placement import CONTROL_SHARD
 from engine.domain.replies import ConfigReply, Done, Problem
+from engine.journal.connection import parse_url
 from engine.journal.discovery import Directory
-from engine.journal.embedded import EmbeddedError, EmbeddedServer, runtime_dir
+from engine.journal.embedded import EmbeddedError, EmbeddedServer, hold_folder, runtime_dir
 from engine.journal.port import JournalError
 from engine.settings import Settings
 
 START_TIMEOUT_S = 180.0
-RAY_TRIES = 3
 SERVER_CHECK_S = 0.5
+SUPERVISOR_RETRY_S = 0.2
 ADMIN_KEY_FILE = "admin.key"
-RAY_OBJECT_STORE_BYTES = 80 * 1024 * 1024
 ADMIN_SCOPES = ["*"]
 Say = Callable[[str], None]
 log = structlog.get_logger(__name__)
 
-
-class StartError(Exception):
-    """What kept the engine from starting, in a sentence for the person who started it."""
+__all__ = ["Stack", "StartError", "dump_settings", "running_stack", "set_ray_environment", "start_ray"]
 
 
 @dataclass
@@ -79,120 +89,131 @@ async def find_free_ports(settings: Settings) -> list[int]:
     return ports
 
 
-def set_ray_environment() -> None:
-    """Ray reads these while it is being imported, so this comes first. A token of our own keeps its files out of HOME."""
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    os.environ.setdefault("RAY_enable_open_telemetry", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-
-
-def start_ray(settings: Settings, temp_dir: Path) -> None:
-    """Join the cluster that the settings name, or start a local one for this process tree alone."""
-    import ray
-
-    from engine.actors.options import NAMESPACE, SHARD_SLOT, SHARD_SLOTS_PER_MACHINE
-
-    if settings.ray_address:
-        ray.init(address=settings.ray_address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
-        return
-    ray.init(
-        address="local",
-        namespace=NAMESPACE,
-        num_cpus=os.cpu_count(),
-        resources={SHARD_SLOT: SHARD_SLOTS_PER_MACHINE},
-        object_store_memory=RAY_OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=True,
-        configure_logging=False,
-        _temp_dir=str(temp_dir),
-        _node_ip_address="127.0.0.2",  # 127.0.0.1 is rewritten to an outside address of the machine
-    )
-
-
-def _start_ray_patiently(settings: Settings, temp_dir: Path) -> None:
-    """Ray gives its own processes 30 s and no more; a machine that is busy may need a second try."""
-    import ray
-
-    for attempt in range(RAY_TRIES):
-        try:
-            start_ray(settings, temp_dir)
-            return
-        except Exception as error:
-            # Ray raises bare exceptions here; the last one is told to the person who started the engine.
-            ray.shutdown()
-            if attempt == RAY_TRIES - 1:
-                raise StartError(f"Ray did not start: {error}") from error
-
-
 @asynccontextmanager
 async def running_stack(settings: Settings, *, say: Say = lambda _: None) -> AsyncIterator[Stack]:
     """Start everything, yield it once it is ready, stop it in order. Raises StartError with a sentence that helps."""
     set_up_logging(settings)
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    ports = await find_free_ports(settings)
-    server: EmbeddedServer | None = None
-    folder = runtime_dir(settings.data_dir, settings.runtime_dir)
-    if settings.redis_url is None:
-        server = EmbeddedServer()
+    async with AsyncExitStack() as undo:
         try:
-            await asyncio.to_thread(server.start, settings.data_dir)
+            folder = runtime_dir(settings.data_dir, settings.runtime_dir)
+            server = await _start_server(settings, undo, say)
         except EmbeddedError as error:
             raise StartError(str(error)) from error
-        say(f"journal server {'adopted' if server.adopted else 'started'} (pid {server.pid})")
-        redis_url = server.url
-    else:
-        redis_url = settings.redis_url.get_secret_value()
-    settings = settings.model_copy(update={"redis_url": SecretStr(redis_url), "runtime_dir": folder})
-    settings_json = dump_settings(settings)
-    reviver = asyncio.create_task(_keep_server(server)) if server is not None else None
-    await _check_journal(settings)
-    set_ray_environment()
-    import ray
-
-    try:
+        ports = await find_free_ports(settings)
+        redis_url = server.url if server is not None else _external_url(settings)
+        settings = settings.model_copy(update={"redis_url": SecretStr(redis_url), "runtime_dir": folder})
+        await _check_journal(settings)
+        set_ray_environment(joins=settings.ray_address is not None)
         say("starting Ray")
-        await asyncio.to_thread(_start_ray_patiently, settings, folder / "ray")
-        from engine.actors.options import supervisor_actor
-
-        supervisor = supervisor_actor().remote(settings_json, str(folder), ports)
-        keeper = asyncio.create_task(_keep_supervisor(supervisor))
+        supervisor = await _start_supervisor(settings, folder, ports, undo, say)
+        keeper = SupervisorKeeper(supervisor)
+        undo.callback(keeper.stop)
         try:
-            directory = Directory(redis_url)
-            token = settings.cluster_token.get_secret_value() if settings.cluster_token else ""
-            cluster = Cluster(directory.find, kinds=("placement", "key"), token=token)
-            await cluster.start()
-            say("recovering the control shard")
-            if not await cluster.wait_configured(START_TIMEOUT_S):
-                raise StartError("the control shard did not come up; see the log above")
-            await _settle_placement(cluster, settings)
-            api_key = await _settle_admin_key(cluster, settings)
-            say(f"recovering {settings.shards} shard{'s' if settings.shards > 1 else ''}")
-            await supervisor.start_rest.remote()
-            try:
-                await asyncio.wait_for(supervisor.wait_shards.remote(), START_TIMEOUT_S)
-            except TimeoutError:
-                raise StartError("not every shard came up; see the log above") from None
+            api_key = await _start_shards(settings, keeper, say)
             base_urls = [f"http://{settings.host}:{port}" for port in ports]
-            await _wait_ready(base_urls)
-            await cluster.close()
-            await directory.close()
+            await _wait_ready(base_urls, say)
             stack = Stack(settings, redis_url, base_urls, api_key, folder, supervisor, server)
             stack.pids = await supervisor.pids.remote()
-            yield stack
-        finally:
-            say("stopping")
-            await _stop_actors(supervisor)
-            keeper.cancel()
+        except _ray_error() as error:
+            raise StartError(f"Ray: {str(error).splitlines()[0]}") from error
+        yield stack
+
+
+def _external_url(settings: Settings) -> str:
+    assert settings.redis_url is not None
+    url = settings.redis_url.get_secret_value()
+    try:
+        parse_url(url)
+    except ValueError as error:
+        raise StartError(f"QM_REDIS_URL: {error}") from error
+    return url
+
+
+async def _start_server(settings: Settings, undo: AsyncExitStack, say: Say) -> EmbeddedServer | None:
+    """The embedded server, or None where the settings name another. The data folder is ours alone in both cases."""
+    if settings.redis_url is not None:
+        undo.callback(os.close, hold_folder(settings.data_dir))
+        return None
+    server = EmbeddedServer()
+
+    async def stop() -> None:
+        if server.started:
+            await in_thread(server.stop)
+
+    undo.push_async_callback(stop)
+    await in_thread(partial(server.start, settings.data_dir, runtime=settings.runtime_dir))
+    say(f"journal server {'adopted' if server.adopted else 'started'} (pid {server.pid})")
+    reviver = asyncio.create_task(_keep_server(server))
+
+    async def stop_reviving() -> None:
+        reviver.cancel()
+        await asyncio.gather(reviver, return_exceptions=True)
+
+    undo.push_async_callback(stop_reviving)
+    return server
+
+
+async def _start_supervisor(settings: Settings, folder: Path, ports: list[int], undo: AsyncExitStack, say: Say) -> Any:
+    """Start or join Ray and make the supervisor; both are stopped by `undo`."""
+    import ray
+
+    undo.push_async_callback(in_thread, ray.shutdown)
+    forget_old_sessions(folder / "ray")
+    await in_thread(partial(start_ray_patiently, settings, folder / "ray"))
+    from engine.actors.options import supervisor_actor
+
+    if settings.ray_address:
+        await end_leftovers(settings)
+    supervisor = supervisor_actor().remote(dump_settings(settings), str(folder), ports)
+
+    async def stop() -> None:
+        say("stopping")
+        await _stop_actors(supervisor)
+        if settings.ray_address:  # a cluster of our own goes down with all of them; this one stays
+            await in_thread(kill_actors)
+
+    undo.push_async_callback(stop)
+    return supervisor
+
+
+def _ray_error() -> type[Exception]:
+    """Ray is imported late: its base exception."""
+    import ray
+
+    return ray.exceptions.RayError  # type: ignore[no-any-return]
+
+
+async def _start_shards(settings: Settings, keeper: SupervisorKeeper, say: Say) -> str:
+    """Control shard, placement, key, stock shards, gateways; returns the admin key."""
+    assert settings.redis_url is not None
+    directory = Directory(settings.redis_url.get_secret_value())
+    token = settings.cluster_token.get_secret_value() if settings.cluster_token else ""
+    cluster = Cluster(directory.find, kinds=("placement", "key"), token=token)
+    try:
+        await cluster.start()
+        say("recovering the control shard")
+        await _wait_configured(cluster)
+        await _settle_placement(cluster, settings)
+        api_key = await _settle_admin_key(cluster, settings)
     finally:
-        await asyncio.to_thread(ray.shutdown)
-        if server is not None and reviver is not None:
-            reviver.cancel()
-            await asyncio.gather(reviver, return_exceptions=True)
-            await asyncio.to_thread(server.stop)
+        await cluster.close()
+        await directory.close()
+    say(f"recovering {settings.shards} shard{'s' if settings.shards > 1 else ''}")
+    await keeper.start_rest()
+    try:
+        await asyncio.wait_for(keeper.supervisor.wait_shards.remote(), START_TIMEOUT_S)
+    except TimeoutError:
+        raise StartError("not every shard came up; see the log above") from None
+    return api_key
+
+
+async def _wait_configured(cluster: Cluster) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not await cluster.wait_configured(1.0):
+        if cluster.refusal is not None and cluster.refusal.code == "frozen":
+            raise StartError(f"the control shard: {cluster.refusal.detail}")
+        if time.monotonic() > deadline:
+            raise StartError("the control shard did not come up; see the log above")
 
 
 async def _keep_server(server: EmbeddedServer) -> None:
@@ -210,13 +231,11 @@ async def _check_journal(settings: Settings) -> None:
     """Say at once what keeps the server from holding a journal, rather than have every shard say it."""
     journal = open_journal(settings, CONTROL_SHARD)
     try:
-        problems = await journal.check_durability()
+        await journal.check_fit()
     except JournalError as error:
         raise StartError(str(error)) from error
     finally:
         await journal.close()
-    if problems and settings.durability == "always":
-        raise StartError("; ".join(problems) + " (QM_DURABILITY=unverified starts all the same)")
 
 
 def dump_settings(settings: Settings) -> str:
@@ -228,19 +247,31 @@ def dump_settings(settings: Settings) -> str:
     return msgspec.json.encode(values).decode()
 
 
-async def _keep_supervisor(supervisor: Any) -> None:
-    """One open `run` call; after a restart of the supervisor it is told again what to keep."""
-    import ray
+class SupervisorKeeper:
+    """Keeps one `run` call of the supervisor open: when its process ends, Ray starts it again, and it is told again what to keep."""
 
-    while True:
-        try:
-            await supervisor.run.remote()
-        except ray.exceptions.RayError:
-            await asyncio.sleep(0.2)
+    def __init__(self, supervisor: Any) -> None:
+        self.supervisor = supervisor
+        self._rest = False
+        self._task = asyncio.create_task(self._keep())
+
+    async def start_rest(self) -> None:
+        """Have all but the control shard made, and made again by every later supervisor process."""
+        self._rest = True
+        await self.supervisor.start_rest.remote()
+
+    def stop(self) -> None:
+        self._task.cancel()
+
+    async def _keep(self) -> None:
+        import ray
+
+        while True:
             try:
-                await supervisor.start_rest.remote()
-            except ray.exceptions.RayError:
-                continue
+                await self.supervisor.run.remote(rest=self._rest)
+            except ray.exceptions.RayError as error:
+                log.warning("the supervisor ended, Ray restarts it", error=str(error).splitlines()[0])
+            await asyncio.sleep(SUPERVISOR_RETRY_S)
 
 
 async def _stop_actors(supervisor: Any) -> None:
@@ -254,36 +285,40 @@ async def _stop_actors(supervisor: Any) -> None:
 
 async def _settle_placement(cluster: Cluster, settings: Settings) -> None:
     """The first start lays out the map; a later one must ask for as many shards as there are."""
-    if cluster.catalog.version and await _has_placement(cluster):
-        have = cluster.catalog.placement.shard_count
-        if have != settings.shards:
-            raise StartError(
-                f"this data folder is laid out for {have} shard{'s' if have > 1 else ''}, {settings.shards} were asked "
-                f"for; start with --shards {have} (moving shards is not offered yet)"
-            )
+    reply = await cluster.ask(CONTROL_SHARD, GetConfig("placement", ""), timeout_s=30.0)
+    if isinstance(reply, Problem) and reply.code == "not_found":
+        document = msgspec.json.encode(Placement(shard_count=settings.shards))
+        await _put(cluster, PutConfig("placement", (document,), if_version=0))
         return
-    document = msgspec.json.encode(Placement(shard_count=settings.shards))
-    await _put(cluster, PutConfig("placement", (document,)))
-
-
-async def _has_placement(cluster: Cluster) -> bool:
-    return isinstance(await cluster.ask(CONTROL_SHARD, GetConfig("placement", "")), ConfigReply)
+    if not isinstance(reply, ConfigReply):
+        raise StartError(f"the control shard does not say how many shards there are: {reply}")
+    have = msgspec.json.decode(reply.documents[0].document, type=Placement).shard_count
+    if have != settings.shards:
+        raise StartError(
+            f"this data folder is laid out for {have} shard{'s' if have > 1 else ''}, {settings.shards} were asked "
+            f"for; start with --shards {have} (moving shards is not offered yet)"
+        )
 
 
 async def _settle_admin_key(cluster: Cluster, settings: Settings) -> str:
-    """The key of the first start, kept in the data folder with mode 0600."""
+    """The key of the first start, kept in the data folder with mode 0600. One that the journal does not know is put there again."""
     path = settings.data_dir / ADMIN_KEY_FILE
-    if path.exists():
-        return path.read_text().strip()
-    key_id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
-    key = ApiKey(
-        key_id=key_id, name="admin", secret_sha256=sha256(secret.encode()).hexdigest(), scopes=list(ADMIN_SCOPES)
-    )
-    await _put(cluster, PutConfig("key", (msgspec.json.encode(key),)))
-    text = f"qm_{key_id}_{secret}"
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w") as file:
-        file.write(text + "\n")
+    text = path.read_text().strip() if path.exists() else ""
+    mark, _, rest = text.partition("_")
+    key_id, _, secret = rest.partition("_")
+    if mark != "qm" or not key_id or not secret:
+        key_id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
+        text = f"qm_{key_id}_{secret}"
+        draft = path.with_suffix(".new")
+        draft.unlink(missing_ok=True)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text + "\n")
+        draft.replace(path)
+    known = cluster.catalog.keys.get(key_id)
+    if known is None:
+        digest = sha256(secret.encode()).hexdigest()
+        key = ApiKey(key_id=key_id, name="admin", secret_sha256=digest, scopes=list(ADMIN_SCOPES))
+        await _put(cluster, PutConfig("key", (msgspec.json.encode(key),)))
     return text
 
 
@@ -293,8 +328,8 @@ async def _put(cluster: Cluster, command: PutConfig) -> None:
         raise StartError(f"the control shard refused the {command.kind}: {reply}")
 
 
-async def _wait_ready(base_urls: list[str]) -> None:
-    """Until every gateway answers /readyz with 200."""
+async def _wait_ready(base_urls: list[str], say: Say) -> None:
+    """Until every gateway answers /readyz with 200, or says that a shard refuses writes: the others serve, people must look."""
     deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
     async with httpx.AsyncClient(timeout=2.0) as client:
         for url in base_urls:
@@ -305,6 +340,9 @@ async def _wait_ready(base_urls: list[str]) -> None:
                     if response.status_code == 200:
                         break
                     last = response.text[:300]
+                    if ": frozen" in last:
+                        say(f"NOT ALL IS WELL: a shard refuses writes, see `quartermaster status`: {last}")
+                        break
                 except httpx.HTTPError as error:
                     last = repr(error)
                 if asyncio.get_running_loop().time() > deadline:

@@ -15,13 +15,15 @@ from engine.settings import Settings
 
 STOP_S = 10.0
 _PR_SET_PDEATHSIG = 1
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+"""Looked up here: between fork and exec the loader's lock may be held by a thread that is not there any more."""
 log = structlog.get_logger(__name__)
 
 
 def _die_with_parent() -> None:
     """In the child, before exec: the gateway ends with the actor that hosts it (Linux; elsewhere the port tells)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if _prctl is not None:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class GatewayHost:

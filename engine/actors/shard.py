@@ -30,6 +30,7 @@ from engine.domain.placement import CONTROL_SHARD
 from engine.domain.replies import ConfigDoc, Problem, Reply, StatusReply
 from engine.journal.discovery import Directory
 from engine.journal.port import Corrupt, Unavailable
+from engine.journal.runtime import runtime_dir
 from engine.protocol.control_core import ControlCore
 from engine.protocol.effects import Core
 from engine.protocol.shard_core import ShardCore
@@ -117,11 +118,12 @@ class ShardActor:
             core, journal, server, settings, cluster=cluster, solve=solver.solve if solver is not None else None
         )
         runner_box.append(runner)
+        runtime_dir(settings.data_dir, self._runtime_dir)  # on another machine of the cluster nobody has made it
         path = self._runtime_dir / f"s{shard}.sock"
         await server.listen_unix(path)
         addresses = [f"unix:{host_id()}:{path}"]
         if settings.tcp:
-            addresses.append(f"tcp:{settings.shard_host}:{await server.listen_tcp(settings.shard_host)}")
+            addresses.append(f"tcp:{self._reachable_host()}:{await server.listen_tcp(settings.shard_host)}")
         complaint = Complaint()
         while True:
             try:
@@ -139,6 +141,15 @@ class ShardActor:
         if cluster is not None:
             runner.follow_peers()
         self._runner = runner
+
+    def _reachable_host(self) -> str:
+        """What other machines call this one, where the shard listens on all of its addresses."""
+        host = self._settings.shard_host
+        if host not in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+            return host
+        import ray
+
+        return str(ray.util.get_node_ip_address())
 
     async def _configured_core(self, directory: Directory, token: str) -> tuple[ShardCore, Cluster]:
         """A stock core with the whole configuration, its kernel warm, and the links to its peers."""

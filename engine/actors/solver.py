@@ -19,6 +19,7 @@ import structlog
 from engine.actors.logs import set_up_logging
 from engine.actors.server import remove_leftover
 from engine.actors.solver_client import SolveAnswer, SolveRequest
+from engine.journal.runtime import runtime_dir
 from engine.protocol.wire import FrameError, FrameReader, frame
 from engine.settings import Settings
 
@@ -104,6 +105,7 @@ class SolverActor:
             self._server = SolverServer(answer)
             set_up_logging(self._settings)
             try:
+                runtime_dir(self._settings.data_dir, self._path.parent)
                 os.nice(max(0, NICENESS - os.nice(0)))
                 await asyncio.to_thread(
                     warm

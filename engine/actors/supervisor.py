@@ -16,6 +16,7 @@ from engine.settings import Settings
 
 AGAIN_MIN_S = 0.05
 AGAIN_MAX_S = 2.0
+GATEWAY_STOP_S = 12.0
 log = structlog.get_logger(__name__)
 
 
@@ -36,13 +37,18 @@ class Supervisor:
         """Process id of the actor."""
         return os.getpid()
 
-    async def run(self) -> None:
-        """Make the control shard, and stay. The rest follows by `start_rest`, once the placement map is there."""
+    async def serves(self, redis_url: str) -> bool:
+        """Whether this engine keeps its journal on that server."""
+        mine = self._settings.redis_url
+        return mine is not None and mine.get_secret_value() == redis_url
+
+    async def run(self, *, rest: bool = False) -> None:
+        """Make the control shard, and stay. `rest` = and all others, as after `start_rest`: this process is a new one."""
         set_up_logging(self._settings)
         from engine.actors.options import shard_actor
 
         self._keep("control", shard_actor(CONTROL_SHARD), CONTROL_SHARD, self._settings_json, self._runtime_dir)
-        if self._started:
+        if rest or self._started:
             await self.start_rest()
         await asyncio.Event().wait()
 
@@ -90,13 +96,14 @@ class Supervisor:
     async def stop(self) -> None:
         """Stop the gateways in order (they drain); shards hold nothing that is not in the journal."""
         self._stopping = True
-        for name, actor in self._actors.items():
-            if name.startswith("gateway-"):
-                try:
-                    await asyncio.wait_for(actor.stop.remote(), 12.0)
-                except Exception as error:
-                    # A gateway that cannot be asked any more ends with its host.
-                    log.warning("gateway not stopped in order", actor=name, error=repr(error))
+        await asyncio.gather(*(self._stop(name) for name in self._actors if name.startswith("gateway-")))
+
+    async def _stop(self, name: str) -> None:
+        try:
+            await asyncio.wait_for(self._actors[name].stop.remote(), GATEWAY_STOP_S)
+        except Exception as error:
+            # A gateway that cannot be asked any more ends with its host.
+            log.warning("gateway not stopped in order", actor=name, error=repr(error))
 
     def _keep(self, name: str, options: Any, *arguments: Any) -> None:
         if name in self._runs:
@@ -119,6 +126,10 @@ class Supervisor:
                 self._actors.pop(name, None)
             except ray.exceptions.RayError as error:
                 log.warning("actor ended, Ray restarts it", actor=name, error=str(error).splitlines()[0])
+            except Exception as error:
+                # Ray also raises bare ones (a name that is just being freed, say). This loop is all that keeps the actor up.
+                log.error("actor cannot be kept, trying again", actor=name, error=repr(error))
+                self._actors.pop(name, None)
             if asyncio.get_running_loop().time() - started > AGAIN_MAX_S:
                 delay_s = AGAIN_MIN_S
             await asyncio.sleep(delay_s)

@@ -42,7 +42,10 @@ async def connected(settings: Settings, *, kinds: tuple[str, ...] | None = None)
             f"no engine is running on {settings.data_dir.resolve()}",
             f"start one with: quartermaster up --data-dir {settings.data_dir}",
         )
-    directory = Directory(url)
+    try:
+        directory = Directory(url)
+    except ValueError as error:
+        give_up(f"the address of the server makes no sense: {error}", "see --redis-url and QM_REDIS_URL")
     token = settings.cluster_token.get_secret_value() if settings.cluster_token else ""
     cluster: Cluster | None = None
     try:

@@ -57,6 +57,7 @@ def up(
 
 async def _up(settings: Settings, ready_file: Path | None) -> int:
     from engine.bootstrap import StartError
+    from engine.journal.runtime import EmbeddedError
 
     stop = asyncio.Event()
     stop_on_signals(stop)
@@ -70,7 +71,10 @@ async def _up(settings: Settings, ready_file: Path | None) -> int:
     except asyncio.CancelledError:
         return 0
     except StartError as error:
-        _console.print(f"[red]cannot start:[/] {error}")
+        _console.print(f"[red]cannot start:[/] {error}", soft_wrap=True)
+        return 1
+    except EmbeddedError as error:
+        _console.print(f"[red]not stopped in order:[/] {error}", soft_wrap=True)
         return 1
     return 0
 

@@ -42,6 +42,8 @@ class Cluster:
         self._timeout_s = timeout_s
         self._links: dict[int, ShardLink] = {}
         self._configured = asyncio.Event()
+        self.refusal: Problem | None = None
+        """Why the control shard cannot be followed, as it says itself."""
 
     async def start(self) -> None:
         """Begin to connect; returns at once. `wait_configured` tells when the configuration is complete."""
@@ -61,10 +63,12 @@ class Cluster:
 
     def _config_came(self, reply: Reply) -> None:
         if isinstance(reply, ConfigReply):
+            self.refusal = None
             self.on_config(reply.documents, reply.version)
             if not reply.more:
                 self._configured.set()
         elif isinstance(reply, Problem):
+            self.refusal = reply
             log.info("the control shard cannot be followed yet", code=reply.code, detail=reply.detail)
 
     # -- routing --------------------------------------------------------------------------------------------------

@@ -10,12 +10,9 @@ doubled: two servers on one append-only file would destroy it.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import shutil
-import stat
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -25,17 +22,15 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-SOCKET_PATH_MAX = 100
-"""Bytes. AF_UNIX takes 107 on Linux and 103 on macOS."""
+from engine.journal.runtime import EmbeddedError, runtime_dir
+
+__all__ = ["EmbeddedError", "EmbeddedServer", "runtime_dir"]
+
 START_TIMEOUT_S = 120.0
 """Reading a large append-only file takes a while; the server says LOADING meanwhile."""
 STOP_TIMEOUT_S = 60.0
 POLL_S = 0.02
 _LOG_BYTES_MAX = 16 * 1024 * 1024
-
-
-class EmbeddedError(RuntimeError):
-    """The embedded server cannot be had; the message says what to do."""
 
 
 class _Record(msgspec.Struct):
@@ -81,22 +76,6 @@ def _major_version(path: str) -> int:
     return int(major) if major.isdecimal() else 0
 
 
-def runtime_dir(data_dir: Path, override: Path | None = None) -> Path:
-    """A short folder for sockets, made 0700, one for each user and data folder. Raises EmbeddedError where it is not ours."""
-    digest = hashlib.blake2b(str(data_dir.resolve()).encode(), digest_size=5).hexdigest()
-    name = f"qm-{os.getuid()}-{digest}"
-    folder = override or Path(tempfile.gettempdir()) / name
-    if override is None and len(str(folder)) > SOCKET_PATH_MAX - 20:
-        folder = Path("/tmp") / name  # noqa: S108 - its owner and mode are checked below
-    folder.mkdir(mode=0o700, parents=override is not None, exist_ok=True)
-    found = os.lstat(folder)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise EmbeddedError(f"{folder} is not a folder of this user: remove it, or set QM_RUNTIME_DIR")
-    if stat.S_IMODE(found.st_mode) != 0o700:
-        folder.chmod(0o700)
-    return folder
-
-
 def _lock(path: Path) -> int | None:
     """An open, locked file; None where another process holds it."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -106,6 +85,24 @@ def _lock(path: Path) -> int | None:
         os.close(fd)
         return None
     return fd
+
+
+def hold_folder(data_dir: Path) -> int:
+    """Take a data folder for this command alone, until the file returned is closed or the process ends, however it ends.
+
+    Raises EmbeddedError where another command has it.
+    """
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = data_dir / "up.lock"
+    held = _lock(path)
+    if held is None:
+        holder = path.read_text(encoding="ascii", errors="replace").strip() or "unknown"
+        raise EmbeddedError(
+            f"{data_dir} is in use by another quartermaster (process {holder}): stop it, or choose another QM_DATA_DIR"
+        )
+    os.ftruncate(held, 0)
+    os.write(held, str(os.getpid()).encode())
+    return held
 
 
 def default_memory_bytes() -> int:
@@ -155,7 +152,7 @@ class EmbeddedServer:
         """Raises EmbeddedError: another command is up on this folder, no binary, or the server does not come up."""
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._data_dir = data_dir.resolve()
-        self._take_command_lock()
+        self._up_lock = hold_folder(self._data_dir)
         try:
             deadline = time.monotonic() + timeout_s
             while (server_lock := _lock(self._data_dir / "lock.qm")) is None:
@@ -224,6 +221,11 @@ class EmbeddedServer:
         """Leave the server running and the folder free for the next command, which adopts it."""
         self._release_command_lock()
 
+    @property
+    def started(self) -> bool:
+        """Between `start` and `stop` or `detach`: the folder is ours."""
+        return self._up_lock is not None
+
     def alive(self) -> bool:
         """Whether the server answers now."""
         try:
@@ -233,17 +235,6 @@ class EmbeddedServer:
             return False
 
     # -- parts ----------------------------------------------------------------------------------------------------
-
-    def _take_command_lock(self) -> None:
-        path = self._data_dir / "up.lock"
-        self._up_lock = _lock(path)
-        if self._up_lock is None:
-            holder = path.read_text(encoding="ascii", errors="replace").strip() or "unknown"
-            raise EmbeddedError(
-                f"{self._data_dir} is in use by another quartermaster (process {holder}): stop it, or choose another QM_DATA_DIR"
-            )
-        os.ftruncate(self._up_lock, 0)
-        os.write(self._up_lock, str(os.getpid()).encode())
 
     def _release_command_lock(self) -> None:
         if self._up_lock is not None:
@@ -275,8 +266,6 @@ class EmbeddedServer:
     def _spawn(self, server_lock: int, runtime: Path | None, binary: str, memory_bytes: int) -> None:
         folder = runtime_dir(self._data_dir, runtime)
         self._socket = str(folder / "redis.sock")
-        if len(os.fsencode(self._socket)) > SOCKET_PATH_MAX:
-            raise EmbeddedError(f"{self._socket} is too long for a socket: set QM_RUNTIME_DIR to a short folder")
         self.url = f"unix://{self._socket}"
         Path(self._socket).unlink(missing_ok=True)
         log = self._data_dir / "server.log"

@@ -280,6 +280,10 @@ class RedisJournal:
     async def memory(self) -> tuple[int, int]:
         return await redis_server.memory(await self._reads())
 
+    async def check_fit(self) -> None:
+        """Raises Misconfigured, naming everything that keeps the server from holding a journal; Unavailable."""
+        await self._appends()
+
     async def check_durability(self) -> tuple[str, ...]:
         return await redis_server.durability_problems(await self._reads())
 
