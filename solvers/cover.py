@@ -475,7 +475,8 @@ def cover_order(m: I64, w: I64, table: I64, grid: I64, units: I64, alone: I64, p
     legs = min(max_legs, LEGS_MAX)
     _attempt(m, w, table, grid, units, alone, prices, legs, MOST_GOODS, -1)
     _attempt(m, w, table, grid, units, alone, prices, legs, LEAST_MONEY, -1)
-    if w[W_ORDER + O_LINE_COUNT] <= SHORT_LINES:
+    one_leg = w[W_COVER_BEST] == 1 and w[W_COVER_BEST + 1] == 0  # then every candidate was tried in its place
+    if w[W_ORDER + O_LINE_COUNT] <= SHORT_LINES and not one_leg:
         for c in range(min(w[W_KEPT], STARTS)):
             if w[W_FLOOR + c] != NEVER:
                 _attempt(m, w, table, grid, units, alone, prices, legs, LEAST_MONEY, c)

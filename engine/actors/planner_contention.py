@@ -104,7 +104,7 @@ class Component:
         plans = []
         for order, column in zip(self.orders, columns, strict=True):
             if way_of[column] < 0:
-                plans.append(self.results.plan(order, rung=rung, gap=gap))
+                plans.append(self.results.plan(order, rung=rung, gap=gap, scope=at.SCOPE_COLUMNS))
             else:
                 plans.append(self._way_plan(order, way_of[column], rung, gap))
         return plans

@@ -27,8 +27,10 @@ class Results:
         self.ends = [*flat.first_part[1:], len(self.parts)]
         """One past the last part of each order."""
 
-    def plan(self, order: int, *, rung: int, gap: list[int] | None = None, component: int = 0) -> Plan:
-        """The plan of an order with its record."""
+    def plan(
+        self, order: int, *, rung: int, gap: list[int] | None = None, component: int = 0, scope: int | None = None
+    ) -> Plan:
+        """The plan of an order with its record. scope: what the rung is claimed within, where not what the kernel says."""
         planned: list[PlannedLeg] = []
         left: list[tuple[int, int, str]] = []
         cash = service = policy = opportunity = 0
@@ -57,7 +59,10 @@ class Results:
         record = b""
         if planned:
             last = parts[end - 1]
-            record = self.heads.record(rung, self._records[last[at.R_RECORD] : last[at.R_RECORD_END]], gap)
+            body = self._records[last[at.R_RECORD] : last[at.R_RECORD_END]]
+            if scope is not None:
+                body = bytes([scope]) + body[1:]
+            record = self.heads.record(rung, body, gap)
         money = (cash, service, policy, opportunity)
         return Plan(planned, left, money, (ship_by, deliver_by), rung, record, component)
 

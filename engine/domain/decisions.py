@@ -17,8 +17,6 @@ from engine.domain.ids import EPOCH_2020_MS
 
 SCHEMA = 1
 LEG_FIELDS = 13
-LINES_KEPT = 32
-"""Legs of longer orders do not repeat their lines here: the order's record has them."""
 
 
 class Verdict(IntEnum):
@@ -78,7 +76,7 @@ class DecisionRecord(msgspec.Struct, array_like=True, gc=False):
     scope: int
     """What `rung` is claimed within (SCOPES)."""
     legs: list[int]
-    """LEG_FIELDS numbers a leg (see ChosenLeg), then its lines where the plan has several legs and few lines."""
+    """LEG_FIELDS numbers a leg (see ChosenLeg), how many lines follow, the lines: those of several legs, where they are few."""
     runner_up: list[int]
     """Best plan with another set of nodes: its money against the chosen one's (cash, service, policy, opportunity), then its
     nodes. Empty = none was found."""

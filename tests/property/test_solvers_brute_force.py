@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+import msgspec
 import pytest
 
 from engine.actors.planner import SolverPlanner
@@ -250,5 +251,9 @@ def check_seed(seed: int, planner_settings: Settings) -> None:
             assert not reference.can_split(request.order, channel, request.lines, request.excluded, request.max_legs)
         if plan.legs:
             assert plan.rung in (Rung.SEPARABLE, Rung.GREEDY)
-            assert [leg.node for leg in legs_of(decode(plan.record))] == [leg.node for leg in plan.legs]
+            packed = decode(plan.record)
+            assert [leg.node for leg in legs_of(packed)] == [leg.node for leg in plan.legs]
+            fields = msgspec.structs.astuple(packed)
+            assert plan.record == msgspec.msgpack.encode(fields if packed.gap else fields[:-1]), "not the shortest form"
+            assert sum(leg.cash_parcels for leg in legs_of(packed)) == sum(leg.cash_minor[0] for leg in plan.legs)
         take(reference, request, plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from random import Random
 
 import pytest
@@ -15,6 +16,7 @@ from engine.domain.state import ShardState
 from engine.settings import Settings
 from solvers.worker import answer
 from tests.builders import NOW_MS, a_catalog, a_channel, a_line, a_node, a_service, an_item, an_order
+from tests.property.solvers_reference import Reference
 
 
 def a_world(stock: dict[tuple[int, int], int], *, nodes: int = 2, items: int = 2) -> ShardState:
@@ -148,6 +150,62 @@ def test_a_joint_plan_is_feasible_and_never_dearer(seed: int, planner_settings: 
                 key = (request.lines[i].item, leg.node)
                 taken[key] = taken.get(key, 0) + units
         if plan.rung == Rung.EXACT:
-            gap = decode(plan.record).gap
-            assert gap[0] == gap[1]
+            record = decode(plan.record)
+            assert record.gap[0] == record.gap[1] and record.scope == 1
     assert all(units <= stock.get(key, 0) for key, units in taken.items())
+
+
+def all_ways(reference: Reference, request: PlanRequest) -> list[tuple[int, dict[tuple[int, int], int]]]:
+    """(score, takes) of every way to give the lines of an order to at most three nodes."""
+    channel = reference.catalog.channels[0]
+    assert channel is not None
+    ways = []
+    for nodes in itertools.product(range(len(reference.catalog.nodes)), repeat=len(request.lines)):
+        if len(set(nodes)) > request.max_legs:
+            continue
+        score = 0
+        for n in sorted(set(nodes)):
+            goods = [(line, line.quantity) for line, node in zip(request.lines, nodes, strict=True) if node == n]
+            leg = reference.leg(request.order, channel, n, goods, 0)
+            if leg is None:
+                break
+            score += leg.score
+        else:
+            takes = {(line.item, node): line.quantity for line, node in zip(request.lines, nodes, strict=True)}
+            ways.append((score, takes))
+    return ways
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_an_exact_batch_is_the_joint_optimum(seed: int, planner_settings: Settings) -> None:
+    """Against plain enumeration of all ways of all orders, where all of them are served."""
+    rng = Random(1_000 + seed)
+    nodes, items = 3, 2
+    stock = {(i, n): rng.choice((0, 1, 2, 2)) for i in range(items) for n in range(nodes)}
+    requests = [
+        a_request(
+            n,
+            dict.fromkeys(rng.sample(range(items), rng.randint(1, items)), 1),
+            lon=rng.choice((-74.0, -78.0, -84.0)),
+        )
+        for n in range(3)
+    ]
+    state = a_world(stock, nodes=nodes, items=items)
+    planner = SolverPlanner(state, planner_settings)
+    final = concluded(planner, planner.plan(requests, now_ms=NOW_MS))
+    reference = Reference(state.catalog, stock, NOW_MS)
+    served = [n for n, plan in enumerate(final) if plan.legs]
+    best = None
+    for chosen in itertools.product(*(all_ways(reference, requests[n]) for n in served)):
+        asked: dict[tuple[int, int], int] = {}
+        for _, takes in chosen:
+            for key, units in takes.items():
+                asked[key] = asked.get(key, 0) + units
+        if all(units <= stock.get(key, 0) for key, units in asked.items()):
+            score = sum(score for score, _ in chosen)
+            best = score if best is None else min(best, score)
+    assert best is not None and total(final) >= best
+    if all(final[n].rung in (Rung.SEPARABLE, Rung.EXACT) for n in served):
+        assert total(final) == best
+    else:
+        assert any(plan.rung == Rung.GREEDY for plan in final)
