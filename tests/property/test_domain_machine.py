@@ -83,7 +83,9 @@ class ShardMachine(RuleBasedStateMachine):
         reply = self.shop.ask(command)
         assert isinstance(reply, OrderView | StockReply | Problem), reply
         entries = len(self.shop.entries)
-        if not isinstance(reply, Problem) and entries > before:  # else there was nothing to do, and nothing is remembered
+        if (
+            not isinstance(reply, Problem) and entries > before
+        ):  # else there was nothing to do, and nothing is remembered
             again = self.shop.ask(command)
             assert isinstance(again, type(reply)) and again.replayed
             assert len(self.shop.entries) == entries, "a repeat was journaled"
