@@ -42,6 +42,8 @@ class Catalog:
         self.network_version = 0
         """Version of the newest change that planning depends on (nodes, channels, carriers, placement)."""
         self.items_version = 0
+        self.plain_of: dict[str, int] = {}
+        """Index by SKU of items that are tracked and no kits: what most lines name."""
         self._service_names: dict[int, tuple[str, str]] = {}
 
     def apply(self, docs: Iterable[ConfigDoc], version: int) -> None:
@@ -52,6 +54,10 @@ class Catalog:
             if isinstance(decoded, Item):
                 _put(self.items, doc.index, decoded)
                 self.item_of[decoded.sku] = doc.index
+                if decoded.tracked and not decoded.components:
+                    self.plain_of[decoded.sku] = doc.index
+                else:
+                    self.plain_of.pop(decoded.sku, None)
                 self.items_version = doc.version
             elif isinstance(decoded, Node):
                 _put(self.nodes, doc.index, decoded)

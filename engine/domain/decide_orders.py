@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from engine.domain.catalog import Catalog
 from engine.domain.commands import PlaceOrder
 from engine.domain.config import Item
 from engine.domain.events import Cause, OrderPut
@@ -33,7 +34,7 @@ ON_SHORT = {"refuse": OnShort.REFUSE, "partial": OnShort.PARTIAL, "park": OnShor
 METHOD_TAGS = {Method.SHIP: "ship", Method.PICKUP: "pickup", Method.SHIP_TO_STORE: "ship_to_store"}
 _TAG_OF = tuple(METHOD_TAGS.get(method, "") for method in Method)
 # Plain integers: looking a member up in its enum costs more than the comparison.
-_SHIP, _PICKUP, _DIGITAL = int(Method.SHIP), int(Method.PICKUP), int(Method.DIGITAL)
+_PICKUP, _DIGITAL = int(Method.PICKUP), int(Method.DIGITAL)
 _HELD, _COMMITTED = int(OrderState.HELD), int(OrderState.COMMITTED)
 _LEG_HELD, _LEG_ALLOCATED = int(LegState.HELD), int(LegState.ALLOCATED)
 _REFUSE, _PARK = int(OnShort.REFUSE), int(OnShort.PARK)
@@ -72,8 +73,13 @@ def slot_for(state: ShardState, command: PlaceOrder) -> str | None:
     return slot_of(channel.demand_centre.country, channel.demand_centre.postal_code)
 
 
-def prepare(state: ShardState, planner: Planner, command: PlaceOrder, slot: str | None = None) -> Prepared | Problem:
-    """Look everything up that the order names. Any unknown name is a problem that points at its field."""
+def prepare(
+    state: ShardState, planner: Planner, command: PlaceOrder, slot: str | None = None, *, located: bool = False
+) -> Prepared | Problem:
+    """Look everything up that the order names. Any unknown name is a problem that points at its field.
+
+    located: the destination is known to be on the map.
+    """
     catalog = state.catalog
     order = command.order
     channel_index = catalog.channel_of.get(order.channel)
@@ -84,7 +90,7 @@ def prepare(state: ShardState, planner: Planner, command: PlaceOrder, slot: str 
         return refuse("currency_mismatch", "/currency", f"channel {order.channel} sells in {channel.currency}")
     if order.service not in catalog.levels:
         return refuse("unknown_service", "/service", f"no carrier serves {order.service!r}")
-    if order.ship_to is not None and not planner.locates(order.ship_to):
+    if not located and order.ship_to is not None and not planner.locates(order.ship_to):
         ship_to = order.ship_to
         return refuse("unknown_destination", "/ship_to", f"cannot locate {ship_to.postal_code} {ship_to.country}")
     if slot is None:
@@ -94,16 +100,59 @@ def prepare(state: ShardState, planner: Planner, command: PlaceOrder, slot: str 
     if not 0 < count <= LINES_MAX:
         return refuse("too_many_lines" if count else "invalid_field", "/lines", f"1 to {LINES_MAX} lines", lines=count)
 
+    looked_up = _plain_lines(catalog, order.lines) or _lines(catalog, order.lines)
+    if isinstance(looked_up, Problem):
+        return looked_up
+    lines, planned, plain = looked_up
+    on_short = order.on_short if order.on_short is not None else ON_SHORT[channel.on_short]
+    if order.paid and on_short == _REFUSE:
+        on_short = _PARK
+    max_legs = order.max_legs if order.max_legs is not None else channel.max_legs
+    to_plan = lines if len(planned) == len(lines) else [lines[i] for i in planned]
+    return Prepared(slot, PlanRequest(order, to_plan, channel_index, (), max_legs), lines, planned, on_short, plain)
+
+
+_Lines = tuple[list[LineRecord], list[int], bool]
+"""(line records, those that need stock, whether the order is plain)"""
+_COUNTS = [list(range(n)) for n in range(64)]
+
+
+def _plain_lines(catalog: Catalog, asked: tuple[LineRequest, ...]) -> _Lines | None:
+    """The lines of an order of which each ships an item that is tracked and no kit, as most do; None = it is another one."""
+    plain_of = catalog.plain_of
+    lines = []
+    ids = set()
+    for line in asked:
+        line_id, quantity = line.line_id, line.quantity
+        index = plain_of.get(line.sku)
+        if (
+            index is None
+            or line.method
+            or line.pickup_node_id is not None
+            or line.group is not None
+            or not line.splittable
+            or not 0 < quantity <= UNITS_MAX
+        ):
+            return None
+        ids.add(line_id)
+        lines.append(LineRecord(line_id, index, quantity, line.unit_price_minor))
+    count = len(lines)
+    if len(ids) < count:
+        return None
+    return lines, _COUNTS[count] if count < 64 else list(range(count)), True
+
+
+def _lines(catalog: Catalog, asked: tuple[LineRequest, ...]) -> _Lines | Problem:
+    """The lines of any order, kits as their components; or the first fault."""
     lines: list[LineRecord] = []
     planned: list[int] = []
     groups: dict[str, int] = {}
     seen: dict[str, None] = {}
     has_kits = False
-    item_of, items = catalog.item_of, catalog.items
-    for i, line in enumerate(order.lines):
+    for i, line in enumerate(asked):
         line_id, quantity, method = line.line_id, line.quantity, line.method
-        index = item_of.get(line.sku)
-        item = items[index] if index is not None else None
+        index = catalog.item_of.get(line.sku)
+        item = catalog.items[index] if index is not None else None
         if index is None or item is None:
             return refuse("unknown_sku", f"/lines/{i}/sku", f"no item {line.sku!r}", sku=line.sku)
         if not 0 < quantity <= UNITS_MAX:
@@ -111,17 +160,6 @@ def prepare(state: ShardState, planner: Planner, command: PlaceOrder, slot: str 
         if line_id in seen:
             return refuse("invalid_field", f"/lines/{i}/line_id", f"{line_id!r} is listed twice")
         seen[line_id] = None
-        if (
-            method == _SHIP
-            and item.tracked
-            and line.pickup_node_id is None
-            and line.group is None
-            and line.splittable
-            and not item.components
-        ):  # most lines
-            planned.append(len(lines))
-            lines.append(LineRecord(line_id, index, quantity, line.unit_price_minor))
-            continue
         if method not in METHOD_TAGS and method != _DIGITAL:
             return refuse("invalid_field", f"/lines/{i}/method", f"there is no method {method}")
         pickup = -1
@@ -136,7 +174,7 @@ def prepare(state: ShardState, planner: Planner, command: PlaceOrder, slot: str 
             group = groups.setdefault(line.group, len(groups) + 1)
         if item.components:
             has_kits = True
-            problem = _add_kit(state, i, line, item, groups, pickup, lines, planned)
+            problem = _add_kit(catalog, i, line, item, groups, pickup, lines, planned)
             if problem is not None:
                 return problem
             continue
@@ -145,17 +183,11 @@ def prepare(state: ShardState, planner: Planner, command: PlaceOrder, slot: str 
         lines.append(
             LineRecord(line_id, index, quantity, line.unit_price_minor, method, group, pickup, 0, line.splittable)
         )
-    on_short = order.on_short if order.on_short is not None else ON_SHORT[channel.on_short]
-    if order.paid and on_short == _REFUSE:
-        on_short = _PARK
-    max_legs = order.max_legs if order.max_legs is not None else channel.max_legs
-    to_plan = lines if len(planned) == len(lines) else [lines[i] for i in planned]
-    plain = len(planned) == len(lines) == count and not has_kits
-    return Prepared(slot, PlanRequest(order, to_plan, channel_index, (), max_legs), lines, planned, on_short, plain)
+    return lines, planned, len(planned) == len(lines) and not has_kits
 
 
 def _add_kit(
-    state: ShardState,
+    catalog: Catalog,
     i: int,
     line: LineRequest,
     kit: Item,
@@ -165,7 +197,6 @@ def _add_kit(
     planned: list[int],
 ) -> Problem | None:
     """One record per component, in one group: the components of a kit leave from one node."""
-    catalog = state.catalog
     group = groups.setdefault(line.group if line.group is not None else f"\0kit{i}", len(groups) + 1)
     per_kit = sum(c.quantity for c in kit.components)
     for component in kit.components:

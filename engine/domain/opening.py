@@ -221,16 +221,19 @@ _TAIL_DEFAULTS: tuple[object, ...] = (None, 0, 0, (0, 0), (), _REFUSE, 3, 0, "US
 def apply_opened(state: ShardState, opening: Opening, event: OrderPut, id_hash: int, *, time_ms: int) -> None:
     """What state.apply makes of the event, and the indexes of the new order; the rows are known and were checked."""
     stock, order_no, slot = event.stock, event.order_no, event.slot
-    touched, dirty = state.touched, state.dirty
+    dirty = state.dirty
     column = state.positions.v_held if event.cause == _RESERVED_CAUSE else state.positions.v_allocated
     at = 4 if event.cause == _ALLOCATED_CAUSE else 3
     place = 0
     for row in opening.rows:
         column[row] += stock[place + at]
-        node = stock[place]
-        touched[stock[place + 1] << 32 | node] = None
-        dirty[node] = None
         place += 5
+    for leg in opening.plan.legs:
+        dirty[leg.node] = None
+    if state.watched:
+        touched = state.touched
+        for place in range(0, len(stock), 5):
+            touched[stock[place + 1] << 32 | stock[place]] = None
     if event.capacity:
         numbers = iter(event.capacity)
         add = state.capacity.add

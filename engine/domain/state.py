@@ -126,6 +126,8 @@ class ShardState:
         """While replaying: the entry each loaded part is true after."""
         self.dirty: dict[int | str, None] = {}
         """Parts changed since they were last packed, oldest change first: a node's index, a slot's name, '' = misc."""
+        self.watched = False
+        """Whether anybody follows this shard's positions: else `touched` need not be kept."""
         self.touched: dict[int, None] = {}
         """Positions (item << 32 | node) changed since the views were last told."""
         self.touched_capacity: dict[int, None] = {}

@@ -5,42 +5,34 @@ A repeat of the key of an order under way waits for the same answer; another ord
 
 from __future__ import annotations
 
+from msgspec import Struct
+
 from engine.domain.commands import PlaceOrder
 from engine.domain.decide_orders import Prepared, refuse
 from engine.domain.problems import CODES
 from engine.domain.replies import Problem
 
 
-class Flight:
-    """One new order that is not decided yet. `askers` = (conn, corr) of all that wait for its answer, the first one's first."""
+class Flight(Struct, gc=False):
+    """One new order that is not decided yet."""
 
-    __slots__ = (
-        "askers",
-        "command",
-        "order_no",
-        "prepared",
-        "registered",
-        "replans",
-        "rounds",
-        "wait_until_ms",
-        "waits_for",
-    )
-
-    def __init__(self, conn: int, corr: int, command: PlaceOrder, prepared: Prepared) -> None:
-        self.askers = [(conn, corr)]
-        self.command = command
-        self.prepared = prepared
-        self.order_no = 0
-        """Given by its first transaction; 0 = none yet."""
-        self.rounds = 0
-        """Transactions that other shards refused."""
-        self.replans = 0
-        """Plans that did not fit the state any more."""
-        self.registered = False
-        self.wait_until_ms = 0
-        """Set when it first waits for a claim; after it the order is decided as the state then stands."""
-        self.waits_for: tuple[int, ...] = ()
-        """Items whose claims it waits for."""
+    askers: list[tuple[int, int]]
+    """(conn, corr) of all that wait for its answer, the first one's first."""
+    command: PlaceOrder
+    prepared: Prepared
+    id_hash: int
+    """keys.hash_of its order id."""
+    order_no: int = 0
+    """Given by its first transaction; 0 = none yet."""
+    rounds: int = 0
+    """Transactions that other shards refused."""
+    replans: int = 0
+    """Plans that did not fit the state any more."""
+    registered: bool = False
+    wait_until_ms: int = 0
+    """Set when it first waits for a claim; after it the order is decided as the state then stands."""
+    waits_for: tuple[int, ...] = ()
+    """Items whose claims it waits for."""
 
     @property
     def slot(self) -> str:

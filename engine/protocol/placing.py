@@ -30,6 +30,7 @@ from engine.domain.problems import CODES
 from engine.domain.replies import Problem, Reply
 from engine.domain.state import HOLD_LIFE_MAX_MS, index_order
 from engine.domain.views import order_view
+from engine.protocol.effects import Answer
 from engine.protocol.flights import Flight
 
 if TYPE_CHECKING:
@@ -42,31 +43,45 @@ Asked = tuple[int, int, PlaceOrder]
 
 def place_group(core: ShardCore, group: list[Asked], *, now_ms: int) -> None:
     """Place orders that arrived together."""
-    state = core.state
+    state, planner, places, slots = core.state, core.planner, core.views.own_places(), core.state.slots
+    under_way = len(core.flights) > 0
     if any(command.order.priority for _, _, command in group):
         group.sort(key=lambda entry: -entry[2].order.priority)
     flights: list[Flight] = []
-    keys: dict[tuple[str, int | str], None] = {}
+    seen: dict[int, None] = {}
+    """Key hashes and hashes of order ids of this group, together: a chance meeting of two costs one more turn."""
     for conn, corr, command in group:
-        slot = slot_for(state, command)
-        if slot is not None:
-            if not core.views.owns_slot(slot):
+        order = command.order
+        id_hash = hash_of(order.order_id)
+        ship_to = order.ship_to
+        slot = places.get((ship_to.country, ship_to.postal_code)) if ship_to is not None else None
+        located = slot is not None
+        if slot is None:
+            slot = slot_for(state, command)
+            if slot is not None and not core.views.owns_slot(slot):
                 core.answer(conn, corr, moved(core, slot))
                 continue
-            if _is_known(core, conn, corr, slot, command):
+        if slot is not None:
+            key_hash = command.key_hash
+            part = slots.get(slot)
+            known = part is not None and (
+                part.ids.row(id_hash) >= 0 or (key_hash != 0 and part.dedupe.row(key_hash) >= 0)
+            )
+            if (known or under_way) and _is_known(core, conn, corr, slot, command):
                 continue
-            order_key = (slot, command.order.order_id)
-            if order_key in keys or (command.key_hash and (slot, command.key_hash) in keys):
+            if id_hash in seen or (key_hash and key_hash in seen):
                 core.requeue(conn, corr, command)  # what came before it in this group decides what it is
                 continue
-            keys[order_key] = None
-            if command.key_hash:
-                keys[(slot, command.key_hash)] = None
-        prepared = prepare(state, core.planner, command, slot)
+            seen[id_hash] = None
+            if key_hash:
+                seen[key_hash] = None
+        prepared = prepare(state, planner, command, slot, located=located)
         if isinstance(prepared, Problem):
             core.answer(conn, corr, prepared)
-        else:
-            flights.append(Flight(conn, corr, command, prepared))
+            continue
+        if not located and ship_to is not None and ship_to.lat is None and ship_to.lon is None:
+            places[(ship_to.country, ship_to.postal_code)] = prepared.slot
+        flights.append(Flight([(conn, corr)], command, prepared, id_hash))
     if flights:
         plan_flights(core, flights, now_ms=now_ms)
 
@@ -115,10 +130,10 @@ def open_plain(core: ShardCore, flights: list[Flight], plans: list[Plan], *, now
         event = open_event(opening, core.next_order_no(time_ms), now_ms=time_ms, config=config, decided_at=decided_at)
         batch.size += 96 + len(event.record)
         made.append(event)
-    for opening, event in zip(openings, made, strict=True):
-        apply_opened(state, opening, event, hash_of(opening.command.order.order_id), time_ms=time_ms)
+    for flight, opening, event in zip(chosen, openings, made, strict=True):
+        apply_opened(state, opening, event, flight.id_hash, time_ms=time_ms)
     events += made
-    legs = 0
+    legs, token, answers = 0, batch.token, batch.answers
     for flight, opening, event in zip(chosen, openings, made, strict=True):
         ttl_s = opening.command.ttl_s
         expires_at_ms = 0
@@ -126,8 +141,11 @@ def open_plain(core: ShardCore, flights: list[Flight], plans: list[Plan], *, now
             expires_at_ms = time_ms + min(ttl_s * 1_000, HOLD_LIFE_MAX_MS)
             core.watch_expiry(expires_at_ms, event.slot, event.order_no)
         legs += len(opening.plan.legs)
-        view = opened_view(catalog, opening, event.order_no, token=batch.token, expires_at_ms=expires_at_ms)
-        settle(core, flight, view)
+        view = opened_view(catalog, opening, event.order_no, token=token, expires_at_ms=expires_at_ms)
+        for conn, corr in flight.askers:
+            answers.append(Answer(conn, corr, view))
+        if flight.registered:
+            core.flights.close(flight)
     core.counts["placed"] += len(openings)
     core.counts["legs"] += legs
     return rest

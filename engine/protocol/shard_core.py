@@ -73,10 +73,6 @@ class Batch:
         self.answers: list[Answer] = []
         self.size = 0
 
-    @property
-    def full(self) -> bool:
-        return len(self.events) >= BATCH_ITEMS_MAX or self.size >= BATCH_BYTES_MAX * 3 // 4
-
 
 class ShardCore:
     """One shard. Feed it with `receive`, `peer_replied`, `solved`, `appended`; do what `poll` says.
@@ -328,21 +324,23 @@ class ShardCore:
         if self._waiting:
             self._recheck_waiting(now_ms)
         finishing, new, reads = self._finishing, self._new, self._reads
-        while finishing and not self._is_full():
+        while finishing and self._room():
             handle(self, *finishing.popleft(), now_ms=now_ms)
         group: list[Asked] = []
         lines = 0
-        while new and lines < GROUP_LINES_MAX and not self._is_full(len(group)):
-            conn, corr, command = new.popleft()
+        room = self._room()
+        while new and lines < GROUP_LINES_MAX and len(group) < room:
+            asked = conn, corr, command = new.popleft()
             if type(command) is PlaceOrder:
                 if command.after is None or self._contains(conn, corr, command, now_ms):
-                    group.append((conn, corr, command))
+                    group.append(asked)  # type: ignore[arg-type]
                     lines += len(command.order.lines)
                 continue
             if group:
                 place_group(self, group, now_ms=now_ms)
                 group = []
             handle(self, conn, corr, command, now_ms=now_ms)
+            room = self._room()
         if group:
             place_group(self, group, now_ms=now_ms)
         while reads:
@@ -372,11 +370,12 @@ class ShardCore:
     def queue_lengths(self) -> dict[str, int]:
         return {"finishing": len(self._finishing), "new": len(self._new), "waiting_for_view": len(self._waiting)}
 
-    def _is_full(self, planned: int = 0) -> bool:
+    def _room(self) -> int:
+        """Orders that the entry being built still takes."""
         building = self._building
         if building is None:
-            return planned >= BATCH_ITEMS_MAX
-        return building.full or len(building.events) + planned >= BATCH_ITEMS_MAX
+            return BATCH_ITEMS_MAX
+        return 0 if building.size >= BATCH_BYTES_MAX * 3 // 4 else max(0, BATCH_ITEMS_MAX - len(building.events))
 
     def _wake_at(self, now_ms: int) -> int | None:
         if self._outstanding is None and (self._finishing or self._new):
@@ -401,7 +400,7 @@ class ShardCore:
         """End holds that are due by entry time, a bounded number a batch (P3, P4)."""
         state, time_ms = self.state, self.time_ms(now_ms)
         for _ in range(EXPIRIES_PER_BATCH):
-            if self._is_full():
+            if not self._room():
                 return
             entry = self._expiries.pop_due(time_ms)
             if entry is None:

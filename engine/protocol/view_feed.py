@@ -26,7 +26,7 @@ HEARTBEAT_MS = 1_000
 ROWS_PER_UPDATE = 10_000
 POSITION_FIELDS = 5
 CAPACITY_FIELDS = 3
-SLOTS_CACHED_MAX = 100_000
+PLACES_MAX = 100_000
 
 
 class ViewFeed:
@@ -48,18 +48,29 @@ class ViewFeed:
         self._points: dict[int, tuple[int, int]] = {}
         self._heard_ms: dict[int, int] = {}
         self._slots: dict[str, bool] = {}
+        self._places: dict[tuple[str, str], str] = {}
         self._slots_version = -1
 
     def owns_slot(self, slot: str) -> bool:
         """Whether this shard is the home of a slot, at the placement it knows."""
-        catalog = self._core.catalog
-        if self._slots_version != catalog.network_version or len(self._slots) > SLOTS_CACHED_MAX:
-            self._slots.clear()
-            self._slots_version = catalog.network_version
+        self._forget_old_slots()
         owns = self._slots.get(slot)
         if owns is None:
-            owns = self._slots[slot] = catalog.owns_slot(slot)
+            owns = self._slots[slot] = self._core.catalog.owns_slot(slot)
         return owns
+
+    def own_places(self) -> dict[tuple[str, str], str]:
+        """Slots of this shard by (country, postal code), of destinations that were served before: filled by place_group."""
+        self._forget_old_slots()
+        return self._places
+
+    def _forget_old_slots(self) -> None:
+        catalog = self._core.catalog
+        version = catalog.network_version
+        if self._slots_version != version or len(self._slots) > PLACES_MAX or len(self._places) > PLACES_MAX:
+            self._slots.clear()
+            self._places.clear()
+            self._slots_version = version
 
     # -- owner ----------------------------------------------------------------------------------------------------
 
@@ -102,6 +113,7 @@ class ViewFeed:
             )
             core.answers_now([Answer(conn, corr, update)])  # at once: a later push must not overtake it
         self._followers[(conn, corr)] = None
+        core.state.watched = True
 
     def _pack(self, items: np.ndarray, rows: np.ndarray) -> bytes:
         positions = self._core.state.positions
@@ -149,6 +161,7 @@ class ViewFeed:
         for key in [key for key in self._followers if key[0] == conn]:
             del self._followers[key]
         if not self._followers:
+            self._core.state.watched = False
             self._due.clear()
             self._due_capacity.clear()
 

@@ -84,19 +84,6 @@ def pending_is_called_aborted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(TwoPhase, "resolve", hasty)
 
 
-def answers_about_old_transactions_count(patch: pytest.MonkeyPatch) -> None:
-    replied = Participant.replied
-
-    def careless(self: Participant, corr: int, reply: Any, now_ms: int) -> bool:
-        asked = self._by_corr.get(corr)
-        leg = self._leg(asked[0]) if asked is not None else None
-        if asked is not None and leg is not None:
-            self._by_corr[corr] = (asked[0], leg.txn)
-        return replied(self, corr, reply, now_ms)
-
-    patch.setattr(Participant, "replied", careless)
-
-
 def nobody_asks_about_silent_legs(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Participant, "tick", lambda self, now_ms: None)
     patch.setattr(Participant, "wake_at_ms", lambda self: None)
