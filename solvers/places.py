@@ -116,10 +116,13 @@ class Destinations:
             self._number.clear()
         want = len(self._number) + needed
         if want > self._rows:
-            self._rows = max(want, min(self._capacity, self._rows * 2))
-            grown = np.zeros((self._rows, self.km.shape[1]), np.int16)
-            grown[: len(self.km)] = self.km
-            self.km = grown
+            self._grow(max(want, min(self._capacity, self._rows * 2)))
+
+    def _grow(self, rows: int) -> None:
+        grown = np.zeros((rows, self.km.shape[1]), np.int16)
+        grown[: len(self.km)] = self.km
+        self.km = grown
+        self._rows = rows
 
     def locate(self, country: str, postal_code: str, lat: float | None, lon: float | None) -> Point | None:
         """Own coordinates first, then the postal code."""
@@ -155,6 +158,8 @@ class Destinations:
         if point is None:
             return -1
         number = len(self._number)
+        if number == self._rows:  # a batch with more stores than was thought
+            self._grow(2 * self._rows)
         self._number[key] = number
         fill_km(self.km[number], self._lat, self._lon, point.lat, point.lon)
         return number

@@ -48,6 +48,14 @@ def test_the_pool_starts_again_when_it_is_full(monkeypatch: pytest.MonkeyPatch) 
     assert pool.knows("GB", "SW1", None, None) and not pool.knows("GB", "EC1", None, None)
 
 
+def test_more_destinations_than_were_announced_find_room() -> None:
+    pool = Destinations(np.array([40.0]), np.array([-74.0]), {})
+    pool.start(1)
+    numbers = [pool.number("US", "", 40.0, -74.0 + n / 100) for n in range(700)]
+    assert numbers == list(range(700))
+    assert pool.km[numbers[-1], 0] == kilometres((40.0, -67.01), (40.0, -74.0))
+
+
 def test_the_solvers_load_neither_ray_nor_the_engine() -> None:
     code = "import sys, solvers.kernel, solvers.network; print({'ray', 'redis', 'fastapi', 'engine', 'ortools'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
