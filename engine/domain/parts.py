@@ -56,27 +56,36 @@ class UnknownSchema(ValueError):
 
 
 class RowIndex:
-    """Rows of each node, grouped once and kept until positions move: packing a node then costs only its own rows."""
+    """Rows by node, sorted once and kept until positions move; rows that came since are looked for one by one.
+
+    So packing a node costs its own rows, and not a sort of all positions whenever a new one appears.
+    """
+
+    UNSORTED_MAX = 65_536
 
     def __init__(self) -> None:
-        self._size = -1
+        self._size = 0
         self._base = -1
-        self._items = np.empty(0, np.int32)
         self._order = np.empty(0, np.int64)
         self._sorted_nodes = np.empty(0, np.int32)
 
     def rows(self, state: ShardState, node: int) -> tuple[np.ndarray, np.ndarray]:
         """(rows, items) of a node in item order."""
         positions = state.positions
-        if positions.size != self._size or positions.base != self._base:
-            self._size, self._base = positions.size, positions.base
-            self._items = positions.items()
-            nodes = positions.node[: positions.size]
-            self._order = np.lexsort((self._items, nodes))
+        size = positions.size
+        if positions.base != self._base or size - self._size > self.UNSORTED_MAX:
+            self._size, self._base = size, positions.base
+            nodes = positions.node[:size]
+            self._order = np.argsort(nodes, kind="stable")
             self._sorted_nodes = nodes[self._order]
         lo, hi = np.searchsorted(self._sorted_nodes, [node, node + 1])
         rows = self._order[lo:hi]
-        return rows, self._items[rows]
+        since = np.flatnonzero(positions.node[self._size : size] == node)
+        if len(since):
+            rows = np.concatenate([rows, since + self._size])
+        items = positions.items()[rows]
+        order = np.argsort(items, kind="stable")
+        return rows[order], items[order]
 
 
 def pack_part(state: ShardState, part: str, index: RowIndex) -> bytes:

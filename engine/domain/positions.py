@@ -25,7 +25,7 @@ def _view(array: np.ndarray) -> memoryview:
 class Positions:
     """The columns. Arrays are int32 (units; seconds since 2020 for `counted_s`), `offset` int64.
 
-    node        node index
+    node, item  indexes of the position
     on_hand     units on the shelf; counts and damage may bring it below what is promised (then `short_by` > 0)
     held        units of open holds                    allocated  units committed to orders, not yet shipped
     safety      units never promised                   claimed    units fenced in memory while a solver or peer works
@@ -41,6 +41,7 @@ class Positions:
         self.offset = np.zeros(item_capacity + 1, np.int64)
         self.head = np.full(item_capacity, -1, np.int32)
         self.node = np.zeros(position_capacity, np.int32)
+        self.item = np.zeros(position_capacity, np.int32)
         self.next = np.full(position_capacity, -1, np.int32)
         self._allocate_columns(position_capacity)
         self._bind()
@@ -59,6 +60,7 @@ class Positions:
         self.v_offset = _view(self.offset)
         self.v_head = _view(self.head)
         self.v_node = _view(self.node)
+        self.v_item = _view(self.item)
         self.v_next = _view(self.next)
         self.v_on_hand = _view(self.on_hand)
         self.v_held = _view(self.held)
@@ -96,6 +98,7 @@ class Positions:
         row = self.size
         self.size += 1
         self.v_node[row] = node
+        self.v_item[row] = item
         self.v_next[row] = self.v_head[item]
         self.v_head[item] = row
         return row
@@ -112,6 +115,7 @@ class Positions:
             self._grow_positions(self.size + count)
         rows = np.arange(self.size, self.size + count)
         self.node[rows] = node
+        self.item[rows] = items
         self.next[rows] = self.head[items]
         self.head[items] = rows
         self.size += count
@@ -139,29 +143,19 @@ class Positions:
         )
 
     def items(self) -> np.ndarray:
-        """Item index of every row, int32[size]."""
-        out = np.empty(self.size, np.int32)
-        out[: self.base] = np.repeat(np.arange(self.item_capacity, dtype=np.int32), np.diff(self.offset))
-        items = np.flatnonzero(self.head >= 0).astype(np.int32)
-        rows = self.head[items]
-        while len(rows):  # one step along all chains at once
-            out[rows] = items
-            rows = self.next[rows]
-            alive = rows >= 0
-            rows, items = rows[alive], items[alive]
-        return out
+        """Item index of every row, int32[size]; a view, good until positions move."""
+        return self.item[: self.size]
 
     def merge(self) -> None:
         """Sort the overflow into the rest: one copy of every column, 20-30 ms at a million positions."""
         if self.size == self.base:
             return
-        items = self.items()
-        key = (items.astype(np.int64) << 32) | self.node[: self.size]
+        key = (self.items().astype(np.int64) << 32) | self.node[: self.size]
         order = np.argsort(key, kind="stable")
-        for name in ("node", *COLUMNS):
+        for name in ("node", "item", *COLUMNS):
             column = getattr(self, name)
             column[: self.size] = column[: self.size][order]
-        counts = np.bincount(items, minlength=self.item_capacity)
+        counts = np.bincount(self.items(), minlength=self.item_capacity)
         np.cumsum(counts, out=self.offset[1:])
         self.head.fill(-1)
         self.next[: self.size] = -1
@@ -178,7 +172,7 @@ class Positions:
 
     def _grow_positions(self, needed: int = 0) -> None:
         capacity = max(needed, len(self.node) + max(1_024, len(self.node) // 4))
-        for name in ("node", "next", *COLUMNS):
+        for name in ("node", "item", "next", *COLUMNS):
             old = getattr(self, name)
             new = np.full(capacity, -1 if name == "next" else 0, np.int32)
             new[: len(old)] = old
