@@ -35,6 +35,7 @@ from engine.settings import Settings
 APPEND_RETRY_S = 0.05
 LEASE_CHECKS_PER_LEASE = 4
 MEMORY_CHECK_S = 1.0
+DURABILITY_CHECK_S = 5.0
 MEMORY_FULL = 0.9
 EXIT_FENCED = 70
 EXIT_BROKEN = 71
@@ -71,7 +72,9 @@ class Runner:
         self.settings = settings
         self.cluster = cluster
         self.frozen = ""
-        """Why no write is taken any more; empty = all is well."""
+        """Why nothing is taken any more; empty = all is well."""
+        self.unfit = ""
+        """Why the server keeps no promises at the moment, somebody changed its settings; empty = it does."""
         self.clock = clock if clock is not None else Clock()
         self._solve = solve
         self._loop = asyncio.get_running_loop()
@@ -115,6 +118,7 @@ class Runner:
             self._started = True
             self._spawn(self._append_forever(), "append")
             self._spawn(self._memory_forever(), "memory")
+            self._spawn(self._durability_forever(), "durability")
             self._spawn(self.snapshots.run(), "snapshots")
             self.wake()
             log.info(
@@ -173,7 +177,7 @@ class Runner:
 
     def on_commands(self, conn: int, items: list[tuple[int, Command]]) -> None:
         """A frame arrived."""
-        if not self._started or self.frozen or not self._lease_valid():
+        if not self._started or self.frozen or self.unfit or not self._lease_valid():
             self._refuse(conn, items, self._refusal())
             return
         core, now = self.core, self.clock.now_ms()
@@ -189,7 +193,7 @@ class Runner:
     def _refusal(self) -> Problem:
         if self.frozen:
             return Problem("frozen", f"{CODES['frozen'].title}: {self.frozen}", (), retry_after_ms=5_000)
-        return Problem("unavailable", CODES["unavailable"].title, (), retry_after_ms=500)
+        return Problem("unavailable", self.unfit or CODES["unavailable"].title, (), retry_after_ms=500)
 
     def _refuse(self, conn: int, items: list[tuple[int, Command]], problem: Problem) -> None:
         """Answer all with a problem at once, and give the frame's credit back with it."""
@@ -479,6 +483,19 @@ class Runner:
                 leave(EXIT_FENCED, "another copy owns this shard", shard=self.server.shard)
             self._lease_until = max(self._lease_until, asked + self.settings.lease_s)
             self.wake()
+
+    async def _durability_forever(self) -> None:
+        """Nothing new is taken while an acknowledgement would not mean `on disk`, and again once it does."""
+        while self.settings.durability == "always":
+            await asyncio.sleep(DURABILITY_CHECK_S)
+            try:
+                problems = await self.journal.check_durability()
+            except Unavailable:
+                continue  # without a server nothing is acknowledged
+            unfit = f"the journal's server is not durable any more: {'; '.join(problems)}" if problems else ""
+            if unfit != self.unfit:
+                self.unfit = unfit
+                log.error("server unfit" if unfit else "server fit again", shard=self.server.shard, why=unfit)
 
     async def _memory_forever(self) -> None:
         while True:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.actors import runner as runner_module
 from engine.actors.clock import Clock
 from engine.domain.commands import AdjustStock, GetAvailability, GetDecision, GetOrder, GetStatus, StockMove
 from engine.domain.errors import InvariantBreach
@@ -23,7 +24,8 @@ from tests.contract.shard_host import Engine
 
 
 @pytest.fixture
-async def engine(tmp_path: Path, left: list[str]) -> AsyncIterator[Engine]:
+async def engine(tmp_path: Path, left: list[str], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Engine]:
+    monkeypatch.setattr(runner_module, "DURABILITY_CHECK_S", 0.1)
     engine = await Engine(tmp_path, 1, lease_s=0.4).start()
     yield engine
     await engine.close()
@@ -267,6 +269,32 @@ async def test_new_work_is_refused_when_the_journal_is_nearly_full_over_both_way
         assert reply.code == "journal_full"
     assert not isinstance(await engine.cluster.ask(0, GetAvailability(("SKU-0",))), Problem)
     assert isinstance(await engine.cluster.ask(0, GetStatus()), StatusReply)
+
+
+async def test_nothing_is_acknowledged_while_the_server_is_not_durable(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody sets `appendfsync everysec`: refused with the reason, until it is set back."""
+    problems: tuple[str, ...] = ()
+
+    async def check(self: MemoryJournal) -> tuple[str, ...]:
+        return problems
+
+    monkeypatch.setattr(MemoryJournal, "check_durability", check)
+    await engine.stock_up("N-0", "SKU-0", 5)
+    problems = ("appendfsync is everysec, it must be always",)
+
+    async def refused() -> bool:
+        reply = await engine.cluster.ask(0, GetStatus())
+        return isinstance(reply, Problem) and "everysec" in reply.detail
+
+    await eventually(refused)
+    problems = ()
+
+    async def served() -> bool:
+        return isinstance(await engine.cluster.ask(0, GetStatus()), StatusReply)
+
+    await eventually(served)
 
 
 # -- time ------------------------------------------------------------------------------------------------------------
