@@ -189,8 +189,7 @@ class ShardState:
 
     def free_total(self, item: int) -> int:
         """Units available to promise of an item over all positions this shard sees, its own and its views'."""
-        positions = self.positions
-        return sum(max(0, positions.free(row)) for row in positions.rows(item))
+        return self.positions.free_total(item)
 
     def key_tables(self) -> list[KeyTable]:
         return [part.dedupe for part in self.slots.values()] + [part.dedupe for part in self.nodes.values()]

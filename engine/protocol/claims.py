@@ -41,6 +41,8 @@ class Claims:
         self._solves: list[Solve] = []
         self._answers: list[tuple[int, bytes | None]] = []
         self._waiters: list[Flight] = []
+        self._taken = 0
+        """Plans whose units are claimed now."""
         self._ended: dict[int, None] = {}
         """Items of claims that ended since the waiters were last looked at."""
 
@@ -56,9 +58,11 @@ class Claims:
 
     def take(self, prepared: Prepared, plan: Plan) -> None:
         """Fence what a plan needs, at this shard's nodes and in its views of others."""
+        self._taken += 1
         self._move(prepared, plan, 1)
 
     def give_back(self, prepared: Prepared, plan: Plan) -> None:
+        self._taken -= 1
         self._move(prepared, plan, -1)
         for leg in plan.legs:
             for i, _ in leg.lines:
@@ -115,7 +119,7 @@ class Claims:
 
     def waits(self, flight: Flight, plan: Plan, *, now_ms: int) -> bool:
         """Whether an order that falls short waits for the end of a claim. It then is in the list of waiters."""
-        items = self._claimed_items(flight, plan)
+        items = self._claimed_items(flight, plan) if self._taken else ()
         if not items or len(self._waiters) >= WAITERS_MAX or (flight.wait_until_ms and now_ms >= flight.wait_until_ms):
             return False
         core = self._core

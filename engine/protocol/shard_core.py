@@ -151,6 +151,7 @@ class ShardCore:
         self._order_ms = max(state.time_ms, order_no_time_ms(newest))
         self._order_counter = ORDER_COUNTER_MAX  # this millisecond may be used up: begin with the next
         state.part_seq.clear()
+        self.rows.rows(state, 0)  # sorted now, not in the first pause between two batches
         self.views.recovered()
         self.driver.recovered(derived.driving)
         self.participant.recovered(now_ms)

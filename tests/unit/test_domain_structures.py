@@ -73,6 +73,22 @@ def test_free_is_derived_from_all_columns() -> None:
     assert positions.free(row) == 100 - sum(10**n % 97 for n in range(5))
 
 
+def test_the_free_total_of_an_item_adds_up_what_sells_over_few_and_many_nodes() -> None:
+    rng = random.Random(4)
+    for nodes in (0, 5, 60):
+        positions = Positions()
+        for node in range(nodes):
+            row = positions.ensure(3, node)
+            positions.v_on_hand[row], positions.v_held[row] = rng.randint(0, 9), rng.randint(0, 9)
+            positions.v_claimed[row], positions.v_fenced[row] = rng.randint(0, 2), rng.randint(0, 2)
+            if node == 50:
+                positions.merge()
+        expected = sum(max(0, positions.free(row)) for row in positions.rows(3))
+        assert positions.free_total(3) == expected
+        positions.merge()
+        assert (positions.free_total(3), positions.free_total(10**6)) == (expected, 0)
+
+
 # -- capacity -----------------------------------------------------------------------------------------------------
 
 
