@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -280,9 +281,7 @@ async def test_an_asker_that_reads_nothing_is_cut_off_and_one_large_answer_is_no
         runner = engine.stock[0].runner
         assert runner is not None
         connections = len(runner.server.connections)
-        transport = writer.transport
-        assert isinstance(transport, asyncio.ReadTransport)
-        transport.pause_reading()
+        cast(asyncio.Transport, writer.transport).pause_reading()
         for _ in range(50):
             writer.write(frame(items))
         await eventually(lambda: len(runner.server.connections) < connections)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -118,9 +119,8 @@ async def test_a_solver_that_reads_nothing_does_not_fill_the_shards_memory(
 
     class Mute(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            assert isinstance(transport, asyncio.Transport)
-            transport.pause_reading()
-            mute.append(transport)
+            mute.append(cast(asyncio.Transport, transport))
+            mute[-1].pause_reading()
 
     server = await asyncio.get_running_loop().create_unix_server(Mute, str(tmp_path / "mute.sock"))
     client = SolverClient(tmp_path / "mute.sock")
