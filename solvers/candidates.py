@@ -66,6 +66,7 @@ from solvers.layout import (
     W_COLLIDED,
     W_FULL,
     W_KM,
+    W_NEAR,
     W_NODE,
     W_ORDER,
     W_STAMP,
@@ -271,8 +272,8 @@ def see_holders(
 
 
 @inner
-def _keep_nearest(w: I64, seen: I64, count: int, need: int, lines: int, more: int, kept: int) -> int:
-    """Keep up to `more` further of the nearest seen nodes that hold `need` whole and `lines` lines; how many are kept now.
+def _keep_nearest(w: I64, seen: I64, count: int, lines: int, more: int, kept: int) -> int:
+    """Keep up to `more` further of the nearest seen nodes that hold `lines` lines whole; how many are kept now.
 
     A kept node is in `w[W_NODE..]` by its place among the seen, and its key is turned negative.
     """
@@ -283,7 +284,7 @@ def _keep_nearest(w: I64, seen: I64, count: int, need: int, lines: int, more: in
     worst = NEVER
     for n in range(count):
         key = seen[E_KEY, n]
-        if key < 0 or key >= worst or seen[E_FULL, n] & need != need or seen[E_LINES, n] < lines:
+        if key < 0 or key >= worst or seen[E_LINES, n] < lines:
             continue
         b = found
         if found == more:
@@ -299,6 +300,55 @@ def _keep_nearest(w: I64, seen: I64, count: int, need: int, lines: int, more: in
     for n in range(found):
         seen[E_KEY, w[first + n]] = ~seen[E_KEY, w[first + n]]
     return kept + found
+
+
+@inner
+def _keep_holders(w: I64, seen: I64, count: int, groups: int, more: int) -> int:
+    """Keep up to `more` of the nearest nodes that hold all groups whole, then the two nearest that hold each; how many.
+
+    One sweep over the seen nodes, most of which hold nothing whole.
+    """
+    everything = (1 << groups) - 1
+    for g in range(groups):
+        w[W_NEAR + 2 * g] = -1
+        w[W_NEAR + 2 * g + 1] = -1
+    found = 0
+    worst = NEVER
+    for n in range(count):
+        full = seen[E_FULL, n]
+        if full == 0:
+            continue
+        key = seen[E_KEY, n]
+        if full == everything and key < worst and more > 0:
+            b = found
+            if found == more:
+                b -= 1
+            else:
+                found += 1
+            while b > 0 and seen[E_KEY, w[W_NODE + b - 1]] > key:
+                w[W_NODE + b] = w[W_NODE + b - 1]
+                b -= 1
+            w[W_NODE + b] = n
+            if found == more:
+                worst = seen[E_KEY, w[W_NODE + found - 1]]
+        for g in range(groups):
+            if (full >> g) & 1 == 0:
+                continue
+            near = W_NEAR + 2 * g
+            if w[near] < 0 or key < seen[E_KEY, w[near]]:
+                w[near + 1] = w[near]
+                w[near] = n
+            elif w[near + 1] < 0 or key < seen[E_KEY, w[near + 1]]:
+                w[near + 1] = n
+    for n in range(found):
+        seen[E_KEY, w[W_NODE + n]] = ~seen[E_KEY, w[W_NODE + n]]
+    if groups > 1:
+        for n in range(W_NEAR, W_NEAR + 2 * groups):
+            if w[n] >= 0 and seen[E_KEY, w[n]] >= 0:
+                w[W_NODE + found] = w[n]
+                seen[E_KEY, w[n]] = ~seen[E_KEY, w[n]]
+                found += 1
+    return found
 
 
 @inner
@@ -362,10 +412,7 @@ def choose_candidates(w: I64, seen: I64, count: int, groups: int, limit: int) ->
             seen[E_KEY, n] = ~seen[E_KEY, n]
         kept = count
     elif groups <= GROUPS_EXACT:
-        kept = _keep_nearest(w, seen, count, (1 << groups) - 1, 0, limit // 2, kept)
-        if groups > 1:
-            for g in range(groups):
-                kept = _keep_nearest(w, seen, count, 1 << g, 0, min(2, limit - kept), kept)
+        kept = _keep_holders(w, seen, count, groups, max(0, min(limit // 2, limit - 2 * groups)))
         kept = _keep_rest(w, seen, count, kept, limit)
     else:
         most = 0
@@ -373,7 +420,7 @@ def choose_candidates(w: I64, seen: I64, count: int, groups: int, limit: int) ->
             most = max(most, seen[E_LINES, n])
         while most > 0 and kept < limit // 2:  # those that hold most lines, nearest first among near equals
             most = most * 7 // 8
-            kept = _keep_nearest(w, seen, count, 0, most + 1, limit // 2 - kept, kept)
+            kept = _keep_nearest(w, seen, count, most + 1, limit // 2 - kept, kept)
         kept = _keep_rest(w, seen, count, kept, limit)
     for a in range(1, kept):  # by distance
         slot = w[W_NODE + a]

@@ -352,7 +352,8 @@ COVER_COLUMNS = 7 + LEGS_MAX
 W_COVER_BEST = W_NEAREST + SERVICES_MAX
 W_COVER_RUNNER = W_COVER_BEST + COVER_COLUMNS
 W_COVER_TRIAL = W_COVER_RUNNER + COVER_COLUMNS
-W_WAYS = W_COVER_TRIAL + COVER_COLUMNS
+W_NEAR = W_COVER_TRIAL + COVER_COLUMNS
+W_WAYS = W_NEAR + 2 * GROUPS_EXACT
 W_SIZE = W_WAYS + WAYS_MAX * TRIAL_COLUMNS
 """The order's row; stamp of the part; collided (1 stock, 2 capacity); capacity in the way; value of the part; ship-alone lines;
 candidates kept; groups; groups that some candidate holds; 1 = some candidate is in reach; 1 = some line must be divided; entries
@@ -361,7 +362,7 @@ whole, least parcel price (NEVER = no service reaches), least days, local day, o
 group]; goods[subset]; entries of subsets: done, under-estimate, then score, candidate, day of up to eight; legs of a cover; the best
 cover (legs, then candidates); reach[candidate, service]; capacity used and taken[candidate, day % RING]; the last tariff by
 service; nearest zone that occurs by service (NEVER = none, -1 = prices prove nothing); the best cover, its
-runner-up and the one on trial; the cheapest ways, like trials."""
+runner-up and the one on trial; the two nearest holders of each group; the cheapest ways, like trials."""
 
 
 class Stock(NamedTuple):

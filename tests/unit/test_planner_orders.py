@@ -404,3 +404,22 @@ def test_why_not_that_node() -> None:
         "does not offer ship",
     ]
     assert planner.plan([request], now_ms=NOW_MS) == planner.plan([request], now_ms=NOW_MS)
+
+
+@pytest.mark.parametrize("far_stock", [{0: 1, 1: 1}, {1: 1}])
+def test_the_only_holder_of_something_is_a_candidate_however_far_it_is(far_stock: dict[int, int]) -> None:
+    """Thirty near nodes have the first item, only the farthest has the second."""
+    nodes = [a_node(f"N-{n}", lat=40.75, lon=-74.0 - 0.01 * n) for n in range(30)]
+    nodes.append(a_node("N-30", lat=34.0, lon=-118.0))
+    stock = {(0, n): 5 for n in range(30)} | {(item, 30): units for item, units in far_stock.items()}
+    plan = planned(a_state(stock, nodes=nodes), a_request({0: 1, 1: 1}), candidates=4)
+    assert 30 in nodes_of(plan) and not plan.unfilled
+    seen, considered, *_ = decode(plan.record).counts
+    assert (seen, considered) == (31, 4)
+
+
+def test_the_nearest_full_holders_come_first_among_many() -> None:
+    nodes = [a_node(f"N-{n}", lat=40.75, lon=-74.0 - 0.5 * ((n * 7) % 40)) for n in range(40)]
+    plan = planned(a_state({(0, n): 5 for n in range(40)}, nodes=nodes), a_request({0: 1}), candidates=6)
+    found = sorted((candidate.km, candidate.node) for candidate in candidates_of(decode(plan.record)))
+    assert [node for _, node in found] == sorted(range(40), key=lambda n: (n * 7) % 40)[:6]
