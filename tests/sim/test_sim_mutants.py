@@ -104,16 +104,6 @@ def drives_forgotten_by_recovery(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Driver, "recovered", lambda self, driving: None)
 
 
-def holds_counted_twice_in_views(patch: pytest.MonkeyPatch) -> None:
-    expect = TwoPhase._expect_views
-
-    def always(self: TwoPhase, pending: Any, record: Any) -> None:
-        pending.points = dict.fromkeys(pending.asked, (1 << 60, 0))
-        expect(self, pending, record)
-
-    patch.setattr(TwoPhase, "_expect_views", always)
-
-
 def claims_in_snapshots(patch: pytest.MonkeyPatch) -> None:
     def claim(self: Capacity, node: int, day: int, units: int) -> None:
         self.add(node, day, units)
@@ -177,7 +167,6 @@ MUTANTS: list[Patch] = [
     nobody_asks_about_silent_legs,
     drives_before_durable,
     drives_forgotten_by_recovery,
-    holds_counted_twice_in_views,
     claims_in_snapshots,
     no_check_of_stock_at_try,
     orders_do_not_end_a_shortage,
