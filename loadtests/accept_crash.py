@@ -27,6 +27,7 @@ BATCH_ORDERS = 100
 BATCH_LINES_MAX = 5_000
 SENDERS = 4
 SHARDS = 2
+LATER_S = 0.5
 KILL_AT = 0.6
 """Part of the orders after which everything is killed."""
 
@@ -48,7 +49,8 @@ async def crash(run: Acceptance) -> None:
         await play.send(kill_at=None)
         seconds = time.monotonic() - started
         run.say(
-            f"{len(play.acknowledged):,} acknowledged in all, {play.refused:,} refused, in {seconds:.0f} s with a restart in it"
+            f"{len(play.acknowledged):,} acknowledged in all, {play.refused:,} refused, {play.later:,} told to come again, "
+            f"in {seconds:.0f} s with a restart in it"
         )
         need(
             len(play.acknowledged) + play.refused >= run.count, "orders answered", len(play.acknowledged) + play.refused
@@ -112,6 +114,8 @@ class _Crash:
         self.engine = engine
         self.acknowledged: set[str] = set()
         self.refused = 0
+        self.later = 0
+        """Orders that were told to come again."""
         self._batches = batches
         self._unanswered: list[Batch] = []
         self._killed = False
@@ -152,16 +156,24 @@ class _Crash:
         if response.status != 200:
             need(self._killed, "a batch was refused", response.status, response.body[:300])
             return False
-        whole = True
-        for (order_id, _), result in zip(batch, response.json()["results"], strict=True):
+        later: Batch = []
+        for order, result in zip(batch, response.json()["results"], strict=True):
             if result["status"] == 201:
-                self.acknowledged.add(order_id)
+                self.acknowledged.add(order[0])
             elif result["status"] == 409:
                 self.refused += 1
             else:
-                whole = False
-                need(self._killed, "an order of a batch was refused", result)
-        return whole
+                need(result["status"] in (429, 503), "an order of a batch was refused", result)
+                later.append(order)
+        if not later:
+            return True
+        # "Later, with the same key": taken at its word.
+        self.later += len(later)
+        if self._killed:
+            self._unanswered.append(later)
+            return True
+        await asyncio.sleep(LATER_S)
+        return await self._post(client, later)
 
     async def restart_and_check(self) -> None:
         """Everything is dead: start on the same data, compare, then ask again for what got no answer."""
