@@ -112,7 +112,7 @@ def _commit(core: ShardCore, conn: int, corr: int, command: CommitHold, now_ms: 
     if record is None:
         return
     if recommit.differs(record, command.ship_to):
-        recommit.start(core, conn, corr, command, now_ms=now_ms)
+        recommit.start(core, [(conn, corr)], command, now_ms=now_ms)
         return
     expires_at_ms = core.state.effective_expiry_ms(command.order_no, record)
     change = decide_legs.commit(record, command, now_ms=core.time_ms(now_ms), expires_at_ms=expires_at_ms)

@@ -3,6 +3,7 @@
 M1  The hold's own units at this shard's nodes count as free for the new plan. (Those at other shards do not: their TRY cannot
     know that the old leg will go.)
 M2  New remote legs are held by a transaction first; the entry that commits the order gives up all old legs and takes all new ones.
+    One at a time (T7): a repeat waits for the same answer, another one is refused.
 M3  Where the new plan falls short, or the hold changed meanwhile, the hold stays as it is and the caller is told.
 """
 
@@ -42,10 +43,10 @@ if TYPE_CHECKING:
 class Recommit:
     """One commit on its way: the purpose of a transaction for the new legs."""
 
-    __slots__ = ("asker", "command", "prepared", "rounds", "version")
+    __slots__ = ("askers", "command", "prepared", "rounds", "version")
 
-    def __init__(self, asker: tuple[int, int], command: CommitHold, prepared: Prepared, version: int) -> None:
-        self.asker = asker
+    def __init__(self, askers: list[tuple[int, int]], command: CommitHold, prepared: Prepared, version: int) -> None:
+        self.askers = askers
         self.command = command
         self.prepared = prepared
         self.version = version
@@ -69,7 +70,7 @@ class Recommit:
 
     def overtaken(self, core: ShardCore, *, now_ms: int) -> None:
         """The hold, or the stock, changed while the shards were asked: decide the command afresh."""
-        start(core, *self.asker, self.command, now_ms=now_ms)
+        start(core, self.askers, self.command, now_ms=now_ms)
 
     def planned_again(self, core: ShardCore, plan: Plan, *, now_ms: int) -> None:
         """`plan` was made as if the hold's own units were taken: plan again with them, around the nodes to avoid."""
@@ -80,7 +81,7 @@ class Recommit:
         with own_units_free(core.state, record):
             plan = plan_alone(core, self.prepared.request, now_ms=now_ms)
         if self.rounds > ROUNDS_MAX:
-            _answer(core, self, shortage(core.state, self.prepared, plan))
+            _answer(core, self.askers, shortage(core.state, self.prepared, plan))
         else:
             _use(core, self, plan, now_ms=now_ms)
 
@@ -90,27 +91,36 @@ def differs(record: OrderRecord, ship_to: Destination | None) -> bool:
     return ship_to is not None and ship_to != record.ship_to
 
 
-def start(core: ShardCore, conn: int, corr: int, command: CommitHold, *, now_ms: int) -> None:
-    """Plan a hold again for another destination and commit it there."""
+def start(core: ShardCore, askers: list[tuple[int, int]], command: CommitHold, *, now_ms: int) -> None:
+    """Plan a hold again for another destination and commit it there. `askers` = (conn, corr) of all that wait for it."""
     state = core.state
     part = state.slots.get(command.slot)
     known = part.dedupe.get(command.key_hash) if part is not None and command.key_hash else None
     if known is not None:
-        answer_repeat(core, conn, corr, command.slot, known[1], known[0] == command.fingerprint)
+        for conn, corr in askers:
+            answer_repeat(core, conn, corr, command.slot, known[1], known[0] == command.fingerprint)
+        return
+    pending = core.two_phase.pending_of(command.order_no)
+    if pending is not None:
+        purpose = pending.purpose
+        if isinstance(purpose, Recommit) and command.key_hash and purpose.command == command:
+            purpose.askers += askers
+        else:
+            _answer(core, askers, refuse("wrong_state", "", "the hold is being committed", state="held"))
         return
     record = state.order(command.slot, command.order_no)
     ship_to = command.ship_to
     assert record is not None and ship_to is not None
     if not core.planner.locates(ship_to):
         detail = f"cannot locate {ship_to.postal_code} {ship_to.country}"
-        core.answer(conn, corr, refuse("unknown_destination", "/ship_to", detail))
+        _answer(core, askers, refuse("unknown_destination", "/ship_to", detail))
         return
     expires_at_ms = state.effective_expiry_ms(command.order_no, record)
     keep = decide_legs.kept_by(record, command, now_ms=core.time_ms(now_ms), expires_at_ms=expires_at_ms)
     if isinstance(keep, Problem):
-        core.answer(conn, corr, keep)
+        _answer(core, askers, keep)
         return
-    recommit = Recommit((conn, corr), command, _prepare(core, command.slot, record, ship_to, keep), record.version)
+    recommit = Recommit(askers, command, _prepare(core, command.slot, record, ship_to, keep), record.version)
     with own_units_free(state, record):
         plan = plan_alone(core, recommit.prepared.request, now_ms=now_ms)
     _use(core, recommit, plan, now_ms=now_ms)
@@ -118,7 +128,7 @@ def start(core: ShardCore, conn: int, corr: int, command: CommitHold, *, now_ms:
 
 def _use(core: ShardCore, recommit: Recommit, plan: Plan, *, now_ms: int) -> None:
     if plan.unfilled:
-        _answer(core, recommit, shortage(core.state, recommit.prepared, plan))
+        _answer(core, recommit.askers, shortage(core.state, recommit.prepared, plan))
     elif any(core.catalog.owner[leg.node] != core.shard for leg in plan.legs):
         core.two_phase.attempt(recommit, plan, now_ms=now_ms)
     else:
@@ -131,11 +141,12 @@ def _use(core: ShardCore, recommit: Recommit, plan: Plan, *, now_ms: int) -> Non
             if record is None or record.version != recommit.version or expired:
                 recommit.overtaken(core, now_ms=now_ms)  # it is answered by what the hold has become
             else:
-                _answer(core, recommit, Problem("internal", "the planner's plan does not fit the stock"))
+                _answer(core, recommit.askers, Problem("internal", "the planner's plan does not fit the stock"))
 
 
-def _answer(core: ShardCore, recommit: Recommit, reply: Reply) -> None:
-    core.answer(*recommit.asker, reply)
+def _answer(core: ShardCore, askers: list[tuple[int, int]], reply: Reply) -> None:
+    for conn, corr in askers:
+        core.answer(conn, corr, reply)
 
 
 @contextmanager
@@ -246,5 +257,5 @@ def _exchange(
     )
     core.count("committed")
     core.count("committed_elsewhere")
-    _answer(core, recommit, order_view(core.catalog, command.slot, command.order_no, record, token=core.token()))
+    _answer(core, recommit.askers, order_view(core.catalog, command.slot, command.order_no, record, token=core.token()))
     return record

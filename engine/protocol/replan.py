@@ -75,6 +75,8 @@ class Replans:
     def __init__(self, core: ShardCore) -> None:
         self._core = core
         self._under_way: dict[int, Replan] = {}
+        self._deferred: dict[int, str] = {}
+        """Slot by order number of orders that another transaction holds up (T7)."""
 
     def start(self, slot: str, order_no: int, *, now_ms: int, attempts: int = 1) -> None:
         """Find nodes for the parked units of an order."""
@@ -83,12 +85,21 @@ class Replans:
         if running is not None:
             running.wanted_again = True
             return
+        if core.two_phase.pending_of(order_no) is not None:
+            self._deferred[order_no] = slot
+            return
         record = core.state.order(slot, order_no)
         if record is None or record.state != OrderState.COMMITTED or not any(d.parked for d in record.demand):
             return
         replan = Replan(slot, order_no, _prepare(core, slot, record), attempts)
         self._under_way[order_no] = replan
         self.use(replan, plan_alone(core, replan.prepared.request, now_ms=now_ms), now_ms=now_ms)
+
+    def resume(self, order_no: int, *, now_ms: int) -> None:
+        """A transaction of an order has ended: start what waited for that."""
+        slot = self._deferred.pop(order_no, None)
+        if slot is not None:
+            self.start(slot, order_no, now_ms=now_ms)
 
     def use(self, replan: Replan, plan: Plan, *, now_ms: int) -> None:
         """Take a plan's legs: at once where all nodes are ours, else as a transaction."""

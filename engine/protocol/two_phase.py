@@ -13,6 +13,7 @@ T5  A shard that holds a leg it heard no more about asks home. Home answers `com
     counter) and never used twice, so one that neither stands in the record nor in the memory of its own epoch can never
     commit any more. A home that is asked about an epoch newer than its own is a fenced copy and says `pending`.
 T6  Units of a transaction count as claimed at home until it is decided.
+T7  An order has at most one transaction at a time: a participant takes a newer one of a leg for the end of the older.
 
 Model: tests/sim/models/two_phase_model.py.
 """
@@ -150,6 +151,8 @@ class TwoPhase:
         self._core = core
         self._counter = 0
         self._pending: dict[int, Pending] = {}
+        self._by_order: dict[int, int] = {}
+        """Transaction by order number (T7)."""
         self._by_corr: dict[int, int] = {}
         self._decided: list[int] = []
         """Transactions whose answers are all in."""
@@ -159,6 +162,11 @@ class TwoPhase:
     @property
     def pending_count(self) -> int:
         return len(self._pending)
+
+    def pending_of(self, order_no: int) -> Pending | None:
+        """The transaction of an order that is under way."""
+        txn = self._by_order.get(order_no)
+        return self._pending[txn] if txn is not None else None
 
     def begin(self, flight: Flight, plan: Plan, *, now_ms: int) -> None:
         """Start a transaction of a new order."""
@@ -173,6 +181,8 @@ class TwoPhase:
         core = self._core
         self._counter += 1
         txn = (core.epoch << TXN_COUNTER_BITS) | self._counter
+        assert purpose.order_no not in self._by_order, f"T7: order {purpose.order_no} has a transaction under way"
+        self._by_order[purpose.order_no] = txn
         first = purpose.first_leg_no(core)
         pending = self._pending[txn] = Pending(txn, purpose, plan, first, now_ms + TRY_TIMEOUT_MS)
         prepared = purpose.prepared
@@ -274,7 +284,14 @@ class TwoPhase:
             pending.silent.append(shard)
             pending.refused = True
         core.claims.give_back(purpose.prepared, pending.plan)
-        del self._pending[pending.txn]
+        del self._pending[pending.txn], self._by_order[purpose.order_no]
+        self._decide(pending, now_ms)
+        if purpose.order_no not in self._by_order:
+            core.replans.resume(purpose.order_no, now_ms=now_ms)
+
+    def _decide(self, pending: Pending, now_ms: int) -> None:
+        """All hold: it is journaled. Else what is held is let go, and it is planned again."""
+        core, purpose = self._core, pending.purpose
         if not pending.refused:
             record = purpose.committed(core, pending, now_ms=now_ms)
             if record is None:

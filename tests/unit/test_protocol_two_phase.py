@@ -29,7 +29,7 @@ from engine.protocol.driver import DRIVE_AGAIN_MS
 from engine.protocol.participant import ASK_AGAIN_MS, RESOLVE_AFTER_MS
 from engine.protocol.two_phase import ROUNDS_MAX, TRY_TIMEOUT_MS
 from engine.protocol.view_feed import HEARTBEAT_MS, PUSH_INTERVAL_MS
-from tests.builders import a_network, a_node, a_place, an_order
+from tests.builders import a_destination, a_network, a_node, a_place, an_order
 from tests.sim.lone_core import LoneCore
 from tests.unit.test_domain_legs import position
 from tests.unit.test_domain_orders import free, problem
@@ -326,6 +326,23 @@ def test_a_verdict_waits_until_it_is_durable() -> None:
     home.core.appended(home.entries[-1].seq)
     home.settle()
     assert home.answer(corr) == TxnState("committed")
+
+
+def test_a_hold_is_committed_elsewhere_by_one_transaction_at_a_time() -> None:
+    home = Home(own=0, others=9)
+    view = a_remote_hold(home, units=2)
+    command = CommitHold(view.slot, view.order_no, None, 5, 1, a_destination("10099"))
+    one = home.send(command)
+    home.settle()
+    (tried,) = home.sent
+    two, other = home.send(command), home.send(CommitHold(view.slot, view.order_no, None, 6, 1, a_destination("10098")))
+    home.settle()
+    assert problem(home.answer(other))[0] == "wrong_state"
+    assert home.sent == [tried], "T7: a participant would take a second TRY of the leg for the end of the first"
+    home.peer(TryReply(True, token="1:1:6"))
+    assert home.answer(one) == home.answer(two)
+    assert [leg.state for leg in home.answer(one).legs] == ["cancelled", "allocated"]
+    assert {send.command.to for send in home.sent} == {LegState.CANCELLED, LegState.ALLOCATED}
 
 
 # -- the participant ----------------------------------------------------------------------------------------------
