@@ -29,6 +29,7 @@ from loadtests.accept_large import large
 from loadtests.accept_race import race
 from loadtests.accept_same import same
 from loadtests.accepting import Acceptance, Failed
+from loadtests.servers import stop_on_sigterm
 
 RUNS: dict[str, Callable[[Acceptance], Awaitable[None]]] = {
     "race": race,
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100_000, help="orders of the crash run")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
+    stop_on_sigterm()
     out = Console(width=150) if not sys.stdout.isatty() else Console()
     outcomes = []
     for name in RUNS if arguments.run == "all" else [arguments.run]:

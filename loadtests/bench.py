@@ -23,7 +23,7 @@ from loadtests.drive import DriverError
 from loadtests.figures import Figure, over_rounds
 from loadtests.keys import CORE_KEYS, HTTP_KEYS, KEYS, RESTART_KEYS, SHARD_KEYS, SOLVER_KEYS
 from loadtests.runs import Bench, BenchError
-from loadtests.servers import ServerError
+from loadtests.servers import ServerError, stop_on_sigterm
 
 
 def _solver(bench: Bench, wanted: set[str]) -> None:
@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="result file (default: loadtests/results/latest.json)")
     parser.add_argument("--keep", action="store_true", help="keep the folder with data and logs")
     arguments = parser.parse_args()
+    stop_on_sigterm()
     wanted = set(arguments.only or KEYS)
     # With --only, an incomplete file must not replace the complete one.
     path = arguments.out or (None if arguments.only else figures.RESULTS / "latest.json")
