@@ -8,6 +8,7 @@ that are waiting go to Redis in one pipeline, at most two of them in flight, ove
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 import time
@@ -27,7 +28,7 @@ from engine.domain.config import ApiKey, Placement
 from engine.domain.ids import make_order_no, slot_of
 from engine.domain.replies import ConfigDoc, LegLineView, LegView, OrderView, Problem, Reply
 from engine.settings import Settings
-from gateway.__main__ import GatewayServer, server_config
+from gateway.__main__ import GC_THRESHOLD, GatewayServer, server_config
 from gateway.app import create_app
 from loadtests.peers.auth import KEY_ENV
 from loadtests.peers.scoring import ChosenLeg, Scorer
@@ -260,6 +261,9 @@ async def serve(port: int) -> None:
     )
     settings = Settings()
     door = create_app(cluster, settings)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)  # as our gateway does
     await GatewayServer(server_config(door, settings, port=port), door).serve()
 
 
