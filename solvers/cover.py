@@ -232,11 +232,30 @@ def _open(w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, c:
 
 
 @inner
+def _take(table: I64, grid: I64, units: I64, a: int, c: int, count: int) -> bool:
+    """Take all of leg a from a candidate's stock, or nothing where it lacks some: lines of one item draw on the same units."""
+    for i in range(count):
+        if grid[X_LEFT, c, table[i, T_CANON]] < units[a, i]:
+            _give(table, grid, units, a, c, i)
+            return False
+        grid[X_LEFT, c, table[i, T_CANON]] -= units[a, i]
+    return True
+
+
+@inner
+def _give(table: I64, grid: I64, units: I64, a: int, c: int, count: int) -> None:
+    """Give the first lines of leg a back to a candidate's stock."""
+    for i in range(count):
+        grid[X_LEFT, c, table[i, T_CANON]] += units[a, i]
+
+
+@inner
 def _close(w: I64, table: I64, grid: I64, units: I64, c: int, leg: int) -> None:
     """Give back all that an opened leg took; its candidate stays opened, so that it is not tried again."""
-    for i in range(w[W_ORDER + O_LINE_COUNT]):
+    count = w[W_ORDER + O_LINE_COUNT]
+    _give(table, grid, units, leg, c, count)
+    for i in range(count):
         table[i, T_LEFT] += units[leg, i]
-        grid[X_LEFT, c, table[i, T_CANON]] += units[leg, i]
         units[leg, i] = 0
 
 
@@ -289,12 +308,8 @@ def _try_move(
 def _try_swap(m: I64, w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, a: int, c: int) -> bool:
     """Give all of leg a to an unused candidate where that is cheaper."""
     count = w[W_ORDER + O_LINE_COUNT]
-    for i in range(count):
-        many = units[a, i]
-        if many > 0:
-            needed = many if table[i, T_DIVIDE] else max(many, table[i, T_WHOLE])
-            if grid[X_LEFT, c, table[i, T_CANON]] < needed:
-                return False
+    if not _take(table, grid, units, a, c, count):
+        return False
     old_goods = W_LEG_GOODS + a * GOODS_COLUMNS
     for q in range(GOODS_COLUMNS):
         w[W_TRIAL_GOODS + q] = w[old_goods + q]
@@ -304,12 +319,10 @@ def _try_swap(m: I64, w: I64, table: I64, grid: I64, units: I64, alone: I64, pri
             w[W_TRIAL_GOODS + Q_OPPORTUNITY] += times(units[a, i], price_of(prices, grid, c, i))
     score = price_leg(m, w, alone, c, W_TRIAL_GOODS, A_LEG + a, W_LEG)
     if score >= w[W_LEG_SCORE + a]:
+        _give(table, grid, units, a, c, count)
         return False
     old = w[W_LEG_CANDIDATE + a]
-    for i in range(count):
-        if units[a, i] > 0:
-            grid[X_LEFT, old, table[i, T_CANON]] += units[a, i]
-            grid[X_LEFT, c, table[i, T_CANON]] -= units[a, i]
+    _give(table, grid, units, a, old, count)
     w[W_OPENED + old] = 0
     w[W_OPENED + c] = 1
     w[W_LEG_CANDIDATE + a] = c

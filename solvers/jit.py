@@ -26,8 +26,10 @@ _SOURCES = (
     "kernel",
     "layout",
     "legs",
+    "look",
     "places",
     "tariff",
+    "ways",
 )
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 
 from engine.actors.planner import SolverPlanner
 from engine.domain.config import Carrier, CarrierService, RateCard
 from engine.domain.decisions import decode
-from engine.domain.orders import Destination, LineRecord
+from engine.domain.orders import Destination, LineRecord, OnShort
 from engine.domain.plan import PlanRequest
 from engine.domain.state import ShardState
 from engine.settings import Settings
@@ -15,6 +16,7 @@ from tests.builders import NOW_MS, a_catalog, a_channel, a_line, a_node, an_item
 from tests.property.solvers_reference import Reference
 
 ORDERS = 80
+REPEATED_ORDERS = 200
 MEAN_GAP_MAX = 0.01
 WORST_GAP_MAX = 0.08
 NODES = 4
@@ -63,6 +65,41 @@ def a_case(seed: int) -> tuple[ShardState, dict[tuple[int, int], int], PlanReque
     records = [LineRecord(one.line_id, int(one.sku[4:]), one.quantity, one.unit_price_minor) for one in lines]
     order = an_order("A-1", lines, ship_to=Destination("US", "10001", lat=40.75, lon=-74.0))
     return state, units, PlanRequest(order, records, 0, (), rng.choice((3, 4)))
+
+
+def test_lines_of_one_item_share_its_units() -> None:
+    """An item on several lines, scarce everywhere: no leg may take more of it than its node has, nor a line more than asked."""
+    divided = 0
+    for seed in range(REPEATED_ORDERS):
+        state, units, request = a_case(seed)
+        rng = Random(seed)
+        for item, node in units:
+            units[item, node] = rng.choice((0, 3, 4, 5, 5))
+            state.positions.v_on_hand[state.positions.ensure(item, node)] = units[item, node]
+        items = [rng.randrange(ITEMS) for _ in range(rng.choice((1, 2, 8, 14)))]
+        items += rng.sample(items, min(len(items), 4))
+        lines = [
+            a_line(f"SKU-{item}", rng.choice((1, 6, 7, 12)), line_id=str(n), unit_price_minor=2_500)
+            for n, item in enumerate(items)
+        ]
+        records = [LineRecord(one.line_id, int(one.sku[4:]), one.quantity, one.unit_price_minor) for one in lines]
+        order = an_order("A-1", lines, ship_to=request.order.ship_to, on_short=OnShort.PARTIAL)
+        (plan,) = SolverPlanner(state, Settings()).plan(
+            [PlanRequest(order, records, 0, (), rng.choice((2, 3)))], now_ms=NOW_MS
+        )
+        taken: Counter[tuple[int, int]] = Counter()
+        served: Counter[int] = Counter()
+        for leg in plan.legs:
+            for line, many in leg.lines:
+                taken[records[line].item, leg.node] += many
+                served[line] += many
+                divided += many < records[line].quantity
+        for (item, node), many in taken.items():
+            assert many <= units[item, node], f"seed {seed}: {many} of item {item} at node {node}"
+        left = {line: many for line, many, _ in plan.unfilled}
+        for line, record in enumerate(records):
+            assert served[line] + left.get(line, 0) == record.quantity, f"seed {seed}: line {line}"
+    assert divided > REPEATED_ORDERS
 
 
 def test_covers_are_near_the_optimum() -> None:
