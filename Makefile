@@ -23,7 +23,7 @@ DEMO_FLAGS = $(if $(DURATION),--duration $(DURATION)) $(if $(ORDERS),--orders '$
 	$(if $(SHARDS),--shards $(SHARDS)) $(if $(RATE),--rate $(RATE))
 
 .PHONY: setup demo run test check bench clean help
-.PHONY: static unit redis-server
+.PHONY: static unit redis-server postgresql
 
 help: ## List these commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,7 +57,7 @@ demo: $(STAMP) ## Start everything and play storefront traffic (DURATION=20 ORDE
 run: $(STAMP) ## Start the engine on ./data and stay in the foreground (SHARDS=2)
 	@$(BIN)/quartermaster up $(if $(SHARDS),--shards $(SHARDS))
 
-test: $(STAMP) redis-server static ## All that CI runs: format, lint, types, import rules, every test
+test: $(STAMP) redis-server postgresql static ## All that CI runs: format, lint, types, import rules, every test
 	@$(BIN)/pytest
 
 check: $(STAMP) static unit ## The quick part of it, under a minute: the same without the slow tests
@@ -83,6 +83,19 @@ redis-server:
 			apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server >/dev/null; \
 		else \
 			echo "note: no redis-server on PATH: the contract tests run against the embedded server only" >&2; \
+		fi; \
+	fi
+
+# The index is tested on SQLite and on a private PostgreSQL cluster; without one those tests skip, and fail if CI is set.
+postgresql:
+	@if ! command -v initdb >/dev/null && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "postgresql is missing (the index is tested on it): installing it with apt-get"; \
+			mkdir -p /etc/postgresql-common && echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf; \
+			apt-get update -qq && apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-confold \
+				postgresql >/dev/null; \
+		else \
+			echo "note: no PostgreSQL on this machine: the index is tested on SQLite only" >&2; \
 		fi; \
 	fi
 
