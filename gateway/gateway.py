@@ -17,6 +17,7 @@ from engine.settings import Settings
 from gateway.auth import Keys
 from gateway.health.status import ShardStatuses
 from gateway.jobs.store import JobStore
+from gateway.key_slots import KeySlots
 from gateway.limits import Buckets, Connections, InFlight
 from gateway.metrics import Metrics
 
@@ -58,6 +59,7 @@ class Gateway:
         self.buckets = Buckets(settings.rate_per_key_per_s) if settings.rate_per_key_per_s else None
         self.metrics = Metrics()
         self.jobs = JobStore()
+        self.key_slots = KeySlots()
         self.statuses = ShardStatuses(cluster)
         self.draining = False
         """Being stopped: unready, finishing what is in flight."""

@@ -167,6 +167,17 @@ class DumpPart(Struct, array_like=True, tag=15, frozen=True, gc=False):
     limit: int = 1_000
 
 
+class FindKey(Struct, array_like=True, tag=16, frozen=True, gc=False):
+    """What an idempotency key made in a slot: its first answer, `key_reused` where the body was another, Done(0) = nothing.
+
+    Asked by a gateway that has the key for another slot; decided after all orders that came before it.
+    """
+
+    slot: str
+    key_hash: int
+    fingerprint: int
+
+
 class PutConfig(Struct, array_like=True, tag=20, frozen=True, gc=False):
     """Put documents of one kind (control shard), all or none: each is the JSON text of a struct of engine.domain.config.
 
@@ -271,6 +282,7 @@ Command = (
     | GetDecision
     | GetStatus
     | DumpPart
+    | FindKey
     | PutConfig
     | GetConfig
     | ListConfig

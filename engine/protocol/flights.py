@@ -65,16 +65,23 @@ class Flights:
             self._by_key.pop((flight.slot, command.key_hash), None)
             self._by_id.pop((flight.slot, command.order.order_id), None)
 
+    def join_key(self, conn: int, corr: int, slot: str, key_hash: int, fingerprint: int) -> Problem | bool:
+        """The same, by idempotency key alone."""
+        flight = self._by_key.get((slot, key_hash)) if key_hash else None
+        if flight is None:
+            return False
+        if flight.command.fingerprint != fingerprint:
+            return Problem("key_reused", CODES["key_reused"].title)
+        flight.askers.append((conn, corr))
+        return True
+
     def join(self, conn: int, corr: int, slot: str, command: PlaceOrder) -> Problem | bool:
         """True = it waits with the order under way; a problem = it cannot; False = nothing like it is under way."""
         if not self._by_id:
             return False
-        flight = self._by_key.get((slot, command.key_hash)) if command.key_hash else None
-        if flight is not None:
-            if flight.command.fingerprint != command.fingerprint:
-                return Problem("key_reused", CODES["key_reused"].title)
-            flight.askers.append((conn, corr))
-            return True
+        joined = self.join_key(conn, corr, slot, command.key_hash, command.fingerprint)
+        if joined is not False:
+            return joined
         order_id = command.order.order_id
         if (slot, order_id) in self._by_id:
             return refuse("duplicate_order", "/order_id", f"{order_id} is being placed")

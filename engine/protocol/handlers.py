@@ -19,6 +19,7 @@ from engine.domain.commands import (
     DriveLeg,
     DumpPart,
     ExtendHold,
+    FindKey,
     FollowView,
     GetAvailability,
     GetDecision,
@@ -36,7 +37,7 @@ from engine.domain.events import PositionSet, StockCounted, StockMoved
 from engine.domain.ids import OrderRef, order_no_time_ms, public_id
 from engine.domain.orders import LegState, OrderRecord, OrderState
 from engine.domain.problems import CODES
-from engine.domain.replies import Problem, StockReply
+from engine.domain.replies import Done, Problem, StockReply
 from engine.domain.views import order_view
 from engine.protocol import reads, recommit
 from engine.protocol.placing import answer_repeat, moved
@@ -198,6 +199,25 @@ def _zero_until_count(core: ShardCore, record: OrderRecord, leg_no: int, change:
             change.stock.extend((leg.node, item, -empty, 0, 0))
 
 
+def _find_key(core: ShardCore, conn: int, corr: int, command: FindKey, now_ms: int) -> None:
+    """Whether a key made an order here, or is about to."""
+    if not core.views.owns_slot(command.slot):
+        core.answer(conn, corr, moved(core, command.slot))
+        return
+    part = core.state.slots.get(command.slot)
+    known = part.dedupe.get(command.key_hash) if part is not None else None
+    if known is not None:
+        answer_repeat(core, conn, corr, command.slot, known[1], known[0] == command.fingerprint)
+        return
+    joined = core.flights.join_key(conn, corr, command.slot, command.key_hash, command.fingerprint)
+    if isinstance(joined, Problem):
+        core.answer(conn, corr, joined)
+    elif core.waits_for_view(command.key_hash):
+        core.answer(conn, corr, Problem("key_in_use", CODES["key_in_use"].title, (), retry_after_ms=1_000))
+    elif not joined:
+        core.answer(conn, corr, Done(0))
+
+
 # -- stock --------------------------------------------------------------------------------------------------------
 
 
@@ -299,6 +319,7 @@ _HANDLERS: dict[type, Callable[[Any, int, int, Any, int], None]] = {
     DriveLeg: _drive,
     ResolveTxn: _resolve,
     FollowView: _follow_view,
+    FindKey: _find_key,
     GetAvailability: reads.availability,
     GetOrder: reads.get_order,
     ListLegs: reads.list_legs,

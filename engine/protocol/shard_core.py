@@ -432,6 +432,10 @@ class ShardCore:
             self.answer(conn, corr, Problem("overloaded", CODES["overloaded"].title, (), retry_after_ms=500))
         return verdict
 
+    def waits_for_view(self, key_hash: int) -> bool:
+        """Whether an order under this key waits until a view contains its token."""
+        return any(command.key_hash == key_hash for _, _, _, command in self._waiting)
+
     def _recheck_waiting(self, now_ms: int) -> None:
         waiting, self._waiting = self._waiting, []
         for deadline, conn, corr, command in waiting:

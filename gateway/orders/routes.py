@@ -17,6 +17,7 @@ from engine.domain.replies import OrderView, Problem, Reply
 from gateway.call import VALUES_FREE_BYTES, Answer, Ask, Call, Route
 from gateway.errors import DECODE_ERRORS, decode_problem, problem, problem_value, refuse, status_of
 from gateway.idempotency import fingerprint, hash_key, key_problem
+from gateway.key_slots import once, place_elsewhere
 from gateway.orders import examples
 from gateway.orders.schemas import (
     HOLD_STATES,
@@ -124,14 +125,15 @@ def place(call: Call, order: Order, *, route: bytes, ttl_s: int, needs_destinati
     return Ask(slot, command, allocated)
 
 
-def allocate(call: Call) -> Ask | Problem:
+def allocate(call: Call) -> Ask | Problem | Awaitable[Answer | Problem]:
     refusal = lines_problem(call)
     if refusal is not None:
         return refusal
     order = _order.of(call)
     if type(order) is Problem:
         return order
-    return place(call, order, route=_ALLOCATE, ttl_s=0, needs_destination=True)
+    ask = place(call, order, route=_ALLOCATE, ttl_s=0, needs_destination=True)
+    return ask if type(ask) is Problem else once(call, ask)
 
 
 def allocated(call: Call, reply: Reply) -> Answer | Problem:
@@ -270,7 +272,11 @@ def _submit(call: Call, orders: list[BatchOrder | Problem]) -> list[Problem | tu
             call.key_hash = hash_key(prefix, key)
             found = place(call, order, route=_ALLOCATE, ttl_s=0, needs_destination=True)
         if type(found) is Ask:
-            part.append((found, cluster.submit(cluster.shard_of_slot(found.slot), found.command)))
+            known = call.gateway.key_slots.sent(call.key_hash, found.slot)
+            if known == found.slot:
+                part.append((found, cluster.submit(cluster.shard_of_slot(known), found.command)))
+            else:
+                part.append((found, asyncio.ensure_future(place_elsewhere(call.gateway, found, known))))
         else:
             assert type(found) is Problem
             part.append(found)

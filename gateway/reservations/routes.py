@@ -10,6 +10,7 @@ from engine.domain.replies import OrderView, Problem, Reply
 from gateway.call import Answer, Ask, Call, Route
 from gateway.errors import problem, refuse
 from gateway.idempotency import fingerprint
+from gateway.key_slots import once
 from gateway.orders import examples
 from gateway.orders.routes import (
     LINES_LIMIT_MAX,
@@ -53,7 +54,7 @@ def _ttl_problem(call: Call, ttl_s: int) -> Problem | None:
     return None
 
 
-def reserve(call: Call) -> Ask | Problem:
+def reserve(call: Call) -> Ask | Problem | Awaitable[Answer | Problem]:
     refusal = lines_problem(call)
     if refusal is not None:
         return refusal
@@ -65,7 +66,7 @@ def reserve(call: Call) -> Ask | Problem:
     if refusal is not None:
         return refusal
     ask = place(call, body, route=_RESERVE, ttl_s=body.ttl_s, needs_destination=False)
-    return ask if type(ask) is Problem else ask._replace(finish=reserved)
+    return ask if type(ask) is Problem else once(call, ask._replace(finish=reserved))
 
 
 def reserved(call: Call, reply: Reply) -> Answer | Problem:
