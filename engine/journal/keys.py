@@ -12,6 +12,7 @@ class Keys:
         self.entries = f"{base}j".encode()
         self.decisions = f"{base}d".encode()
         self.parts = f"{base}p".encode()
+        self.archive = f"{base}a".encode()
         self._base = base
 
     def staging(self, epoch: int) -> bytes:

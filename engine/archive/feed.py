@@ -1,0 +1,99 @@
+"""A shard's journal and decision streams as the archive reads them: from a sequence on, over a connection of its own.
+
+It reads only, apart from one key that says how far the archive is, which the shard's trim stays behind.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from engine.archive.segment import Record
+from engine.journal import redis_server
+from engine.journal.chain import unpack_tail
+from engine.journal.connection import Connection, connect, parse_url
+from engine.journal.keys import Keys
+from engine.journal.port import Corrupt, Tail, Unavailable
+
+PAGE_ENTRIES = 64
+
+
+class Page(NamedTuple):
+    """Entries one after another; `more` = there were more when it was read."""
+
+    records: list[Record]
+    more: bool
+
+
+class Cursor(NamedTuple):
+    """How far the archive of a shard is: entries up to `archived_seq` are in segments, up to `indexed_seq` in the index."""
+
+    archived_seq: int
+    indexed_seq: int
+
+
+class JournalFeed:
+    """One shard's streams. Opened when first needed and again after a break; used by one task."""
+
+    def __init__(self, url: str, shard: int, *, timeout_s: float = 10.0) -> None:
+        self._address = parse_url(url)
+        self._shard = shard
+        self._keys = Keys(shard)
+        self._timeout_s = timeout_s
+        self._connection: Connection | None = None
+        self._closed = False
+
+    async def tail(self) -> Tail | None:
+        """The newest entry, None where the shard has none yet. Raises Unavailable, Corrupt."""
+        packed = await (await self._connected()).call("HGET", self._keys.meta, "t")
+        return unpack_tail(packed) if packed is not None else None
+
+    async def first_seq(self) -> int | None:
+        """The oldest entry that is still in the journal."""
+        first = await (await self._connected()).call("XRANGE", self._keys.entries, "-", "+", "COUNT", 1)
+        return _id(first[0][0])[0] if first else None
+
+    async def page(self, *, after_seq: int) -> Page:
+        """At most PAGE_ENTRIES after a sequence, with their decisions. Raises Unavailable, Corrupt (an entry without a place)."""
+        connection = await self._connected()
+        found = await connection.call("XRANGE", self._keys.entries, after_seq + 1, "+", "COUNT", PAGE_ENTRIES)
+        if not found:
+            return Page([], False)
+        first, last = found[0][0], found[-1][0]
+        # Written by the same call as the entries and trimmed with them: what is there for these entries is all there is.
+        decided = await connection.call("XRANGE", self._keys.decisions, first, last)
+        decisions: dict[bytes, bytes] = {entry_id: fields[1] for entry_id, fields in decided}
+        records = []
+        for entry_id, fields in found:
+            seq, epoch = _id(entry_id)
+            records.append(Record(seq, epoch, fields[1], decisions.get(entry_id, b"")))
+        return Page(records, len(found) == PAGE_ENTRIES)
+
+    async def publish(self, cursor: Cursor) -> None:
+        """Tell the shard how far the archive is. Raises Unavailable."""
+        call = (await self._connected()).call
+        await call("HSET", self._keys.archive, "a", cursor.archived_seq, "i", cursor.indexed_seq)
+
+    async def memory_share(self) -> float:
+        """Share of the server's memory in use; 0 where it has no limit."""
+        used, limit = await redis_server.memory(await self._connected())
+        return used / limit if limit else 0.0
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._connection is not None:
+            self._connection.close()
+
+    async def _connected(self) -> Connection:
+        if self._closed:
+            raise Unavailable("this feed is closed")
+        if self._connection is None or self._connection.closed:
+            name = f"qm-s{self._shard}-archive"
+            self._connection = await connect(self._address, timeout_s=self._timeout_s, name=name)
+        return self._connection
+
+
+def _id(entry_id: Any) -> tuple[int, int]:
+    seq, _, epoch = bytes(entry_id).partition(b"-")
+    if not epoch:
+        raise Corrupt(f"an entry is called {entry_id!r}")
+    return int(seq), int(epoch)
