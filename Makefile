@@ -31,7 +31,7 @@ help: ## List these commands
 setup: $(STAMP) ## Make .venv with the locked packages (done once, and again when the lock changes)
 
 # A stamp, not .venv itself: an interrupted set-up starts over, a changed lock is synchronised.
-$(STAMP): $(LOCK) pyproject.toml Makefile
+$(STAMP): $(LOCK) pyproject.toml clients/python/pyproject.toml Makefile
 	@rm -f $@
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); sys.exit(None if ok else \
 		"Quartermaster runs on Python 3.11 to 3.13, %s is %s: make setup PYTHON=python3.11" % (sys.executable, sys.version.split()[0]))'
@@ -47,7 +47,7 @@ $(STAMP): $(LOCK) pyproject.toml Makefile
 		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@echo "Installing the packages of $(LOCK) (a few minutes the first time)"
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync --quiet --require-hashes $(LOCK)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e clients/python
 	@$(BIN)/python -m solvers.warm
 	@touch $@
 

@@ -1,0 +1,81 @@
+"""Sending: the loop over attempts that every call goes through."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Self, TypeVar
+
+import httpx
+
+from quartermaster_client.calling import Calling, Config, Format, Observer, Operation
+from quartermaster_client.retry import RetryBudget, RetryPolicy
+
+T = TypeVar("T")
+
+
+class AsyncBase:
+    """Connections and settings of a client.
+
+    url, api_key: of a gateway. timeout_s: of one attempt; `retry` says how many and for how long in all. budget: give several
+    clients of one process the same one. observer: called after every attempt, for logs and metrics; it must not block or raise.
+    http: an httpx client of your own (proxies, TLS, transports); it stays yours to close.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str,
+        *,
+        format: Format = "json",
+        timeout_s: float = 12.0,
+        retry: RetryPolicy = RetryPolicy(),
+        budget: RetryBudget | None = None,
+        observer: Observer | None = None,
+        connections_max: int = 100,
+        http: httpx.AsyncClient | None = None,
+    ) -> None:
+        if format not in ("json", "msgpack"):
+            raise ValueError(f"format is {format!r}, expected json or msgpack")
+        self._config = Config(
+            url=url.rstrip("/"),
+            api_key=api_key,
+            packed=format == "msgpack",
+            timeout_s=timeout_s,
+            retry=retry,
+            budget=budget or RetryBudget(),
+            observer=observer,
+        )
+        self._owns_http = http is None
+        limits = httpx.Limits(max_connections=connections_max, max_keepalive_connections=connections_max)
+        self._http = http or httpx.AsyncClient(limits=limits)
+
+    async def close(self) -> None:
+        if self._owns_http:
+            await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def send(self, operation: Operation[T]) -> T:
+        """The answer to an operation: what every method here does, and the way to a route that has no method yet."""
+        calling = Calling(operation, self._config)
+        while True:
+            try:
+                response = await self._http.request(**calling.request())
+            except httpx.RequestError as error:
+                wait_s = calling.broken(error)
+            else:
+                outcome = calling.answered(response)
+                if not isinstance(outcome, float):
+                    return outcome.value
+                wait_s = outcome
+            await self._sleep(wait_s)
+
+    async def _sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)

@@ -1,0 +1,262 @@
+"""Orders, their legs and the decisions behind them, as typed structs: what goes in and what comes back."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from quartermaster_client.base import Answer, Method, OnShort, Request
+
+# -- orders: requests ---------------------------------------------------------------------------------------------
+
+
+class ShipTo(Request, kw_only=True):
+    country: str
+    postal_code: str
+    region: str = ""
+    residential: bool = True
+    lat: float | None = None
+    lon: float | None = None
+
+
+class OrderLine(Request, kw_only=True):
+    """One line. `group`: lines of one group leave together from one node."""
+
+    line_id: str
+    sku: str
+    quantity: int
+    unit_price_minor: int = 0
+    method: Method = "ship"
+    pickup_node_id: str | None = None
+    group: str | None = None
+    splittable: bool = True
+    tags: tuple[str, ...] = ()
+
+
+class Order(Request, kw_only=True):
+    """An order as the storefront states it. `order_id` is yours."""
+
+    order_id: str
+    channel: str
+    lines: list[OrderLine]
+    service: str = "standard"
+    ship_to: ShipTo | None = None
+    placed_at: datetime | None = None
+    customer_id: str | None = None
+    currency: str = "USD"
+    on_short: OnShort | None = None
+    priority: int = 0
+    tags: tuple[str, ...] = ()
+    promised_by: datetime | None = None
+    ship_after: datetime | None = None
+    max_legs: int | None = None
+    hold_reasons: tuple[str, ...] = ()
+    quote_id: str | None = None
+    paid: bool = False
+
+
+class LineQuantity(Request, kw_only=True):
+    line_id: str
+    quantity: int
+
+
+# -- orders: answers ----------------------------------------------------------------------------------------------
+
+
+class LegLine(Answer, kw_only=True, frozen=True):
+    line_id: str
+    sku: str
+    quantity: int
+
+
+class CostParts(Answer, kw_only=True, frozen=True):
+    """Expected cash of a leg by part."""
+
+    parcels_minor: int
+    handling_lines_minor: int
+    handling_units_minor: int
+    node_surcharge_minor: int
+
+
+class Leg(Answer, kw_only=True, frozen=True):
+    """What one node ships of one order."""
+
+    leg_id: str
+    node_id: str
+    state: str
+    lines: list[LegLine]
+    carrier: str | None
+    service: str | None
+    parcels: int
+    ship_by: datetime | None
+    deliver_by: datetime | None
+    cost_minor: int
+    cost_parts: CostParts
+    tracking: tuple[str, ...] = ()
+    actual_cost_minor: int | None = None
+
+
+class Unfilled(Answer, kw_only=True, frozen=True):
+    """Units of a line that no leg covers, and why; `demand_id` where they are parked."""
+
+    line_id: str
+    quantity: int
+    reason: str
+    demand_id: str | None
+
+
+class Promise(Answer, kw_only=True, frozen=True):
+    ship_by: datetime | None
+    deliver_by: datetime | None
+
+
+class Allocation(Answer, kw_only=True, frozen=True):
+    """A committed order. `cost_minor` is expected cash, `score` the sum that was minimised."""
+
+    allocation_id: str
+    order_id: str
+    state: str
+    channel: str
+    customer_id: str | None
+    legs: list[Leg]
+    unfilled: list[Unfilled]
+    cost_minor: int
+    service_minor: int
+    policy_minor: int
+    opportunity_minor: int
+    score: int
+    currency: str
+    promise: Promise
+    decision_id: str
+    rung: str
+    version: int
+    token: str
+
+
+class Reservation(Answer, kw_only=True, frozen=True):
+    """Held units of an order. `state`: held, committed, released or expired; once committed it names its allocation."""
+
+    reservation_id: str
+    order_id: str
+    state: str
+    expires_at: datetime | None
+    allocation_id: str | None
+    channel: str
+    customer_id: str | None
+    legs: list[Leg]
+    unfilled: list[Unfilled]
+    cost_minor: int
+    service_minor: int
+    policy_minor: int
+    opportunity_minor: int
+    score: int
+    currency: str
+    promise: Promise
+    decision_id: str
+    rung: str
+    version: int
+    token: str
+
+
+class OrderLeg(Answer, kw_only=True, frozen=True):
+    """A leg with the order it belongs to. `allocation_id` is None while the order is only held."""
+
+    leg_id: str
+    order_id: str
+    allocation_id: str | None
+    node_id: str
+    state: str
+    lines: list[LegLine]
+    carrier: str | None
+    service: str | None
+    parcels: int
+    ship_by: datetime | None
+    deliver_by: datetime | None
+    cost_minor: int
+    cost_parts: CostParts
+    tracking: tuple[str, ...] = ()
+    actual_cost_minor: int | None = None
+
+
+class LegStep(Answer, kw_only=True, frozen=True):
+    """The leg after a step, and its order: a rejection or a partial shipment changes other legs too."""
+
+    leg: OrderLeg
+    allocation: Allocation
+
+
+class LegPage(Answer, kw_only=True, frozen=True):
+    data: list[OrderLeg]
+    next_cursor: str | None
+    has_more: bool
+
+
+# -- decisions -----------------------------------------------------------------------------------------------------
+
+
+class Money(Answer, kw_only=True, frozen=True):
+    """The four kinds of money that a plan is weighed by; `score_minor` is their sum."""
+
+    cash_minor: int
+    service_minor: int
+    policy_minor: int
+    opportunity_minor: int
+    score_minor: int
+
+
+class DecidedLeg(Answer, kw_only=True, frozen=True):
+    node_id: str
+    carrier: str | None
+    service: str | None
+    ships_on: str
+    days_to_door: int
+    parcels: int
+    cost_parts: CostParts
+    service_minor: int
+    policy_minor: int
+    opportunity_minor: int
+
+
+class RunnerUp(Answer, kw_only=True, frozen=True):
+    """The best plan with another set of nodes; its money against the chosen one's (positive = dearer)."""
+
+    nodes: str
+    difference: Money
+
+
+class Candidate(Answer, kw_only=True, frozen=True):
+    node_id: str
+    distance_km: int
+    verdict: str
+    reason: str
+
+
+class Looked(Answer, kw_only=True, frozen=True):
+    what: str
+    nodes: int
+
+
+class Fact(Answer, kw_only=True, frozen=True):
+    name: str
+    value: str
+
+
+class Decision(Answer, kw_only=True, frozen=True):
+    """Why an order went where it went; `why` answers the `node_id` that was asked about."""
+
+    decision_id: str
+    order_id: str
+    allocation_id: str
+    channel: str
+    sentence: str
+    decided_at: datetime
+    rung: str
+    scope: str
+    currency: str
+    money: Money
+    legs: list[DecidedLeg]
+    runner_up: RunnerUp | None
+    candidates: list[Candidate]
+    looked_at: list[Looked]
+    solver: list[Fact]
+    versions: list[Fact]
+    why: str | None
