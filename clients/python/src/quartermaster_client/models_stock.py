@@ -96,7 +96,8 @@ class JobError(Answer, kw_only=True, frozen=True):
 
 
 class Job(Answer, kw_only=True, frozen=True):
-    """An import. `state`: waiting, running, done (perhaps with failed rows) or failed (`problem` says why)."""
+    """An import. `state`: waiting, running, done (perhaps with failed rows) or failed (`problem` says why). `rows_done` counts the
+    failed ones too."""
 
     job_id: str
     kind: str
