@@ -117,6 +117,8 @@ class Channel(Document, kw_only=True):
     """Money a day in transit is worth, in basis points of the order's value (margin x 1.5 % a day by default)."""
     max_legs: Annotated[int, Meta(ge=1, le=16)] = 3
     on_short: Literal["refuse", "partial", "park"] = "refuse"
+    auto_cancel_s: Count = 0
+    """Units of unpaid orders that have waited so long for stock are cancelled; 0 = never. An order may name its own date."""
 
 
 class RateCard(Document, kw_only=True):

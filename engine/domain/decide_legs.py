@@ -413,7 +413,7 @@ def _book_effect(record: OrderRecord, leg: LegRecord, effect: str, line: int, un
 def park_freed(record: OrderRecord, freed: list[tuple[int, int]], *, reason: str, now_ms: int) -> None:
     """Units that lost their node become parked demand of the order until a plan finds them another one."""
     for i, units in freed:
-        record.demand.append(DemandRecord(i, units, reason, now_ms, True))
+        record.demand.append(DemandRecord(i, units, reason, now_ms, True, record.cancel_after_ms or 0))
 
 
 class DriveTarget(NamedTuple):

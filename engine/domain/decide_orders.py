@@ -370,7 +370,16 @@ def build_record(
     demand = []
     if plan.unfilled:
         parked = prepared.on_short == _PARK or order.paid
-        demand = [DemandRecord(planned[i], units, reason, now_ms, parked) for i, units, reason in plan.unfilled]
+        channel = state.catalog.channels[prepared.request.channel]
+        cancel_at_ms = auto_cancel_ms(
+            asked_ms=order.cancel_after_ms,
+            auto_cancel_s=channel.auto_cancel_s if channel is not None else 0,
+            paid=order.paid,
+            since_ms=now_ms,
+        )
+        demand = [
+            DemandRecord(planned[i], units, reason, now_ms, parked, cancel_at_ms) for i, units, reason in plan.unfilled
+        ]
     promise_ms = plan.promise_ms
     return OrderRecord(
         order.order_id,
@@ -399,7 +408,15 @@ def build_record(
         (),
         order.promised_by_ms,
         order.ship_after_ms,
+        order.cancel_after_ms,
     )
+
+
+def auto_cancel_ms(*, asked_ms: int | None, auto_cancel_s: int, paid: bool, since_ms: int) -> int:
+    """When demand is given up: at the order's own date, else after the channel's time, which is not for paid orders; 0 = never."""
+    if asked_ms is not None:
+        return max(asked_ms, 1)
+    return since_ms + auto_cancel_s * 1_000 if auto_cancel_s and not paid else 0
 
 
 def open_order(slot: str, order_no: int, record: OrderRecord, command: PlaceOrder) -> OrderPut:

@@ -31,6 +31,11 @@ class Cause(IntEnum):
     LEG_DELIVERED = 11
     LEG_REJECTED = 12
     REPLANNED = 13
+    DEMAND_CANCELLED = 14
+    DEMAND_EXPIRED = 15
+    PRIORITISED = 16
+    RESOURCED = 17
+    """Units of a leg that its node does not have: planned again elsewhere."""
 
 
 class OrderPut(Struct, array_like=True, tag=1, frozen=True, gc=False):

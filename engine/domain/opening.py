@@ -185,6 +185,7 @@ def _add_tail(record: list[object], opening: Opening, expires_at_ms: int, promis
         and not order.hold_reasons
         and order.promised_by_ms is None
         and order.ship_after_ms is None
+        and order.cancel_after_ms is None
     ):
         if plan.rung:
             record += (order.customer_id, expires_at_ms, plan.rung)
@@ -208,6 +209,7 @@ def _add_tail(record: list[object], opening: Opening, expires_at_ms: int, promis
         (),
         order.promised_by_ms,
         order.ship_after_ms,
+        order.cancel_after_ms,
     )
     kept = len(tail)
     while kept and tail[kept - 1] == _TAIL_DEFAULTS[kept - 1]:

@@ -103,6 +103,8 @@ class OrderRequest(Struct, array_like=True, frozen=True, gc=False):
     quote_id: str | None = None
     paid: bool = False
     """A paid order is never refused: what cannot be served is parked."""
+    cancel_after_ms: int | None = None
+    """Units that still wait then are cancelled; None = after the channel's time, if it has one."""
 
 
 class LineRecord(Struct, array_like=True, gc=False):
@@ -163,13 +165,18 @@ class LegRecord(Struct, array_like=True, gc=False):
 
 
 class DemandRecord(Struct, array_like=True, gc=False):
-    """Units of a line that are not covered: durable, planned again later (issue B), or closed."""
+    """Units of a line that are not covered: durable, and planned again when units, capacity or a node come back (demand.py)."""
 
     line: int
     quantity: int
     reason: str
     since_ms: int
     parked: bool
+    """False = the rest of a line that was to be served as far as possible: it waits like any other."""
+    cancel_at_ms: int = 0
+    """When it is given up; 0 = never."""
+    priority: int = -1
+    """-1 = the order's."""
 
 
 class OrderRecord(Struct, array_like=True, gc=False):
@@ -212,6 +219,7 @@ class OrderRecord(Struct, array_like=True, gc=False):
     """Nodes that rejected a leg of this order: never asked again."""
     promised_by_ms: int | None = None
     ship_after_ms: int | None = None
+    cancel_after_ms: int | None = None
 
     @property
     def decision(self) -> int:
@@ -256,6 +264,7 @@ _TAIL_DEFAULTS: tuple[object, ...] = (
     (),
     (),
     (),
+    None,
     None,
     None,
 )
@@ -321,6 +330,7 @@ def encode_record(record: OrderRecord) -> bytes:
         record.rejected_nodes,
         record.promised_by_ms,
         record.ship_after_ms,
+        record.cancel_after_ms,
     )
     kept = 3 if tail[3:] == _TAIL_ENDS else len(tail)
     while kept and tail[kept - 1] == _TAIL_DEFAULTS[kept - 1]:

@@ -136,6 +136,8 @@ class ShardState:
         self.open_orders = 0
         self.short_positions: dict[tuple[int, int], None] = {}
         """(node, item) of positions that promised more than they have. Derived."""
+        self.kept: dict[int, int] = {}
+        """Units (item << 32 | node) kept from general sale for demand that waits for them, as far as they are free. In memory."""
         self.dedupe_count = 0
         self.dedupe_max = dedupe_max
         self.dedupe_cutoff_ms = 0
@@ -410,11 +412,13 @@ class Derived(NamedTuple):
     """Orders with legs that other shards have not acknowledged."""
     newest_order_no: dict[int, int]
     """By the shard that made it."""
+    waiting: list[tuple[str, int]]
+    """Committed orders with demand."""
 
 
 def rebuild_indexes(state: ShardState) -> Derived:
     """After loading and replaying: recount what is derived."""
-    derived = Derived([], [], {})
+    derived = Derived([], [], {}, [])
     state.open_holds = state.open_orders = 0
     state.work.clear()
     state.dedupe_count = sum(len(table) for table in state.key_tables())
@@ -434,6 +438,8 @@ def rebuild_indexes(state: ShardState) -> Derived:
             elif record.state == OrderState.COMMITTED:
                 state.open_orders += 1
                 index_work(state, slot, order_no, record)
+                if record.demand:
+                    derived.waiting.append((slot, order_no))
     positions = state.positions
     positions.merge()
     n = positions.size

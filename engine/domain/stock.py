@@ -29,7 +29,6 @@ def apply_stock(state: ShardState, stock: tuple[int, ...], seq: int, time_ms: in
         if on_hand:
             positions.v_on_hand[row] += on_hand
             state.node(node).movements.add(time_ms, item, on_hand, now_ms=time_ms)
-            refence(state, node, item, row)
         if held:
             v_held[row] = units = v_held[row] + held
             if units < 0:
@@ -44,6 +43,8 @@ def apply_stock(state: ShardState, stock: tuple[int, ...], seq: int, time_ms: in
             and v_on_hand[row] - v_safety[row] - v_held[row] - v_allocated[row] - v_claimed[row] - v_fenced[row] < 0
         ):
             raise InvariantBreach(f"S1: a promise leaves node {node} item {item} short at entry {seq}")
+        if on_hand:
+            refence(state, node, item, row)
         if on_hand or short:
             note_short(state, node, item, row)
         touched[item << 32 | node] = None
@@ -78,16 +79,26 @@ def change_on_hand(
     return row
 
 
-def refence(state: ShardState, node: int, item: int, row: int) -> None:
-    """Units of a count that is trusted only in part are fenced off, rounded against the promise."""
+def trust_fence(state: ShardState, node: int, item: int, row: int) -> int:
+    """Units of a count that is trusted only in part, rounded against the promise."""
     part = state.nodes.get(node)
     setting = part.settings.get(item) if part is not None and part.settings else None
+    if setting is None or setting[0] != "trusted":
+        return 0
+    on_hand = max(0, state.positions.v_on_hand[row])
+    return int(on_hand - on_hand * setting[1] // 10_000)
+
+
+def refence(state: ShardState, node: int, item: int, row: int) -> None:
+    """Fence off what is not to be trusted of a count, and of the rest what is kept for waiting demand, as far as it is free."""
     positions = state.positions
-    if setting is not None and setting[0] == "trusted":
-        on_hand = max(0, positions.v_on_hand[row])
-        positions.v_fenced[row] = on_hand - on_hand * setting[1] // 10_000
-    elif positions.v_fenced[row]:
-        positions.v_fenced[row] = 0
+    fenced = trust_fence(state, node, item, row)
+    if state.kept:
+        kept = state.kept.get(item << 32 | node, 0)
+        if kept:
+            fenced += max(0, min(kept, positions.free(row) + positions.v_fenced[row] - fenced))
+    if positions.v_fenced[row] != fenced:
+        positions.v_fenced[row] = fenced
 
 
 def note_short(state: ShardState, node: int, item: int, row: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engine.domain.catalog import Catalog
+from engine.domain.demand import by_line
 from engine.domain.orders import LegRecord, LegState, OrderRecord, OrderState, Rung
 from engine.domain.replies import LegLineView, LegView, OrderView, UnfilledView
 
@@ -19,8 +20,8 @@ def order_label(record: OrderRecord) -> str:
     if record.state != _COMMITTED:
         return STATE_LABELS[record.state]
     live = [leg.state for leg in record.legs if leg.state not in _GONE]
-    if record.demand and (not live or min(live) < _SHIPPED or record.demand[0].parked):
-        return "partially_allocated" if live else ("parked" if record.demand[0].parked else "unfilled")
+    if record.demand:
+        return "partially_allocated" if live else "parked"
     if not live:
         return "cancelled" if any(line.cancelled for line in record.lines) else "allocated"
     lowest = min(live)
@@ -84,17 +85,4 @@ def order_view(
 
 def _unfilled(record: OrderRecord) -> tuple[UnfilledView, ...]:
     """Demand by line; a kit is short by as many kits as its scarcest component is."""
-    views: list[UnfilledView] = []
-    kits: dict[str, int] = {}
-    for n, demand in enumerate(record.demand):
-        line = record.lines[demand.line]
-        quantity = -(-demand.quantity * line.kits // line.quantity) if line.kits else demand.quantity
-        at = kits.get(line.line_id) if line.kits else None
-        view = UnfilledView(line.line_id, quantity, demand.reason, n if demand.parked else None)
-        if at is None:
-            if line.kits:
-                kits[line.line_id] = len(views)
-            views.append(view)
-        elif views[at].quantity < quantity:
-            views[at] = view
-    return tuple(views)
+    return tuple([UnfilledView(w.line_id, w.quantity, w.reason, w.no) for w in by_line(record)])

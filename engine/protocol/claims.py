@@ -63,10 +63,13 @@ class Claims:
 
     def give_back(self, prepared: Prepared, plan: Plan) -> None:
         self._taken -= 1
+        demand = self._core.demand
         self._move(prepared, plan, -1)
         for leg in plan.legs:
             for i, _ in leg.lines:
                 self._ended[prepared.request.lines[i].item] = None
+                if demand.entries:
+                    demand.stirred(prepared.request.lines[i].item)
 
     def _move(self, prepared: Prepared, plan: Plan, sign: int) -> None:
         state = self._core.state

@@ -82,6 +82,8 @@ def place_group(core: ShardCore, group: list[Asked], *, now_ms: int) -> None:
         if not located and ship_to is not None and ship_to.lat is None and ship_to.lon is None:
             places[(ship_to.country, ship_to.postal_code)] = prepared.slot
         flights.append(Flight([(conn, corr)], command, prepared, id_hash))
+    if flights and state.kept:
+        flights = core.demand.place_before(flights, now_ms=now_ms)
     if flights:
         plan_flights(core, flights, now_ms=now_ms)
 
@@ -214,6 +216,8 @@ def finish_place(
             leg.driving = not leg.local
     core.put(batch, open_order(slot, order_no, record, command))
     index_order(state, slot, order_no, record)
+    if record.demand:
+        core.demand.index(slot, order_no, record)
     if held:
         state.open_holds += 1
         core.watch_expiry(record.expires_at_ms, slot, order_no)

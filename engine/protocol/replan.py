@@ -89,11 +89,15 @@ class Replans:
             self._deferred[order_no] = slot
             return
         record = core.state.order(slot, order_no)
-        if record is None or record.state != OrderState.COMMITTED or not any(d.parked for d in record.demand):
+        if record is None or record.state != OrderState.COMMITTED or not record.demand:
             return
-        replan = Replan(slot, order_no, _prepare(core, slot, record), attempts)
+        replan = Replan(slot, order_no, prepare_waiting(core, slot, record), attempts)
         self._under_way[order_no] = replan
         self.use(replan, plan_alone(core, replan.prepared.request, now_ms=now_ms), now_ms=now_ms)
+
+    def is_busy(self, order_no: int) -> bool:
+        """Whether an attempt is under way, or will be once another transaction of the order has ended."""
+        return order_no in self._under_way or order_no in self._deferred
 
     def resume(self, order_no: int, *, now_ms: int) -> None:
         """A transaction of an order has ended: start what waited for that."""
@@ -116,20 +120,21 @@ class Replans:
         del self._under_way[replan.order_no]
         if replan.wanted_again:
             self.start(replan.slot, replan.order_no, now_ms=now_ms, attempts=replan.attempts + 1)
+        else:
+            self._core.demand.ended(replan.order_no, now_ms)
 
 
 def _next_leg_no(record: OrderRecord) -> int:
     return max((leg.leg_no for leg in record.legs), default=0) + 1
 
 
-def _prepare(core: ShardCore, slot: str, record: OrderRecord) -> Prepared:
-    """The parked units of an order as a request to plan."""
+def prepare_waiting(core: ShardCore, slot: str, record: OrderRecord) -> Prepared:
+    """The units of an order that no leg covers as a request to plan."""
     catalog = core.catalog
     channel = catalog.channels[record.channel]
     parked: dict[int, int] = {}
     for demand in record.demand:
-        if demand.parked:
-            parked[demand.line] = parked.get(demand.line, 0) + demand.quantity
+        parked[demand.line] = parked.get(demand.line, 0) + demand.quantity
     lines = [
         LineRecord(
             line.line_id,
@@ -183,15 +188,13 @@ def _add_legs(core: ShardCore, replan: Replan, plan: Plan, *, first: int, txn: i
             wanted[line] = wanted.get(line, 0) + units
     parked: dict[int, int] = {}
     for demand in record.demand:
-        if demand.parked:
-            parked[demand.line] = parked.get(demand.line, 0) + demand.quantity
+        parked[demand.line] = parked.get(demand.line, 0) + demand.quantity
     if any(parked.get(line, 0) < units for line, units in wanted.items()):
         return None
     for demand in record.demand:
-        if demand.parked:
-            taken = min(demand.quantity, wanted.get(demand.line, 0))
-            demand.quantity -= taken
-            wanted[demand.line] = wanted.get(demand.line, 0) - taken
+        taken = min(demand.quantity, wanted.get(demand.line, 0))
+        demand.quantity -= taken
+        wanted[demand.line] = wanted.get(demand.line, 0) - taken
     record.demand = [demand for demand in record.demand if demand.quantity]
     batch = core.batch(now_ms)
     legs = legs_of(core.state, replan.prepared.planned, plan, leg_state=LegState.ALLOCATED, first=first, txn=txn)

@@ -31,6 +31,7 @@ from engine.domain.problems import CODES
 from engine.domain.replies import ConfigDoc, Problem, Reply
 from engine.domain.state import ShardState, apply, index_work, rebuild_indexes
 from engine.protocol.claims import Claims
+from engine.protocol.demand_queue import DemandQueue
 from engine.protocol.driver import Driver
 from engine.protocol.effects import Answer, Append, Effects, Fetch, Send
 from engine.protocol.expiry import ExpiryQueue
@@ -106,6 +107,7 @@ class ShardCore:
         self.participant = Participant(self)
         self.replans = Replans(self)
         self.views = ViewFeed(self)
+        self.demand = DemandQueue(self)
         self.shell_facts: dict[str, Any] = {}
         self.counts: defaultdict[str, int] = defaultdict(int)
         self._finishing: deque[tuple[int, int, Command]] = deque()
@@ -155,6 +157,7 @@ class ShardCore:
         self.views.recovered()
         self.driver.recovered(derived.driving)
         self.participant.recovered(now_ms)
+        self.demand.recovered(derived.waiting, now_ms)
         if state.open_holds:
             batch = self.batch(now_ms)
             self.put(batch, Recovered(batch.time_ms, batch.time_ms + GRACE_MS))
@@ -246,6 +249,8 @@ class ShardCore:
     def put(self, batch: Batch, event: Event) -> None:
         """Apply an event and make it part of the entry."""
         apply(self.state, event, seq=batch.seq, time_ms=batch.time_ms)
+        if self.demand.entries:
+            self.demand.moved(event)
         batch.events.append(event)
         batch.size += 96 + len(event.record) if type(event) is OrderPut else 96
 
@@ -310,6 +315,8 @@ class ShardCore:
             state.open_orders -= 1
         if record.state != OrderState.HELD:
             index_work(state, slot, order_no, record)
+        if record.demand or order_no in self.demand.entries:
+            self.demand.index(slot, order_no, record)
         self.driver.drive(batch.seq, slot, order_no, record)
 
     def watch_expiry(self, expires_at_ms: int, slot: str, order_no: int) -> None:
@@ -322,6 +329,8 @@ class ShardCore:
         self._expire(now_ms)
         self.two_phase.tick(now_ms)
         self.claims.tick(now_ms)
+        if self.demand.entries or self.demand.working:
+            self.demand.tick(now_ms, self._room)
         if self._waiting:
             self._recheck_waiting(now_ms)
         finishing, new, reads = self._finishing, self._new, self._reads
@@ -387,6 +396,7 @@ class ShardCore:
             self.driver.wake_at_ms(),
             self.participant.wake_at_ms(),
             self.views.wake_at_ms(),
+            self.demand.wake_at_ms(now_ms),
         ]
         due_ms = self._expiries.next_ms()
         if (

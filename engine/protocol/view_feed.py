@@ -90,6 +90,11 @@ class ViewFeed:
         state.touched.clear()
         state.touched_capacity.clear()
 
+    def show(self, key: int) -> None:
+        """A position (item << 32 | node) looks different to others although no entry touched it."""
+        if self._followers:
+            self._due[key] = None
+
     def follow(self, conn: int, corr: int, command: FollowView) -> None:
         """Send the whole picture, then keep the follower up to date."""
         core = self._core
@@ -182,14 +187,18 @@ class ViewFeed:
             for node in theirs:
                 for day, _ in capacity.rows(node):
                     capacity.put(node, day, 0)
+        waited_for = core.demand.by_item
         table = np.frombuffer(reply.positions, "<i4").reshape(-1, POSITION_FIELDS)
         for item, node, on_hand, taken, safety in table.tolist():
             if owns_node(node):
                 continue  # ours by a newer map than the sender's
             row = positions.ensure(item, node)
+            before = positions.free(row) if item in waited_for else 0
             positions.v_on_hand[row] = on_hand
             positions.v_held[row] = taken
             positions.v_safety[row] = safety
+            if item in waited_for and positions.free(row) > before:
+                core.demand.gained(item, node)
         for node, day, used in np.frombuffer(reply.capacity, "<i4").reshape(-1, CAPACITY_FIELDS).tolist():
             if not owns_node(node):
                 capacity.put(node, day, used)

@@ -14,7 +14,8 @@ from engine.verify.pages import JournalEntry, Key
 CAUSES_KEPT = 5
 _CAUSES = (
     "reserved", "allocated", "committed", "released", "expired", "extended", "cancelled", "leg released", "leg accepted",
-    "leg picked", "leg shipped", "leg delivered", "leg rejected", "planned again", "other shards acknowledged",
+    "leg picked", "leg shipped", "leg delivered", "leg rejected", "planned again", "demand cancelled", "demand expired",
+    "prioritised", "re-sourced",
 )  # fmt: skip
 _decode = msgspec.msgpack.Decoder().decode
 

@@ -13,6 +13,7 @@ import numpy as np
 from engine.domain.events import Event, LegDriven, LegHeld, OrderPut, StockCounted, StockMoved
 from engine.domain.orders import LegState, Method, OrderRecord, OrderState, decode_record
 from engine.domain.state import ShardState, leg_key
+from engine.domain.stock import trust_fence
 from engine.protocol.shard_core import ShardCore
 
 _LIVE = (LegState.ALLOCATED, LegState.RELEASED, LegState.ACCEPTED, LegState.PICKING)
@@ -29,7 +30,10 @@ def orders_of(state: ShardState) -> dict[int, tuple[str, OrderRecord]]:
 
 
 def own_positions(state: ShardState) -> dict[tuple[int, int], tuple[int, ...]]:
-    """(on hand, held, allocated, safety, fenced, counted) by (node, item) of this shard's own nodes, zeros left out."""
+    """(on hand, held, allocated, safety, fenced, counted) by (node, item) of this shard's own nodes, zeros left out.
+
+    Fenced without what is kept for waiting demand: that is memory, not a function of the journal.
+    """
     positions = state.positions
     items = positions.items().tolist()
     out = {}
@@ -41,7 +45,7 @@ def own_positions(state: ShardState) -> dict[tuple[int, int], tuple[int, ...]]:
                 positions.v_held[row],
                 positions.v_allocated[row],
                 positions.v_safety[row],
-                positions.v_fenced[row],
+                trust_fence(state, node, items[row], row),
                 positions.v_counted_s[row],
             )
             if any(values):
@@ -120,6 +124,10 @@ def check_core(core: ShardCore) -> None:
             f"S2: node {node} item {item}: held {is_held}, allocated {is_allocated}; "
             f"records say {held[(node, item)]}, {allocated[(node, item)]}"
         )
+        trusted = trust_fence(state, node, item, row)
+        kept = positions.v_fenced[row] - trusted
+        assert 0 <= kept <= state.kept.get(item << 32 | node, 0), f"Q4: {kept} units of {node}, {item} are kept"
+        assert kept == 0 or positions.free(row) >= 0, f"Q4: units of {node}, {item} are kept that are not free"
         short = positions.free(row) + positions.v_claimed[row] < 0
         assert ((node, item) in state.short_positions) == short, f"short_positions is wrong about {node}, {item}"
     for node in range(len(state.catalog.nodes)):

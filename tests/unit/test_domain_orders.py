@@ -87,7 +87,7 @@ def test_partial_keeps_what_there_is_and_parked_waits_for_more() -> None:
     assert (partial.state, partial.unfilled[0].quantity, partial.unfilled[0].demand_no) == (
         "partially_allocated",
         1,
-        None,
+        0,
     )
     parked = shop.ask(a_place(an_order("P-2", {"SKU-0": 3}, on_short=OnShort.PARK)))
     assert (parked.state, parked.legs, parked.unfilled[0].demand_no) == ("parked", (), 0)

@@ -1,0 +1,334 @@
+"""The queue of demand: orders with units that no leg covers, planned again when something comes back that may serve them.
+
+Q1  What waits is a function of the records of this home's orders; the queue itself is memory, rebuilt after a recovery.
+Q2  Units that come back wake the orders that wait for their item, and nobody else: foremost first (domain/demand.py, W2), each
+    once, until nothing of the item is free. The configuration, and time, wake all, slowly.
+Q3  A batch plans at most ATTEMPTS_PER_POLL waiting orders and looks at LOOKS_PER_POLL: live traffic goes on in between.
+Q4  Until those who wait have had their turn, units that came back are kept for them: in `ShardState.kept`, counted as fenced.
+    An order that lacks some units at a node that could serve it keeps collecting there, in its turn: smaller orders that come
+    later do not starve it. Only who ranks before them may take kept units, and nothing is kept that is not free.
+Q5  An order that units did not help waits longer and longer before it is planned again for them, at most RETRY_MAX_MS.
+Q6  Demand whose date has come is given up by an event, judged by entry time (P4).
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from engine.domain import demand
+from engine.domain.demand import RANK_LAST
+from engine.domain.events import Event, LegDriven, OrderPut, PositionSet, StockCounted, StockMoved
+from engine.domain.orders import OrderRecord
+from engine.protocol.demand_keeping import Keeping
+from engine.protocol.flights import Flight
+from engine.protocol.placing import plan_flights
+
+if TYPE_CHECKING:
+    from engine.protocol.shard_core import ShardCore
+
+ATTEMPTS_PER_POLL = 8
+LOOKS_PER_POLL = 64
+PATIENT_MISSES = 2
+RETRY_MS = 1_000
+RETRY_MAX_MS = 15 * 60_000
+NO_ROOM_RETRY_MS = 60_000
+"""Orders that wait for capacity: a new ship day begins without a word."""
+SWEEP_MS = 5 * 60_000
+SWEEP_GAP_MS = 1_000
+Place = tuple[int, int]
+"""(rank, order number): a place in the queue."""
+FIRST: Place = (-RANK_LAST, -1)
+LAST: Place = (RANK_LAST, 0)
+
+
+class Entry:
+    """One order that waits."""
+
+    __slots__ = ("cancel_at_ms", "due_ms", "items", "misses", "no_room", "order_no", "place", "slot")
+
+    def __init__(self, slot: str, order_no: int) -> None:
+        self.slot = slot
+        self.order_no = order_no
+        self.place: Place = (RANK_LAST, order_no)
+        self.items: dict[int, int] = {}
+        """Units it waits for."""
+        self.cancel_at_ms = 0
+        self.no_room = False
+        """It lacks capacity rather than units."""
+        self.misses = 0
+        """Times in a row that free units did not help it."""
+        self.due_ms = 0
+        """When it is tried whatever comes back; 0 = it is not set."""
+
+
+class DemandQueue:
+    """Waiting orders of this home. `entries` is empty where nobody waits: then everybody else pays one look at it."""
+
+    def __init__(self, core: ShardCore) -> None:
+        self._core = core
+        self.entries: dict[int, Entry] = {}
+        self.by_item: dict[int, list[Place]] = {}
+        """Places of the orders that wait for an item, foremost first."""
+        self.order: list[Place] = []
+        """All places, foremost first."""
+        self.keeping = Keeping(core, self)
+        self._passes: dict[int, Place] = {}
+        """Items of which units came back, and the place that was last looked at."""
+        self._due: list[tuple[int, int]] = []
+        """(due_ms, order number), a heap; entries that do not confirm it are out of date."""
+        self._cancels: list[tuple[int, int]] = []
+        """(cancel_at_ms, order number), a heap, likewise."""
+        self._sweep: Place | None = None
+        """Where the walk over all that wait is."""
+        self._sweep_at_ms = 0
+        self._network = (-1, -1)
+        self._no_room: dict[int, None] = {}
+        self._room_back = False
+        self._room_at_ms = 0
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def working(self) -> bool:
+        """Whether there is something to look at right now."""
+        return bool(self._passes) or self._sweep is not None
+
+    # -- what waits -----------------------------------------------------------------------------------------------
+
+    def recovered(self, waiting: list[tuple[str, int]], now_ms: int) -> None:
+        """Q1: take up what waits; much may have come back meanwhile."""
+        for slot, order_no in waiting:
+            record = self._core.state.order(slot, order_no)
+            assert record is not None
+            self.index(slot, order_no, record)
+        if self.entries:
+            self._sweep_at_ms = now_ms + SWEEP_GAP_MS  # by then the views are there
+
+    def index(self, slot: str, order_no: int, record: OrderRecord) -> None:
+        """An order's record changed: take it in, where it stands now, or out."""
+        entry = self.entries.get(order_no)
+        if entry is not None:
+            self._take_out(entry)
+        if not demand.waits(record):
+            if entry is not None:
+                del self.entries[order_no]
+                self.keeping.forget(order_no)
+            return
+        if entry is None:
+            entry = self.entries[order_no] = Entry(slot, order_no)
+            self._wait_until(
+                entry, self._core.state.time_ms + RETRY_MS
+            )  # a hold that was just committed was not tried yet
+        before = entry.items
+        entry.items = demand.units_by_item(record)
+        if before and entry.items != before:
+            entry.misses = 0
+            self.keeping.forget(order_no)
+        entry.place = (demand.order_rank(record), order_no)
+        entry.no_room = any(d.reason == "capacity" for d in record.demand)
+        entry.cancel_at_ms = demand.next_cancel_ms(record)
+        insort(self.order, entry.place)
+        for item in entry.items:
+            insort(self.by_item.setdefault(item, []), entry.place)
+        if entry.no_room:
+            self._no_room[order_no] = None
+        if entry.cancel_at_ms:
+            heapq.heappush(self._cancels, (entry.cancel_at_ms, order_no))
+
+    def _take_out(self, entry: Entry) -> None:
+        self._no_room.pop(entry.order_no, None)
+        _remove(self.order, entry.place)
+        for item in entry.items:
+            places = self.by_item[item]
+            _remove(places, entry.place)
+            if not places:
+                del self.by_item[item]
+
+    def turn_of(self, item: int) -> Place:
+        """How far an item's waiting orders have had their turn: all of them, where nothing came back."""
+        return self._passes.get(item, LAST)
+
+    def walk(self, after: Place, item: int | None = None) -> Iterator[Entry]:
+        """Entries behind a place, foremost first; of those that wait for an item, where one is given."""
+        places = self.order if item is None else self.by_item.get(item, [])
+        for n in range(bisect_right(places, after), len(places)):
+            yield self.entries[places[n][1]]
+
+    # -- what comes back ------------------------------------------------------------------------------------------
+
+    def moved(self, event: Event) -> None:
+        """An event was applied: do units, or capacity, come back that somebody waits for?"""
+        kind = type(event)
+        by_item = self.by_item
+        if kind is OrderPut or kind is LegDriven:
+            stock = event.stock  # type: ignore[union-attr]
+            for at in range(0, len(stock), 5):
+                if stock[at + 1] in by_item and stock[at + 2] - stock[at + 3] - stock[at + 4] > 0:
+                    self.gained(stock[at + 1], stock[at])
+            capacity = event.capacity  # type: ignore[union-attr]
+            if any(units < 0 for units in capacity[2::3]):
+                self._room_back = True
+        elif kind is StockMoved:
+            for item, _, change in event.moves:  # type: ignore[union-attr]
+                if change > 0 and item in by_item:
+                    self.gained(item, event.node)  # type: ignore[union-attr]
+        elif kind is StockCounted or kind is PositionSet:
+            for item, *_ in event.rows:  # type: ignore[union-attr]
+                if item in by_item:
+                    self.gained(item, event.node)  # type: ignore[union-attr]
+
+    def gained(self, item: int, node: int) -> None:
+        """Units of an item that somebody waits for may be free at a node: begin with the foremost, keep them meanwhile."""
+        positions = self._core.state.positions
+        row = positions.find(item, node)
+        if row < 0 or (positions.free(row) <= 0 and (item << 32 | node) not in self._core.state.kept):
+            return
+        self._passes[item] = FIRST
+        if self._core.catalog.owns_node(node):
+            self.keeping.open(item, node)
+
+    def stirred(self, item: int) -> None:
+        """A claim ended: its units may be free now."""
+        if item in self.by_item:
+            self._passes.setdefault(item, FIRST)
+
+    def _wake_no_room(self, now_ms: int) -> None:
+        """Capacity came back: all who lack it are due, at most once a second."""
+        self._room_back, self._room_at_ms = False, now_ms + RETRY_MS
+        for order_no in self._no_room:
+            self._wait_until(self.entries[order_no], now_ms)
+
+    def place_before(self, flights: list[Flight], *, now_ms: int) -> list[Flight]:
+        """Place new orders that rank before some who wait: what is kept for those is not kept against them. Returns the others."""
+        core = self._core
+        rest = []
+        for flight in flights:
+            order = flight.command.order
+            items = dict.fromkeys(line.item for line in flight.prepared.request.lines)
+            if not order.priority or not any(self.keeping.keeps(item) for item in items):
+                rest.append(flight)
+                continue
+            value = sum(line.quantity * line.unit_price_minor for line in order.lines)
+            rank = demand.rank_of(core.time_ms(now_ms), order.priority, value)
+            with self.keeping.lifted((rank, 0), items):
+                plan_flights(core, [flight], now_ms=now_ms)
+        return rest
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def tick(self, now_ms: int, room: Callable[[], int]) -> None:
+        """Give up what is due, then plan a few again (Q3). `room` = what the entry being built still takes."""
+        self._give_up_due(now_ms, room)
+        if not self.entries:
+            for item in self._passes:
+                self.keeping.close(item)
+            self._passes.clear()
+            self._sweep = None
+            return
+        if self._room_back and now_ms >= self._room_at_ms:
+            self._wake_no_room(now_ms)
+        attempts, looks = ATTEMPTS_PER_POLL, LOOKS_PER_POLL
+        while self._due and self._due[0][0] <= now_ms and attempts and room():
+            due_ms, order_no = heapq.heappop(self._due)
+            entry = self.entries.get(order_no)
+            if entry is not None and entry.due_ms == due_ms:
+                entry.due_ms = 0
+                attempts -= self._try(entry, now_ms)
+        while self._passes and attempts > 0 and looks > 0 and room():
+            item = next(iter(self._passes))
+            looks -= 1
+            entry = next(self.walk(self._passes[item], item), None)
+            if entry is None or not self.keeping.has_free(item):
+                del self._passes[item]
+                self.keeping.close(item)
+                continue
+            self._passes[item] = entry.place
+            if entry.misses <= PATIENT_MISSES or entry.due_ms == 0 or entry.due_ms <= now_ms:
+                attempts -= self._try(entry, now_ms)
+        self._sweep_on(now_ms, attempts, looks, room)
+
+    def _sweep_on(self, now_ms: int, attempts: int, looks: int, room: Callable[[], int]) -> None:
+        """Go on with the walk over all that wait; begin one where the configuration, or enough time, says so."""
+        catalog = self._core.catalog
+        network = (catalog.network_version, catalog.items_version)
+        if network != self._network:
+            if self._network != (-1, -1):
+                self._sweep_at_ms = min(self._sweep_at_ms or now_ms + SWEEP_GAP_MS, now_ms + SWEEP_GAP_MS)
+            self._network = network
+        if not self._sweep_at_ms:
+            self._sweep_at_ms = now_ms + SWEEP_MS
+        if self._sweep is None and now_ms >= self._sweep_at_ms:
+            self._sweep = FIRST
+            self._sweep_at_ms = now_ms + SWEEP_MS
+        while self._sweep is not None and attempts > 0 and looks > 0 and room():
+            looks -= 1
+            entry = next(self.walk(self._sweep), None)
+            if entry is None:
+                self._sweep = None
+                break
+            self._sweep = entry.place
+            attempts -= self._try(entry, now_ms)
+
+    def _try(self, entry: Entry, now_ms: int) -> int:
+        """Plan one order again; 0 = there was nothing to try."""
+        core = self._core
+        if core.replans.is_busy(entry.order_no):
+            return 0
+        with self.keeping.lifted(entry.place, entry.items):
+            if not entry.no_room and not any(core.state.free_total(item) for item in entry.items):
+                return 0
+            core.count("demand_tried")
+            core.replans.start(entry.slot, entry.order_no, now_ms=now_ms)
+        return 1
+
+    def ended(self, order_no: int, now_ms: int) -> None:
+        """An attempt is over. What still waits did not get enough."""
+        entry = self.entries.get(order_no)
+        if entry is None:
+            return
+        entry.misses += 1
+        wait_ms = min(RETRY_MAX_MS, RETRY_MS << min(20, entry.misses))
+        self._wait_until(entry, now_ms + (min(wait_ms, NO_ROOM_RETRY_MS) if entry.no_room else wait_ms))
+        self.keeping.collect(entry, now_ms=now_ms)
+
+    def _wait_until(self, entry: Entry, due_ms: int) -> None:
+        entry.due_ms = due_ms
+        heapq.heappush(self._due, (due_ms, entry.order_no))
+
+    def _give_up_due(self, now_ms: int, room: Callable[[], int]) -> None:
+        """Q6."""
+        core = self._core
+        time_ms = core.time_ms(now_ms)
+        while self._cancels and self._cancels[0][0] <= time_ms and room():
+            at_ms, order_no = heapq.heappop(self._cancels)
+            entry = self.entries.get(order_no)
+            if entry is None or entry.cancel_at_ms != at_ms:
+                continue
+            record = core.state.order(entry.slot, order_no)
+            change = demand.expire(record, now_ms=time_ms) if record is not None else None
+            if record is not None and change is not None:
+                core.put_order(core.batch(now_ms), change.cause, entry.slot, order_no, record, [], [])
+                core.count("demand_expired")
+
+    def wake_at_ms(self, now_ms: int) -> int | None:
+        """When to poll again for the queue's sake."""
+        if self.working:
+            return now_ms + 1
+        if not self.entries:
+            return None
+        times = [heap[0][0] for heap in (self._due, self._cancels) if heap]
+        if self._room_back:
+            times.append(self._room_at_ms)
+        if self._sweep_at_ms:
+            times.append(self._sweep_at_ms)
+        return max(now_ms + 1, min(times)) if times else None
+
+
+def _remove(places: list[Place], place: Place) -> None:
+    at = bisect_left(places, place)
+    assert places[at] == place, "a place in the queue is lost"
+    del places[at]

@@ -1,0 +1,361 @@
+"""Waiting demand: planned again when something comes back, foremost first, and not overtaken by those who come later."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from engine.domain import demand
+from engine.domain.commands import (
+    ActOnLeg,
+    AdjustStock,
+    CancelOrder,
+    CommitHold,
+    CountStock,
+    GetOrder,
+    ReleaseHold,
+    SetPosition,
+    StockMove,
+)
+from engine.domain.config import NodeCapacity
+from engine.domain.orders import DemandRecord, LineRecord, OnShort, OrderRecord, OrderState
+from engine.domain.replies import OrderView, Problem
+from engine.protocol.demand_queue import ATTEMPTS_PER_POLL
+from tests.builders import NOW_MS, a_channel, a_line, a_network, a_node, a_place, an_item, an_order, as_docs
+from tests.sim.lone_core import LoneCore
+
+DAY_MS = 86_400_000
+
+
+def a_shop(stock: dict[str, dict[str, int]] | None = None, **network: Any) -> LoneCore:
+    network.setdefault("nodes", 2)
+    network.setdefault("items", 3)
+    shop = LoneCore(a_network(**network))
+    for node, units in (stock or {}).items():
+        receive(shop, node, units)
+    return shop
+
+
+def receive(shop: LoneCore, node: str, units: dict[str, int]) -> None:
+    moves = tuple(StockMove(sku, "received", quantity) for sku, quantity in units.items())
+    assert not isinstance(shop.ask(AdjustStock(node, moves)), Problem)
+    shop.pass_time(1)
+
+
+def park(shop: LoneCore, order_id: str, lines: Any, **fields: Any) -> OrderView:
+    fields.setdefault("on_short", OnShort.PARK)
+    view = shop.ask(a_place(an_order(order_id, lines, **fields)))
+    assert isinstance(view, OrderView), view
+    return view
+
+
+def state_of(shop: LoneCore, view: OrderView) -> str:
+    return str(now(shop, view).state)
+
+
+def now(shop: LoneCore, view: OrderView) -> OrderView:
+    found = shop.ask(GetOrder(view.slot, view.order_no))
+    assert isinstance(found, OrderView)
+    return found
+
+
+def tried(shop: LoneCore) -> int:
+    return shop.core.counts["demand_tried"]
+
+
+# -- what wakes it ------------------------------------------------------------------------------------------------
+
+
+def test_a_parked_order_is_served_when_its_item_is_received() -> None:
+    shop = a_shop()
+    order = park(shop, "P-1", {"SKU-0": 2})
+    assert order.state == "parked"
+    receive(shop, "N-1", {"SKU-0": 1})
+    half = now(shop, order)
+    assert (half.state, half.unfilled[0].quantity, half.unfilled[0].demand_no) == ("partially_allocated", 1, 0)
+    receive(shop, "N-0", {"SKU-0": 5})
+    whole = now(shop, order)
+    assert (whole.state, whole.unfilled, [leg.node_id for leg in whole.legs]) == ("allocated", (), ["N-1", "N-0"])
+    assert not shop.core.demand.entries and not shop.core.demand.by_item and not shop.state.kept
+
+
+def test_the_rest_of_a_partial_order_waits_as_a_parked_one_does() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 1}})
+    order = park(shop, "P-1", {"SKU-0": 3}, on_short=OnShort.PARTIAL)
+    assert order.state == "partially_allocated"
+    receive(shop, "N-0", {"SKU-0": 2})
+    assert state_of(shop, order) == "allocated"
+
+
+def test_a_count_a_release_an_expiry_a_cancellation_and_a_rejection_wake_it() -> None:
+    def count(shop: LoneCore) -> None:
+        shop.ask(CountStock("N-0", "wms", shop.now_ms, 1, "delta", (("SKU-0", 4),)))
+
+    def release(shop: LoneCore) -> None:
+        shop.ask(ReleaseHold(held.slot, held.order_no))
+
+    def expire(shop: LoneCore) -> None:
+        shop.pass_time(61_000)
+
+    def cancel(shop: LoneCore) -> None:
+        shop.ask(CancelOrder(sold.slot, sold.order_no))
+
+    def reject(shop: LoneCore) -> None:
+        shop.ask(ActOnLeg(sold.slot, sold.order_no, 1, "reject"))
+
+    def safety(shop: LoneCore) -> None:
+        shop.ask(SetPosition("N-1", (("SKU-0", 0, "counted", 0, 0),)))
+
+    for wake in (count, release, expire, cancel, reject, safety):
+        shop = a_shop({"N-0": {"SKU-0": 2}, "N-1": {"SKU-0": 1}})
+        shop.ask(SetPosition("N-1", (("SKU-0", 1, "counted", 0, 0),)))
+        held = shop.ask(a_place(an_order("H-1", {"SKU-0": 1}), ttl_s=60))
+        sold = shop.ask(a_place(an_order("S-1", {"SKU-0": 1})))
+        order = park(shop, "P-1", {"SKU-0": 1})
+        assert order.state == "parked", wake.__name__
+        wake(shop)
+        shop.pass_time(1)
+        assert state_of(shop, order) == "allocated", wake.__name__
+
+
+def test_units_of_other_items_wake_nobody() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 2}})
+    park(shop, "P-1", {"SKU-1": 1})
+    shop.pass_time(600_000)
+    before = tried(shop)
+    for n in range(5):
+        receive(shop, "N-0", {"SKU-0": 1, "SKU-2": 1})
+        shop.ask(a_place(an_order(f"S-{n}", {"SKU-0": 1})))
+    assert tried(shop) == before
+
+
+def test_a_node_that_is_switched_on_wakes_everybody() -> None:
+    shop = a_shop({"N-1": {"SKU-0": 3}}, nodes=[a_node("N-0"), a_node("N-1", state="off")])
+    order = park(shop, "P-1", {"SKU-0": 2})
+    assert order.state == "parked"
+    shop.documents = [d if getattr(d, "node_id", "") != "N-1" else a_node("N-1") for d in shop.documents]
+    docs_version = shop.catalog.network_version
+
+    shop.core.configure(as_docs(shop.documents, first_version=docs_version + 1), docs_version + len(shop.documents))
+    shop.pass_time(1)
+    shop.pass_time(2_000)
+    assert state_of(shop, order) == "allocated"
+
+
+def test_a_new_ship_day_brings_capacity_back() -> None:
+    node = a_node("N-0", capacity=NodeCapacity(unit="orders", per_day=1))
+    shop = a_shop({"N-0": {"SKU-0": 9}}, nodes=[node])
+    for n in range(3):
+        shop.ask(a_place(an_order(f"S-{n}", {"SKU-0": 1})))
+    order = park(shop, "P-1", {"SKU-0": 1})
+    assert (order.state, order.unfilled[0].reason) == ("parked", "capacity")
+    shop.pass_time(DAY_MS)
+    shop.pass_time(120_000)
+    assert state_of(shop, order) == "allocated"
+
+
+def test_capacity_given_back_is_used_at_once() -> None:
+    node = a_node("N-0", capacity=NodeCapacity(unit="orders", per_day=1))
+    shop = a_shop({"N-0": {"SKU-0": 9}}, nodes=[node])
+    sold = [shop.ask(a_place(an_order(f"S-{n}", {"SKU-0": 1}))) for n in range(3)]
+    order = park(shop, "P-1", {"SKU-0": 1})
+    shop.pass_time(2_000)
+    shop.ask(CancelOrder(sold[1].slot, sold[1].order_no))
+    shop.pass_time(1)
+    assert state_of(shop, order) == "allocated"
+
+
+def test_a_hold_waits_only_once_it_is_committed() -> None:
+    shop = a_shop()
+    held = shop.ask(a_place(an_order("H-1", {"SKU-0": 1}, on_short=OnShort.PARK), ttl_s=600))
+    receive(shop, "N-0", {"SKU-0": 1})
+    assert state_of(shop, held) == "held"
+    assert shop.ask(CommitHold(held.slot, held.order_no)).state == "parked"
+    shop.pass_time(1_500)
+    assert state_of(shop, held) == "allocated"
+
+
+def test_a_restart_takes_up_what_waits() -> None:
+    shop = a_shop()
+    order = park(shop, "P-1", {"SKU-0": 1})
+    core = shop.recovered_from({})
+    assert list(core.demand.entries) == [order.order_no]
+    assert core.demand.by_item == shop.core.demand.by_item
+    assert core.demand.wake_at_ms(shop.now_ms) is not None
+
+
+# -- bounded ------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_plans_a_few_of_many_and_the_rest_in_the_next_ones() -> None:
+    shop = a_shop()
+    orders = [park(shop, f"P-{n}", {"SKU-0": 1}) for n in range(3 * ATTEMPTS_PER_POLL)]
+    corr = shop.send(AdjustStock("N-0", (StockMove("SKU-0", "received", len(orders)),)))
+    for turn in range(4):
+        shop.poll()
+        assert shop.core.counts["replanned"] == turn * ATTEMPTS_PER_POLL
+        if turn == 1:
+            assert corr in shop.replies
+    shop.settle()
+    assert {state_of(shop, order) for order in orders} == {"allocated"}
+
+
+def test_who_cannot_be_served_is_tried_less_and_less_often() -> None:
+    shop = a_shop({"N-1": {"SKU-0": 1}})
+    line = a_line("SKU-0", 1, method=1, pickup_node_id="N-0")
+    order = park(shop, "P-1", [line])
+    for _ in range(200):
+        receive(shop, "N-1", {"SKU-0": 1})
+    assert state_of(shop, order) == "parked"
+    assert tried(shop) < 12
+
+
+# -- who is first -------------------------------------------------------------------------------------------------
+
+
+def test_the_foremost_is_served_first_and_the_rest_in_their_order() -> None:
+    shop = a_shop()
+    plain = park(shop, "plain", {"SKU-0": 1})
+    shop.pass_time(1_000)
+    dear = park(shop, "dear", [a_line("SKU-0", 1, unit_price_minor=1_000_000)])
+    urgent = park(shop, "urgent", {"SKU-0": 1}, priority=3)
+    for expected in (urgent, dear, plain):
+        receive(shop, "N-0", {"SKU-0": 1})
+        waiting = [o for o in (plain, dear, urgent) if state_of(shop, o) == "parked"]
+        assert expected not in waiting
+        assert len(waiting) == [urgent, dear, plain][::-1].index(expected)
+
+
+def test_a_priority_level_is_worth_a_day_so_age_wins_in_the_end() -> None:
+    day = demand.PRIORITY_STEP_MS
+    assert demand.rank_of(NOW_MS, 0, 0) < demand.rank_of(NOW_MS + 2 * day, 1, 0)
+    assert demand.rank_of(NOW_MS, 0, 0) > demand.rank_of(NOW_MS + day // 2, 1, 0)
+    assert demand.rank_of(NOW_MS, 0, 1 << 60) == NOW_MS - demand.VALUE_MS_MAX
+
+
+def test_received_units_are_kept_for_those_who_wait() -> None:
+    shop = a_shop()
+    order = park(shop, "P-1", {"SKU-0": 2})
+    move = shop.send(AdjustStock("N-0", (StockMove("SKU-0", "received", 2),)))
+    snatcher = shop.send(a_place(an_order("S-1", {"SKU-0": 1})))
+    shop.settle()
+    assert shop.replies[move][0].positions[0].available_to_promise == 0
+    assert shop.replies[snatcher][0].code == "out_of_stock"
+    shop.pass_time(1)
+    assert state_of(shop, order) == "allocated"
+
+
+def test_what_is_left_over_is_for_sale() -> None:
+    shop = a_shop()
+    park(shop, "P-1", {"SKU-0": 2})
+    shop.send(AdjustStock("N-0", (StockMove("SKU-0", "received", 5),)))
+    taken = shop.send(a_place(an_order("S-1", {"SKU-0": 3})))
+    shop.settle()
+    assert isinstance(shop.replies[taken][0], OrderView)
+
+
+def test_a_higher_order_takes_what_a_lower_one_waits_for() -> None:
+    shop = a_shop()
+    order = park(shop, "P-1", {"SKU-0": 2})
+    shop.send(AdjustStock("N-0", (StockMove("SKU-0", "received", 2),)))
+    higher = shop.send(a_place(an_order("S-1", {"SKU-0": 2}, priority=5)))
+    shop.settle()
+    assert isinstance(shop.replies[higher][0], OrderView)
+    assert state_of(shop, order) == "parked"
+
+
+def test_a_line_that_may_not_be_split_collects_until_it_is_whole() -> None:
+    shop = a_shop()
+    big = park(shop, "big", [a_line("SKU-0", 4, group="g")])
+    for n in range(4):
+        receive(shop, "N-0", {"SKU-0": 1})
+        shop.pass_time(700)
+        if n < 3:
+            reply = shop.ask(a_place(an_order(f"S-{n}", {"SKU-0": 1})))
+            assert isinstance(reply, Problem), f"round {n}: a later order took what the first collects"
+    shop.pass_time(20_000)
+    assert state_of(shop, big) == "allocated"
+    assert not shop.state.kept
+
+
+def test_a_node_that_cannot_serve_it_keeps_nothing_for_it() -> None:
+    shop = a_shop({"N-1": {"SKU-0": 2}})
+    park(shop, "P-1", [a_line("SKU-0", 1, method=1, pickup_node_id="N-0")])
+    receive(shop, "N-1", {"SKU-0": 1})
+    shop.pass_time(20_000)
+    assert isinstance(shop.ask(a_place(an_order("S-1", {"SKU-0": 3}))), OrderView)
+
+
+def test_kept_units_never_make_a_position_short() -> None:
+    shop = a_shop()
+    park(shop, "big", [a_line("SKU-0", 5, group="g")])
+    receive(shop, "N-0", {"SKU-0": 3})
+    shop.pass_time(5_000)
+    assert shop.state.kept
+    reply = shop.ask(AdjustStock("N-0", (StockMove("SKU-0", "damaged", 2),)))
+    assert (reply.positions[0].short_by, reply.positions[0].available_to_promise) == (0, 0)
+
+
+def test_a_kit_waits_for_all_of_its_parts() -> None:
+    shop = a_shop(items=[an_item("A"), an_item("B"), an_item("KIT", components={"A": 1, "B": 2})])
+    order = park(shop, "K-1", {"KIT": 1})
+    receive(shop, "N-0", {"A": 1})
+    assert state_of(shop, order) == "parked"
+    receive(shop, "N-1", {"A": 1, "B": 2})
+    shop.pass_time(5_000)
+    assert state_of(shop, order) == "allocated"
+
+
+# -- rules on records ---------------------------------------------------------------------------------------------
+
+
+def a_record(*demands: DemandRecord, **fields: Any) -> OrderRecord:
+    lines = [LineRecord("1", 0, 5, 100), LineRecord("2", 1, 5, 100)]
+    return OrderRecord(
+        "A-1", 0, "standard", OrderState.COMMITTED, 0, 1, None, lines, [], demand=list(demands), **fields
+    )
+
+
+def test_demand_is_cancelled_by_line_and_an_empty_order_with_it() -> None:
+    record = a_record(DemandRecord(0, 5, "out_of_stock", 1, True), DemandRecord(1, 5, "out_of_stock", 1, True))
+    assert isinstance(demand.cancel(record, 3), Problem)
+    assert not isinstance(demand.cancel(record, 1), Problem)
+    assert (record.lines[1].cancelled, record.state) == (5, OrderState.COMMITTED)
+    assert not isinstance(demand.cancel(record, 0), Problem)
+    assert record.state == OrderState.CANCELLED
+
+
+def test_demand_expires_at_its_own_date() -> None:
+    record = a_record(DemandRecord(0, 5, "x", 1, True, 50), DemandRecord(1, 5, "x", 1, True, 60))
+    assert demand.expire(record, now_ms=49) is None
+    assert demand.expire(record, now_ms=50) is not None
+    assert [d.line for d in record.demand] == [1]
+
+
+@pytest.mark.parametrize("priority", [-1, 1_001])
+def test_priorities_have_limits(priority: int) -> None:
+    assert isinstance(demand.prioritise(a_record(DemandRecord(0, 5, "x", 1, True)), 0, priority), Problem)
+
+
+# -- dates --------------------------------------------------------------------------------------------------------
+
+
+def test_an_order_is_cancelled_at_its_date() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 1}})
+    order = park(shop, "P-1", {"SKU-0": 2}, cancel_after_ms=NOW_MS + 5_000)
+    shop.pass_time(4_000)
+    assert state_of(shop, order) == "partially_allocated"
+    shop.pass_time(2_000)
+    assert (state_of(shop, order), shop.core.counts["demand_expired"]) == ("allocated", 1)
+    receive(shop, "N-0", {"SKU-0": 1})
+    assert len(now(shop, order).legs) == 1
+
+
+def test_the_channel_gives_unpaid_orders_a_date() -> None:
+    shop = a_shop(channel=a_channel(on_short="park", auto_cancel_s=60))
+    unpaid = park(shop, "P-1", {"SKU-0": 1})
+    paid = park(shop, "P-2", {"SKU-0": 1}, paid=True)
+    shop.pass_time(61_000)
+    assert (state_of(shop, unpaid), state_of(shop, paid)) == ("cancelled", "parked")
+    shop.check_recovery({})
