@@ -217,7 +217,7 @@ def _add_tail(record: list[object], opening: Opening, expires_at_ms: int, promis
     record += tail[:kept]
 
 
-_TAIL_DEFAULTS: tuple[object, ...] = (None, 0, 0, (0, 0), (), _REFUSE, 3, 0, "USD", (), (), (), None, None)
+_TAIL_DEFAULTS: tuple[object, ...] = (None, 0, 0, (0, 0), (), _REFUSE, 3, 0, "USD", (), (), (), None, None, None)
 
 
 def apply_opened(state: ShardState, opening: Opening, event: OrderPut, id_hash: int, *, time_ms: int) -> None:
