@@ -225,6 +225,8 @@ class TryLegs(Struct, array_like=True, tag=30, frozen=True, gc=False):
     legs: tuple[tuple[int, int, int, int, tuple[tuple[int, int], ...]], ...]
     spare: tuple[tuple[int, int, int], ...] = ()
     """(node, item, units) that must stay free beyond what is held: safety by method."""
+    replaces: tuple[int, ...] = ()
+    """Held legs of the order that end in the step that decides these: their units count as free."""
 
 
 class DriveLeg(Struct, array_like=True, tag=31, frozen=True, gc=False):

@@ -100,7 +100,11 @@ class LegHeld(Struct, array_like=True, tag=5, frozen=True, gc=False):
     ship_day: int
     capacity_units: int
     lines: tuple[tuple[int, int], ...]
-    """(item, units)"""
+    """(item, units), without those that it takes over."""
+    takes: tuple[tuple[int, int, int], ...] = ()
+    """(leg number, item, units) that older legs of the order hold here, and that become this leg's when home has decided."""
+    takes_capacity: tuple[tuple[int, int], ...] = ()
+    """(leg number, units) of their capacity, likewise."""
 
 
 class LegDriven(Struct, array_like=True, tag=6, frozen=True, gc=False):
@@ -140,6 +144,24 @@ class DriveAcked(Struct, array_like=True, tag=8, frozen=True, gc=False):
     leg_nos: tuple[int, ...]
 
 
+class LegShifted(Struct, array_like=True, tag=10, frozen=True, gc=False):
+    """Units, and capacity, that one leg of an order held at a node are now held by another leg of it: nothing else changes."""
+
+    order_no: int
+    node: int
+    from_leg: int
+    to_leg: int
+    lines: tuple[tuple[int, int], ...]
+    capacity_units: int = 0
+
+
+class OrdersClosed(Struct, array_like=True, tag=9, frozen=True, gc=False):
+    """Orders of a slot that have long been at their end leave the shard's state; the archive and its index keep them."""
+
+    slot: str
+    order_nos: tuple[int, ...]
+
+
 class ConfigPut(Struct, array_like=True, tag=20, frozen=True, gc=False):
     """Changed documents of one kind (control shard): (index, name, version, JSON text), versions ascending by one."""
 
@@ -149,4 +171,4 @@ class ConfigPut(Struct, array_like=True, tag=20, frozen=True, gc=False):
     fingerprint: int = 0
 
 
-Event = OrderPut | StockMoved | StockCounted | PositionSet | LegHeld | LegDriven | Recovered | DriveAcked
+Event = OrderPut | StockMoved | StockCounted | PositionSet | LegHeld | LegDriven | Recovered | DriveAcked | LegShifted

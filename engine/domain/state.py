@@ -32,6 +32,7 @@ from engine.domain.events import (
     Event,
     LegDriven,
     LegHeld,
+    LegShifted,
     OrderPut,
     PositionSet,
     Recovered,
@@ -78,6 +79,9 @@ class ForeignLeg(msgspec.Struct, array_like=True, gc=False):
     """Version of the home record that it was last driven to."""
     written_off: tuple[tuple[int, int], ...] = ()
     emptied: tuple[int, ...] = ()
+    takes: tuple[tuple[int, int, int], ...] = ()
+    takes_capacity: tuple[tuple[int, int], ...] = ()
+    """What it will take over of older legs of its order, see events.LegHeld."""
 
 
 class NodePart:
@@ -279,6 +283,8 @@ def _apply_leg_held(state: ShardState, event: LegHeld, seq: int, time_ms: int, r
         event.capacity_units,
         event.lines,
         time_ms,
+        takes=event.takes,
+        takes_capacity=event.takes_capacity,
     )
     state.foreign_node[key] = node
     state.dirty[node] = None
@@ -309,6 +315,26 @@ def _apply_leg_driven(state: ShardState, event: LegDriven, seq: int, time_ms: in
         if state.foreign_node.get(key) == node:  # replaying: a newer part may hold the leg at another node by now
             del state.foreign_node[key]
     state.dirty[node] = None
+
+
+def _apply_leg_shifted(state: ShardState, event: LegShifted, seq: int, time_ms: int, replay: bool) -> None:
+    if not _newer(state, event.node, seq, replay):
+        return
+    foreign = state.node(event.node).foreign
+    old, new = foreign[leg_key(event.order_no, event.from_leg)], foreign[leg_key(event.order_no, event.to_leg)]
+    left, more = dict(old.lines), dict(new.lines)
+    for item, units in event.lines:
+        left[item] -= units
+        more[item] = more.get(item, 0) + units
+    old.lines = tuple([(item, units) for item, units in sorted(left.items()) if units])
+    new.lines = tuple(sorted(more.items()))
+    old.capacity_units -= event.capacity_units
+    new.capacity_units += event.capacity_units
+    new.takes = tuple([entry for entry in new.takes if entry[0] != event.from_leg])
+    new.takes_capacity = tuple([entry for entry in new.takes_capacity if entry[0] != event.from_leg])
+    if min(left.values(), default=0) < 0 or old.capacity_units < 0:
+        raise InvariantBreach(f"S3: leg {event.from_leg} of order {event.order_no} gives more than it has, entry {seq}")
+    state.dirty[event.node] = None
 
 
 def _apply_moved(state: ShardState, event: StockMoved, seq: int, time_ms: int, replay: bool) -> None:
@@ -367,6 +393,7 @@ _APPLY: dict[type, Callable[[ShardState, Any, int, int, bool], None]] = {
     OrderPut: _apply_order,
     DriveAcked: _apply_acked,
     LegHeld: _apply_leg_held,
+    LegShifted: _apply_leg_shifted,
     LegDriven: _apply_leg_driven,
     StockMoved: _apply_moved,
     StockCounted: _apply_counted,

@@ -7,18 +7,22 @@ R4  A leg that home has not spoken about is asked about until it has (T5); units
     Any other leg is asked about once an hour and after a recovery: home drives it again to where it is to be.
 R5  A transaction that was cancelled or finished here leaves a tombstone in memory, so that a late TRY of it holds nothing.
     (Lost with the process: then R4 frees it.)
+R6  A TRY may replace held legs of its order. What they hold at the new legs' positions is not held a second time: it stays with
+    the old leg and is noted in the new one. When home drives the new leg on, or ends the old one, it is shifted to the new
+    one in the same entry, so that nobody else can get it in between. If the new leg is cancelled, the old one was never
+    touched. An old leg has one taker; a newer transaction's TRY ends the taker before (T7).
 """
 
 from __future__ import annotations
 
 import heapq
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from engine.domain.commands import DriveLeg, ResolveTxn, TryLegs
 from engine.domain.decide_legs import capacity_left
 from engine.domain.decide_orders import refuse
 from engine.domain.errors import InvariantBreach
-from engine.domain.events import LegDriven, LegHeld
+from engine.domain.events import LegDriven, LegHeld, LegShifted
 from engine.domain.orders import LegState
 from engine.domain.replies import Done, Reply, TryReply, TxnState
 from engine.domain.state import ForeignLeg, leg_key
@@ -33,6 +37,18 @@ TOMBSTONES_MAX = 10_000
 _Pairs = tuple[tuple[int, int], ...]
 
 
+class _NewLeg(NamedTuple):
+    """A leg to hold, without what it takes over (R6)."""
+
+    leg_no: int
+    node: int
+    day: int
+    capacity_units: int
+    lines: _Pairs
+    takes: tuple[tuple[int, int, int], ...] = ()
+    takes_capacity: _Pairs = ()
+
+
 class Participant:
     """Legs held for other homes."""
 
@@ -44,13 +60,17 @@ class Participant:
         """When to ask home about each leg held here."""
         self._by_corr: dict[int, tuple[int, int]] = {}
         """(leg key, transaction) by correlation id of a question."""
+        self._takers: dict[int, int] = {}
+        """Leg number of the new leg that takes over units of a held one, by the held one's key (R6). Derived."""
         self._tombs: dict[tuple[int, int], int] = {}
         """Until when a cancelled (home, txn) that was not held here is remembered, oldest first."""
 
     def recovered(self, now_ms: int) -> None:
         """Ask about every leg: what was driven while this shard was away, and what no longer should be here."""
-        for key in self._core.state.foreign_node:
+        state = self._core.state
+        for key, node in state.foreign_node.items():
             self._ask(key, now_ms)
+            self._note_takes(state.nodes[node].foreign[key])
 
     def _ask(self, key: int, at_ms: int) -> None:
         self._ask_at[key] = at_ms
@@ -59,14 +79,14 @@ class Participant:
     # -- try ------------------------------------------------------------------------------------------------------
 
     def hold(self, conn: int, corr: int, command: TryLegs, now_ms: int) -> None:
-        """R1, R2, R5."""
+        """R1, R2, R5, R6."""
         core = self._core
         state, catalog = core.state, core.catalog
         if (command.home, command.txn) in self._tombs:
             core.answer(conn, corr, TryReply(False))
             return
         fresh = []
-        replaced = []
+        replaced: list[tuple[int, ForeignLeg]] = []
         for leg in command.legs:
             leg_no, node = leg[0], leg[1]
             if not catalog.owns_node(node):
@@ -76,33 +96,87 @@ class Participant:
             if found is None:
                 fresh.append(leg)
             elif found[1].txn < command.txn and not found[1].resolved:
-                replaced.append((*found, leg_no))
+                replaced.append(found)
                 fresh.append(leg)
             elif found[1].txn != command.txn:
                 core.answer(conn, corr, TryReply(False))
                 return
-        for node, old, leg_no in replaced:
-            self._drive(
-                core.batch(now_ms),
-                node,
-                old,
-                DriveLeg(old.home, old.txn, old.slot, old.order_no, leg_no, LegState.CANCELLED, ()),
-            )
-        short, full = self._lacks(command, fresh)
+        for leg_no in command.replaces if fresh else ():
+            taker = self._takers.get(leg_key(command.order_no, leg_no))
+            found = state.foreign_leg(command.order_no, taker) if taker is not None else None
+            if found is None or found in replaced:
+                continue
+            if found[1].txn > command.txn:
+                core.answer(conn, corr, TryReply(False))
+                return
+            if found[1].txn < command.txn:
+                replaced.append(found)
+        for node, old in replaced:
+            self._drive(core.batch(now_ms), node, old, _cancel(old))
+        legs = self._without_taken(command, fresh)
+        short, full = self._lacks(command, legs)
         if short or full:
             core.answer(conn, corr, TryReply(False, short, full, core.token()))
             return
         batch = core.batch(now_ms)
-        for leg_no, node, day, capacity, lines in fresh:
-            core.put(
-                batch,
-                LegHeld(command.home, command.txn, command.slot, command.order_no, leg_no, node, day, capacity, lines),
-            )
-            self._ask(leg_key(command.order_no, leg_no), now_ms + RESOLVE_AFTER_MS)
+        for held in legs:
+            core.put(batch, LegHeld(command.home, command.txn, command.slot, command.order_no, *held))
+            key = leg_key(command.order_no, held.leg_no)
+            self._note_takes(state.nodes[held.node].foreign[key])
+            self._ask(key, now_ms + RESOLVE_AFTER_MS)
         core.answer(conn, corr, TryReply(True, token=core.token()))
 
+    def _without_taken(self, command: TryLegs, fresh: list[tuple[int, int, int, int, _Pairs]]) -> list[_NewLeg]:
+        """The legs to hold, less what older legs of the order already hold at their positions (R6)."""
+        state, nodes = self._core.state, self._core.catalog.nodes
+        old_legs: dict[int, ForeignLeg] = {}
+        for leg_no in command.replaces:
+            found = state.foreign_leg(command.order_no, leg_no)
+            if found is not None and found[1].state == LegState.HELD:
+                document = nodes[found[0]]
+                if document is not None and document.state == "on":
+                    old_legs[leg_no] = found[1]
+        legs = []
+        for leg_no, node, day, capacity, lines in fresh:
+            need, room = dict(lines), capacity
+            takes: list[tuple[int, int, int]] = []
+            takes_capacity: list[tuple[int, int]] = []
+            for old_no, old in list(old_legs.items()):
+                if state.foreign_node[leg_key(command.order_no, old_no)] != node:
+                    continue
+                del old_legs[old_no]
+                for item, have in old.lines:
+                    units = min(have, need.get(item, 0))
+                    if units:
+                        takes.append((old_no, item, units))
+                        need[item] -= units
+                spare = min(room, old.capacity_units) if old.ship_day == day else 0
+                if spare:
+                    takes_capacity.append((old_no, spare))
+                    room -= spare
+            rest = tuple([(item, units) for item, units in need.items() if units])
+            legs.append(_NewLeg(leg_no, node, day, room, rest, tuple(takes), tuple(takes_capacity)))
+        return legs
+
+    def _note_takes(self, leg: ForeignLeg) -> None:
+        for old_no, *_ in (*leg.takes, *leg.takes_capacity):
+            self._takers[leg_key(leg.order_no, old_no)] = leg.leg_no
+
+    def _forget_takes(self, leg: ForeignLeg) -> None:
+        for old_no, *_ in (*leg.takes, *leg.takes_capacity):
+            key = leg_key(leg.order_no, old_no)
+            if self._takers.get(key) == leg.leg_no:
+                del self._takers[key]
+
+    def _shift(self, batch: Batch, node: int, old: ForeignLeg, new: ForeignLeg) -> None:
+        """Hand over what `new` takes of `old` (R6)."""
+        lines = [(item, units) for old_no, item, units in new.takes if old_no == old.leg_no]
+        capacity = sum(units for old_no, units in new.takes_capacity if old_no == old.leg_no)
+        self._core.put(batch, LegShifted(old.order_no, node, old.leg_no, new.leg_no, tuple(lines), capacity))
+        self._takers.pop(leg_key(old.order_no, old.leg_no), None)
+
     def _lacks(
-        self, command: TryLegs, legs: list[tuple[int, int, int, int, _Pairs]]
+        self, command: TryLegs, legs: list[_NewLeg]
     ) -> tuple[tuple[tuple[int, int, int], ...], tuple[tuple[int, int, int], ...]]:
         """Positions that fall short, (item, node, ATP), and days that are full, (node, day, used)."""
         core = self._core
@@ -110,7 +184,7 @@ class Participant:
         spare = {(node, item): units for node, item, units in command.spare}
         need: dict[tuple[int, int], int] = {}
         room: dict[tuple[int, int], int] = {}
-        for _, node, day, capacity, lines in legs:
+        for _, node, day, capacity, lines, *_ in legs:
             room[(node, day)] = room.get((node, day), 0) + capacity
             for item, units in lines:
                 need[(item, node)] = need.get((item, node), 0) + units
@@ -141,7 +215,13 @@ class Participant:
         if found is not None and found[1].txn == command.txn:
             node, leg = found
             if not leg.resolved or command.version > leg.version:
-                self._drive(core.batch(now_ms), node, leg, command)
+                batch = core.batch(now_ms)
+                if command.lines:
+                    for old_no in dict.fromkeys(old_no for old_no, *_ in (*leg.takes, *leg.takes_capacity)):
+                        old = core.state.foreign_leg(leg.order_no, old_no)
+                        if old is not None and old[1].state == LegState.HELD:
+                            self._shift(batch, node, old[1], leg)
+                self._drive(batch, node, leg, command)
                 self._driven(command, now_ms)
             core.answer(conn, corr, Done(1))
         elif command.lines:
@@ -172,6 +252,12 @@ class Participant:
         """The event that moves a leg held here to a target, as explicit changes of stock and capacity."""
         core = self._core
         held, to = leg.state == LegState.HELD, command.to
+        ends = held and not command.lines
+        taker = self._takers.get(leg_key(leg.order_no, leg.leg_no)) if ends else None
+        found = core.state.foreign_leg(leg.order_no, taker) if taker is not None else None
+        if found is not None:
+            self._shift(batch, node, leg, found[1])
+        self._forget_takes(leg)
         old, new = dict(leg.lines), dict(command.lines)
         old_shipped, shipped = dict(leg.shipped), dict(command.shipped)
         old_written, written = dict(leg.written_off), dict(command.written_off)
@@ -264,8 +350,12 @@ class Participant:
             self._ask(key, now_ms + ASK_AGAIN_MS)
         elif reply.state == "aborted":
             node = core.state.foreign_node[key]
-            command = DriveLeg(leg.home, leg.txn, leg.slot, leg.order_no, leg.leg_no, LegState.CANCELLED, ())
+            command = _cancel(leg)
             self._drive(core.batch(now_ms), node, leg, command)
             self._driven(command, now_ms)
             core.count("legs_freed")
         return True
+
+
+def _cancel(leg: ForeignLeg) -> DriveLeg:
+    return DriveLeg(leg.home, leg.txn, leg.slot, leg.order_no, leg.leg_no, LegState.CANCELLED, ())

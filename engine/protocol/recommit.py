@@ -1,7 +1,7 @@
 """Committing a hold to another destination: planned again, and old units exchanged for new ones in one entry.
 
-M1  The hold's own units at this shard's nodes count as free for the new plan. (Those at other shards do not: their TRY cannot
-    know that the old leg will go.)
+M1  The hold's own units count as free for the new plan: at this shard's nodes while it is planned, at others in their answer to
+    the TRY, which names the legs that it replaces (participant.py, R6).
 M2  New remote legs are held by a transaction first; the entry that commits the order gives up all old legs and takes all new ones.
     One at a time (T7): a repeat waits for the same answer, another one is refused.
 M3  Where the new plan falls short, or the hold changed meanwhile, the hold stays as it is and the caller is told.
@@ -64,6 +64,11 @@ class Recommit:
     def first_leg_no(self, core: ShardCore) -> int:
         record = core.state.order(self.slot, self.order_no)
         return max((leg.leg_no for leg in record.legs), default=0) + 1 if record is not None else 1
+
+    def gives_up(self, core: ShardCore) -> tuple[int, ...]:
+        record = core.state.order(self.slot, self.order_no)
+        legs = record.legs if record is not None else []
+        return tuple([leg.leg_no for leg in legs if not leg.local and leg.state == LegState.HELD])
 
     def committed(self, core: ShardCore, pending: Pending, *, now_ms: int) -> OrderRecord | None:
         return _exchange(core, self, pending.plan, first=pending.first_leg, txn=pending.txn, now_ms=now_ms)
@@ -151,7 +156,7 @@ def _answer(core: ShardCore, askers: list[tuple[int, int]], reply: Reply) -> Non
 
 @contextmanager
 def own_units_free(state: ShardState, record: OrderRecord) -> Iterator[None]:
-    """Within it, what a hold holds at this shard's nodes counts as free (in memory; nothing is decided in between)."""
+    """Within it, what a hold holds counts as free, here and in the views (in memory; nothing is decided in between)."""
     _move_own(state, record, -1)
     try:
         yield
@@ -162,9 +167,10 @@ def own_units_free(state: ShardState, record: OrderRecord) -> Iterator[None]:
 def _move_own(state: ShardState, record: OrderRecord, sign: int) -> None:
     positions = state.positions
     for leg in record.legs:
-        if leg.local and leg.state == LegState.HELD:
+        if leg.state == LegState.HELD:
             for i, units in leg.lines:
-                positions.v_held[positions.find(record.lines[i].item, leg.node)] += sign * units
+                row = positions.ensure(record.lines[i].item, leg.node)
+                positions.v_held[row] += sign * units  # of a view that is older than the hold, the owner will say so
             if leg.capacity_units:
                 state.capacity.claim(leg.node, leg.ship_day, sign * leg.capacity_units)
 

@@ -49,6 +49,10 @@ class Replan:
         record = core.state.order(self.slot, self.order_no)
         return _next_leg_no(record) if record is not None else 1
 
+    def gives_up(self, core: ShardCore) -> tuple[int, ...]:
+        """The order's other legs stay: what it plans anew has no leg."""
+        return ()
+
     def committed(self, core: ShardCore, pending: Pending, *, now_ms: int) -> OrderRecord | None:
         if not fits(core.state, [(self.prepared, pending.plan.legs)]):
             return None

@@ -54,6 +54,9 @@ class Purpose(Protocol):
 
     def first_leg_no(self, core: ShardCore) -> int: ...
 
+    def gives_up(self, core: ShardCore) -> tuple[int, ...]:
+        """Held legs at other shards that end in the step that journals the new ones: their units count as free (M1)."""
+
     def committed(self, core: ShardCore, pending: Pending, *, now_ms: int) -> OrderRecord | None:
         """All hold: journal it. None = it cannot be any more, cancel what is held."""
 
@@ -130,6 +133,9 @@ class NewOrder:
     def first_leg_no(self, core: ShardCore) -> int:
         return 1
 
+    def gives_up(self, core: ShardCore) -> tuple[int, ...]:
+        return ()
+
     def committed(self, core: ShardCore, pending: Pending, *, now_ms: int) -> OrderRecord | None:
         """None where a stock fact took the units of a leg of our own while the others were asked."""
         if not fits(core.state, [(self.prepared, pending.plan.legs)]):
@@ -205,6 +211,7 @@ class TwoPhase:
             by_shard.setdefault(shard, []).append(
                 (first + n, leg.node, leg.ship_day, leg.capacity_units, tuple(sorted(units.items())))
             )
+        replaces = purpose.gives_up(core)
         for shard, legs in sorted(by_shard.items()):
             kept = spare.get(shard, {})
             command = TryLegs(
@@ -214,6 +221,7 @@ class TwoPhase:
                 purpose.order_no,
                 tuple(legs),
                 tuple([(node, item, extra) for (node, item), extra in sorted(kept.items())]),
+                replaces,
             )
             corr = core.send(shard, command)
             pending.waiting[shard] = corr

@@ -34,6 +34,7 @@ from engine.verify.layouts import (
 )
 
 _ORDER_PUT, _STOCK_MOVED, _STOCK_COUNTED, _POSITION_SET, _LEG_HELD, _LEG_DRIVEN, _RECOVERED, _DRIVE_ACKED = range(1, 9)
+_LEG_SHIFTED = 10
 _LEG_REJECTED = 12
 """Cause of an order event whose leg the node would not ship."""
 FAULTS_KEPT = 1_000
@@ -140,7 +141,7 @@ class Books:
             self._on_hand[row] += on_hand[n]
             self._safety[row] = safety[n]
         for home, txn, slot, order_no, leg_no, state, _day, _capacity, lines, _held_at, *tail in rest[-1]:
-            _resolved, shipped, _version, written_off, emptied = tail
+            _resolved, shipped, _version, written_off, emptied = tail[:5]
             leg = ForeignLeg(
                 home, txn, slot, state, sum_pairs(lines), sum_pairs(shipped), sum_pairs(written_off), tuple(emptied)
             )
@@ -287,6 +288,27 @@ class Books:
         else:
             del self.foreign[key]
 
+    def _leg_shifted(self, seq: int, event: list[Any], touched: Touched) -> None:
+        """Units change hands between two held legs of one order at one node: the position keeps its numbers."""
+        order_no, node, from_leg, to_leg, lines = event[1:6]
+        if seq <= self._node_seq.get(node, 0):
+            return
+        keys = (node, order_no, from_leg), (node, order_no, to_leg)
+        old, new = self.foreign.get(keys[0]), self.foreign.get(keys[1])
+        what = f"legs {from_leg} and {to_leg} of order {order_no}"
+        touched.foreign.update(keys)
+        if old is None or new is None or (old.state, new.state) != (HELD, HELD):
+            self._fault(seq, f"{what} are not both held", position_key(0, node))
+            return
+        left, more = dict(old.lines), dict(new.lines)
+        for item, units in lines:
+            left[item] = left.get(item, 0) - units
+            more[item] = more.get(item, 0) + units
+            if left[item] < 0 or units <= 0:
+                self._fault(seq, f"{what}: more is given than there is", position_key(item, node), (units,))
+        self.foreign[keys[0]] = old._replace(lines={item: units for item, units in left.items() if units})
+        self.foreign[keys[1]] = new._replace(lines=more)
+
     def _declare_empty(self, keys: list[int], change: dict[int, Change]) -> None:
         """What is on the shelf beyond what is promised comes off it, and into `change` (B2)."""
         for key in keys:
@@ -353,4 +375,5 @@ _HANDLERS = {
     _LEG_DRIVEN: Books._leg_driven,
     _RECOVERED: Books._no_units,
     _DRIVE_ACKED: Books._no_units,
+    _LEG_SHIFTED: Books._leg_shifted,
 }

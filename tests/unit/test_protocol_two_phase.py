@@ -345,6 +345,17 @@ def test_a_hold_is_committed_elsewhere_by_one_transaction_at_a_time() -> None:
     assert {send.command.to for send in home.sent} == {LegState.CANCELLED, LegState.ALLOCATED}
 
 
+def test_the_hold_s_units_at_other_shards_count_as_free_for_its_commit_elsewhere() -> None:
+    home = Home(own=0, others=2)
+    view = a_remote_hold(home, units=2)
+    corr = home.send(CommitHold(view.slot, view.order_no, None, 5, 1, a_destination("10099")))
+    home.settle()
+    (tried,) = home.sent
+    assert (tried.command.legs[0][4], tried.command.replaces) == (((0, 2),), (1,))
+    home.peer(TryReply(True, token="1:1:6"))
+    assert [leg.state for leg in home.answer(corr).legs] == ["cancelled", "allocated"]
+
+
 # -- the participant ----------------------------------------------------------------------------------------------
 
 
