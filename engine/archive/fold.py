@@ -1,0 +1,238 @@
+"""What the entries of one shard change in the index. Pure: entries in, rows out, the same rows however they are cut into batches."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from engine.domain.config import KEY_FIELD
+from engine.domain.events import (
+    Cause,
+    ConfigPut,
+    Event,
+    LegDriven,
+    LegHeld,
+    OrderPut,
+    OrdersClosed,
+    StockCounted,
+    StockMoved,
+)
+from engine.domain.orders import LegState, OrderRecord, decode_record
+from engine.domain.placement import CONTROL_SHARD
+from engine.domain.views import LEG_LABELS, RUNG_LABELS, order_label
+from engine.journal.port import Corrupt, Entry
+
+_EVENTS = msgspec.msgpack.Decoder(list[Event])
+_CONFIG = msgspec.msgpack.Decoder(list[ConfigPut])
+_NAMED_KINDS = frozenset(kind for kind, field in KEY_FIELD.items() if field and kind != "key")
+CAUSE_LABELS = {int(cause): cause.name.lower() for cause in Cause}
+_OPENING = frozenset((int(Cause.RESERVED), int(Cause.ALLOCATED)))
+_STEPS = frozenset(
+    int(cause)
+    for cause in (
+        Cause.RELEASED,
+        Cause.EXPIRED,
+        Cause.EXTENDED,
+        Cause.LEG_RELEASED,
+        Cause.LEG_ACCEPTED,
+        Cause.LEG_PICKED,
+        Cause.LEG_SHIPPED,
+        Cause.LEG_DELIVERED,
+    )
+)
+"""Causes that change states of legs and may add one. All others may bring a decision, other lines, or fewer legs."""
+NOTE_MAX = 256
+Row = tuple[Any, ...]
+
+
+class Changes(NamedTuple):
+    """Rows of a batch, in the column order of their tables."""
+
+    names: list[Row]
+    orders: list[Row]
+    replanned: list[Row]
+    """(order number,) of orders that were there before: their legs are replaced."""
+    items: list[Row]
+    """Every item that an order ever had a line of."""
+    legs: list[Row]
+    decisions: list[Row]
+    movements: list[Row]
+    positions: list[Row]
+    """Changes to add up, not values."""
+    closed: list[Row]
+    """(order number,)"""
+
+
+class Fold:
+    """Entries of one shard, collected into one batch."""
+
+    def __init__(self, shard: int) -> None:
+        self.shard = shard
+        self.first_seq = 0
+        self.last: Entry | None = None
+        self.entries = 0
+        self._orders: dict[int, tuple[OrderPut, int, int, bool, bool]] = {}
+        """Newest record by order number: event, seq, time, whether it was opened in this batch, and planned."""
+        self._decisions: dict[tuple[int, int], Row] = {}
+        self._items: dict[Row, None] = {}
+        self._names: dict[tuple[str, int], str] = {}
+        self._movements: list[Row] = []
+        self._sums: dict[int, list[int]] = {}
+        self._closed: dict[int, None] = {}
+        self._n = 0
+
+    def add(self, entry: Entry) -> None:
+        """Fold one more entry, the one after the last. Raises Corrupt where its payload cannot be read."""
+        try:
+            events: list[Any] = (_CONFIG if self.shard == CONTROL_SHARD else _EVENTS).decode(entry.payload)
+        except msgspec.MsgspecError as error:
+            raise Corrupt(f"entry {entry.seq} of shard {self.shard} cannot be read: {error}") from error
+        if not self.first_seq:
+            self.first_seq = entry.seq
+        self.last = entry
+        self.entries += 1
+        self._n = 0
+        for event in events:
+            if type(event) is OrderPut:
+                self._order(event, entry)
+            else:
+                handler = _HANDLERS.get(type(event))
+                if handler is not None:
+                    handler(self, event, entry)
+
+    def _order(self, event: OrderPut, entry: Entry) -> None:
+        order_no = event.order_no
+        before = self._orders.get(order_no)
+        planned = event.cause not in _STEPS
+        if before is None:
+            opened = event.cause in _OPENING
+        else:
+            opened = before[3]
+            planned = planned or before[4]
+            if before[0].cause not in _STEPS:  # every version tells its own decision, however entries are cut
+                self._planned(order_no, decode_record(before[0].record), before[2])
+        self._orders[order_no] = (event, entry.seq, entry.time_ms, opened, planned)
+        if event.stock:
+            kind = CAUSE_LABELS[event.cause]
+            stock = event.stock
+            for i in range(0, len(stock), 5):
+                self._move(entry, stock[i : i + 5], kind, event.slot, order_no, None)
+
+    def _move(
+        self, entry: Entry, change: tuple[int, ...], kind: str, slot: str | None, order_no: int | None, note: str | None
+    ) -> None:
+        node, item, on_hand, held, allocated = change
+        self._movements.append(
+            (
+                node,
+                item,
+                entry.time_ms,
+                self.shard,
+                entry.seq,
+                self._n,
+                kind,
+                on_hand,
+                held,
+                allocated,
+                slot,
+                order_no,
+                note,
+            )
+        )
+        self._n += 1
+        key = item << 32 | node
+        sums = self._sums.get(key)
+        if sums is None:
+            self._sums[key] = [on_hand, held, allocated]
+        else:
+            sums[0] += on_hand
+            sums[1] += held
+            sums[2] += allocated
+
+    def _moved(self, event: StockMoved, entry: Entry) -> None:
+        note = (event.reason or event.order_ref or "")[:NOTE_MAX] or None
+        for item, kind, change in event.moves:
+            self._move(entry, (event.node, item, change, 0, 0), kind[:24], None, None, note)
+
+    def _counted(self, event: StockCounted, entry: Entry) -> None:
+        note = f"{event.source} {event.source_seq}"[:NOTE_MAX]
+        for item, change in event.rows:
+            self._move(entry, (event.node, item, change, 0, 0), "counted", None, None, note)
+
+    def _held(self, event: LegHeld, entry: Entry) -> None:
+        for item, units in event.lines:
+            self._move(entry, (event.node, item, 0, units, 0), "leg_held", event.slot, event.order_no, None)
+
+    def _driven(self, event: LegDriven, entry: Entry) -> None:
+        kind = "leg_" + LegState(event.to).name.lower()
+        stock = event.stock
+        for i in range(0, len(stock), 5):
+            self._move(entry, stock[i : i + 5], kind, event.slot, event.order_no, None)
+
+    def _close(self, event: OrdersClosed, entry: Entry) -> None:
+        self._closed.update(dict.fromkeys(event.order_nos))
+
+    def _config(self, event: ConfigPut, entry: Entry) -> None:
+        if event.kind in _NAMED_KINDS:
+            for index, name, _, _ in event.documents:
+                self._names[event.kind, index] = name
+
+    def _planned(self, order_no: int, record: OrderRecord, time_ms: int) -> None:
+        for line in record.lines:
+            self._items[line.item, order_no] = None
+        rung = RUNG_LABELS[record.rung]
+        for number, (epoch, seq, place) in enumerate(record.decided_at):
+            row = (order_no, number, self.shard, epoch, seq, place, time_ms, rung)
+            self._decisions.setdefault((order_no, number), row)
+
+    def changes(self) -> Changes:
+        """The rows of the batch."""
+        orders, replanned, legs = [], [], []
+        shard = self.shard
+        for order_no, (event, seq, time_ms, opened, planned) in self._orders.items():
+            record = decode_record(event.record)
+            label, customer_id = order_label(record), record.customer_id
+            orders.append(
+                (
+                    order_no,
+                    event.slot,
+                    record.order_id,
+                    label,
+                    record.channel,
+                    customer_id,
+                    0,
+                    shard,
+                    seq,
+                    time_ms,
+                    event.record,
+                )
+            )
+            legs += [(order_no, leg.leg_no, leg.node, LEG_LABELS[leg.state]) for leg in record.legs]
+            if planned:
+                if not opened:
+                    replanned.append((order_no,))
+                if event.cause not in _STEPS:
+                    self._planned(order_no, record, time_ms)
+        return Changes(
+            [(kind, index, name) for (kind, index), name in self._names.items()],
+            orders,
+            replanned,
+            list(self._items),
+            legs,
+            list(self._decisions.values()),
+            self._movements,
+            [(key & 0xFFFF_FFFF, key >> 32, *sums) for key, sums in self._sums.items()],
+            [(order_no,) for order_no in self._closed],
+        )
+
+
+_HANDLERS: dict[type, Any] = {
+    StockMoved: Fold._moved,
+    StockCounted: Fold._counted,
+    LegHeld: Fold._held,
+    LegDriven: Fold._driven,
+    OrdersClosed: Fold._close,
+    ConfigPut: Fold._config,
+}
+"""The other events move no units and change no order."""

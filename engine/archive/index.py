@@ -1,0 +1,231 @@
+"""The index in a database: SQLite in the data folder, or PostgreSQL by URL. Blocking: use it from a thread.
+
+X1  A batch and the progress that says so are one transaction, so an entry counts exactly once, whatever is killed when.
+X2  A batch goes on exactly where its shard's progress ends; anything else is refused.
+X3  There is one writer (the archiver). A second one fails on X2 and reads its progress again.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from engine.archive.fold import Fold, Row
+from engine.archive.tables import FOLDED, metadata, progress
+from engine.journal.port import Misconfigured, Unavailable
+
+SQLITE_CACHE_KIB = 64 * 1024
+BUSY_TIMEOUT_S = 10
+
+
+class OutOfStep(Exception):
+    """X2: the batch does not go on where the index ends."""
+
+
+class Progress(NamedTuple):
+    """How far a shard is folded."""
+
+    shard: int
+    epoch: int
+    seq: int
+    time_ms: int
+    first_seq: int
+    gaps: int
+
+
+class Forgotten(NamedTuple):
+    """Movements removed, and the position to go on after; None = that was all."""
+
+    removed: int
+    next_after: tuple[int, int] | None
+
+
+def sqlite_url(path: Path) -> str:
+    return f"sqlite:///{path}"
+
+
+def connect_index(url: str, *, readers: int = 4) -> sa.Engine:
+    """An engine for `sqlite:///path` or `postgresql://user@host/db`. Raises ValueError for any other. Connects on first use."""
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError as error:
+        raise ValueError("QM_INDEX_URL is no database's address") from error
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+        sa.event.listen(engine, "connect", _set_up_sqlite)
+        return engine
+    if backend == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+        return sa.create_engine(
+            parsed, pool_size=readers, max_overflow=0, pool_pre_ping=True, pool_timeout=BUSY_TIMEOUT_S
+        )
+    raise ValueError(f"QM_INDEX_URL: sqlite:///path or postgresql://user@host/database, not {backend}")
+
+
+def _set_up_sqlite(connection: Any, record: Any) -> None:
+    cursor = connection.cursor()
+    # NORMAL: a power cut may take the newest transactions, progress with them. They are folded again.
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"cache_size=-{SQLITE_CACHE_KIB}", "temp_store=MEMORY"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _alembic(connection: sa.Connection | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(files("engine.archive").joinpath("migrations")))
+    config.attributes["connection"] = connection
+    return config
+
+
+def newest_revision() -> str:
+    head = ScriptDirectory.from_config(_alembic()).get_current_head()
+    assert head is not None
+    return head
+
+
+def migrate(engine: sa.Engine) -> None:
+    """Bring the tables to this version. Raises Misconfigured where the database is newer than this version, Unavailable."""
+    try:
+        with engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7177)")  # two starting at once take turns
+            current = MigrationContext.configure(connection).get_current_revision()
+            known = {revision.revision for revision in ScriptDirectory.from_config(_alembic()).walk_revisions()}
+            if current is not None and current not in known:
+                raise Misconfigured(f"the index is of a newer version ({current}); rebuild it or use that version")
+            if current != newest_revision():
+                command.upgrade(_alembic(connection), "head")
+    except sa.exc.OperationalError as error:
+        raise Unavailable(f"the index cannot be reached: {error.orig}") from error
+
+
+def _insert(table: sa.Table, mark: str, rest: str = "") -> str:
+    columns = [column.name for column in table.columns]
+    return f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({', '.join([mark] * len(columns))}) {rest}"  # noqa: S608
+
+
+def _replace(table: sa.Table, mark: str) -> str:
+    """Insert, or set all other columns."""
+    keys = [column.name for column in table.primary_key.columns]
+    others = [column.name for column in table.columns if column.name not in keys]
+    sets = ", ".join(f"{name} = excluded.{name}" for name in others)
+    return _insert(table, mark, f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sets}")
+
+
+def _statements(mark: str) -> dict[str, str]:
+    """The writer's statements, by what they take rows of. Written out: building 14 rows an order from dicts costs as much again."""
+    tables = metadata.tables
+    sums = ", ".join(f"{name} = positions.{name} + excluded.{name}" for name in ("on_hand", "held", "allocated"))
+    return {
+        "names": _replace(tables["names"], mark),
+        "replanned": f"DELETE FROM order_legs WHERE order_no = {mark}",  # noqa: S608
+        "orders": _replace(tables["orders"], mark),
+        "items": _insert(tables["order_items"], mark, "ON CONFLICT DO NOTHING"),
+        "legs": _replace(tables["order_legs"], mark),
+        "decisions": _insert(tables["decisions"], mark, "ON CONFLICT DO NOTHING"),
+        "movements": _insert(tables["movements"], mark),
+        "positions": _insert(tables["positions"], mark, f"ON CONFLICT (node, item) DO UPDATE SET {sums}"),
+        "closed": f"UPDATE orders SET closed = 1 WHERE order_no = {mark}",  # noqa: S608
+        "progress": _replace(tables["progress"], mark),
+    }
+
+
+class IndexWriter:
+    """Writes batches of entries. Used by one thread at a time."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._sql = _statements("?" if engine.dialect.name == "sqlite" else "%s")
+
+    def progress(self, shard: int) -> Progress | None:
+        """How far a shard is folded; None = nothing of it yet. Raises Unavailable."""
+        try:
+            with self._engine.connect() as connection:
+                row = connection.execute(sa.select(progress).where(progress.c.shard == shard)).one_or_none()
+        except sa.exc.DBAPIError as error:
+            raise Unavailable(f"the index cannot be read: {error.orig}") from error
+        return Progress(*row) if row is not None else None
+
+    def write(self, fold: Fold) -> Progress:
+        """X1, X2. Raises OutOfStep, Unavailable (nothing of it was written, or all of it: `progress` tells)."""
+        last = fold.last
+        assert last is not None, "an empty batch is not written"
+        changes = fold.changes()
+        sql = self._sql
+        try:
+            with self._engine.begin() as connection:
+                query = sa.select(progress).where(progress.c.shard == fold.shard).with_for_update()
+                found = connection.execute(query).one_or_none()
+                have = Progress(*found) if found is not None else None
+                if have is not None and fold.first_seq <= have.seq:
+                    raise OutOfStep(
+                        f"shard {fold.shard} is folded up to {have.seq}, the batch begins at {fold.first_seq}"
+                    )
+                gap = have is not None and fold.first_seq > have.seq + 1
+
+                def run(what: str, rows: list[Row]) -> None:
+                    if rows:
+                        connection.exec_driver_sql(sql[what], rows)
+
+                run("names", changes.names)
+                run("replanned", changes.replanned)
+                run("orders", changes.orders)
+                run("items", changes.items)
+                run("legs", changes.legs)
+                run("decisions", changes.decisions)
+                run("movements", changes.movements)
+                run("positions", changes.positions)
+                run("closed", changes.closed)
+                now = Progress(
+                    fold.shard,
+                    last.epoch,
+                    last.seq,
+                    last.time_ms,
+                    have.first_seq if have is not None else fold.first_seq,
+                    (have.gaps if have is not None else 0) + gap,
+                )
+                run("progress", [tuple(now)])
+        except sa.exc.DBAPIError as error:
+            if isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError | sa.exc.DataError):
+                raise  # a bug or a damaged database, not weather
+            raise Unavailable(f"the index cannot be written: {error.orig}") from error
+        return now
+
+    def forget(self, *, before_ms: int, after: tuple[int, int] = (-1, -1), positions_max: int = 1_000) -> Forgotten:
+        """Retention: remove movements before an instant, a bounded number of positions at a time. Orders and balances stay."""
+        tables = metadata.tables
+        p, m = tables["positions"].c, tables["movements"]
+        page = (
+            sa.select(p.node, p.item)
+            .where(sa.tuple_(p.node, p.item) > sa.tuple_(*(sa.literal(n) for n in after)))
+            .order_by(p.node, p.item)
+            .limit(positions_max)
+        )
+        removed = 0
+        try:
+            with self._engine.begin() as connection:
+                found = connection.execute(page).all()
+                for node, item in found:
+                    old = m.delete().where(m.c.node == node, m.c.item == item, m.c.at_ms < before_ms)
+                    removed += connection.execute(old).rowcount
+        except sa.exc.OperationalError as error:
+            raise Unavailable(f"the index cannot be written: {error.orig}") from error
+        return Forgotten(removed, (found[-1][0], found[-1][1]) if len(found) == positions_max else None)
+
+
+def contents(engine: sa.Engine) -> dict[str, list[Row]]:
+    """Every row of every table in the order of its keys: for comparing a rebuilt index with a live one."""
+    out = {}
+    with engine.connect() as connection:
+        for table in FOLDED:
+            query = sa.select(table).order_by(*table.primary_key.columns)
+            out[table.name] = [tuple(row) for row in connection.execute(query)]
+    return out
