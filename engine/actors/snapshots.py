@@ -21,7 +21,8 @@ import msgspec
 import structlog
 
 from engine.domain.parts import UnknownSchema
-from engine.journal.port import Acquired, Behind, Corrupt, Fenced, PartRef, Unavailable
+from engine.journal.port import Acquired, Behind, Corrupt, Fenced, Misconfigured, PartRef, Unavailable
+from engine.journal.upgrade import entry_payload, part_data
 
 if TYPE_CHECKING:
     from engine.actors.runner import Runner
@@ -92,7 +93,7 @@ class Snapshotter:
         replayed = 0
         async for entry in journal.read(after_seq=after_seq):
             try:
-                core.replay(entry.seq, entry.time_ms, entry.payload)
+                core.replay(entry.seq, entry.time_ms, entry_payload(entry.schema, entry.payload))
             except Exception as error:
                 # Whatever it is, the next start would meet it again: stay and say so.
                 raise Corrupt(f"entry {entry.seq} cannot be applied: {error!r}") from error
@@ -121,8 +122,9 @@ class Snapshotter:
         runner = self._runner
         for ref in refs:
             try:
-                runner.core.load_part(part, ref.seq, await runner.journal.read_part(ref))
-            except UnknownSchema as error:
+                data = part_data(part, ref.schema, await runner.journal.read_part(ref))
+                runner.core.load_part(part, ref.seq, data)
+            except (UnknownSchema, Misconfigured) as error:
                 raise Corrupt(f"the snapshot of {part} cannot be used: {error}") from error
             except (Corrupt, msgspec.MsgspecError) as error:
                 log.warning("snapshot damaged", part=part, seq=ref.seq, error=str(error))
