@@ -16,6 +16,7 @@ from gateway.asgi import Door, Receive, Scope, Send, Server
 from gateway.call import ANY_KEY, PUBLIC, SCOPES, Call, Route
 from gateway.config import routes as config
 from gateway.decisions import routes as decisions
+from gateway.demand import routes as demand
 from gateway.errors import problem
 from gateway.gateway import ClusterPort, Gateway
 from gateway.health import routes as health
@@ -38,7 +39,7 @@ HOT = frozenset(
     )
 )
 """Served before FastAPI's router is asked."""
-RESOURCES = (orders, reservations, legs, inventory, config, jobs, decisions, health)
+RESOURCES = (orders, reservations, legs, demand, inventory, config, jobs, decisions, health)
 
 
 def all_routes() -> list[Route]:

@@ -268,6 +268,49 @@ class FollowView(Struct, array_like=True, tag=33, frozen=True, gc=False):
     shard: int
 
 
+class ListDemand(Struct, array_like=True, tag=40, frozen=True, gc=False):
+    """Units that wait at this home shard, foremost first, after a place (rank, order number, demand number).
+
+    sku, state (parked, partial) and reason narrow it; channels: only orders of these; None = all.
+    """
+
+    sku: str | None = None
+    state: str | None = None
+    reason: str | None = None
+    channels: tuple[str, ...] | None = None
+    after: tuple[int, int, int] | None = None
+    limit: int = 100
+
+
+class CancelDemand(Struct, array_like=True, tag=41, frozen=True, gc=False):
+    """Give up the waiting units of one line."""
+
+    slot: str
+    order_no: int
+    no: int
+    reason: str = ""
+    key_hash: int = 0
+    fingerprint: int = 0
+
+
+class PrioritiseDemand(Struct, array_like=True, tag=42, frozen=True, gc=False):
+    """Another priority for the waiting units of one line."""
+
+    slot: str
+    order_no: int
+    no: int
+    priority: int
+    key_hash: int = 0
+    fingerprint: int = 0
+
+
+class ReadDemandLog(Struct, array_like=True, tag=43, frozen=True, gc=False):
+    """What was refused, quoted, parked and served after waiting, oldest first, after a number of the log."""
+
+    after: int = 0
+    limit: int = 1_000
+
+
 Command = (
     PlaceOrder
     | CommitHold
@@ -293,8 +336,23 @@ Command = (
     | DriveLeg
     | ResolveTxn
     | FollowView
+    | ListDemand
+    | CancelDemand
+    | PrioritiseDemand
+    | ReadDemandLog
 )
 
-FINISHING = (CommitHold, ReleaseHold, CancelOrder, ActOnLeg, DriveLeg, ResolveTxn)
+FINISHING = (CommitHold, ReleaseHold, CancelOrder, ActOnLeg, DriveLeg, ResolveTxn, CancelDemand, PrioritiseDemand)
 """Commands that free or settle stock: they go before new work."""
-READS = (GetOrder, ListLegs, GetAvailability, GetDecision, GetStatus, DumpPart, GetConfig, ListConfig)
+READS = (
+    GetOrder,
+    ListLegs,
+    GetAvailability,
+    GetDecision,
+    GetStatus,
+    DumpPart,
+    GetConfig,
+    ListConfig,
+    ListDemand,
+    ReadDemandLog,
+)

@@ -192,6 +192,61 @@ class ViewUpdate(Struct, array_like=True, tag=12, frozen=True, gc=False):
     capacity: bytes
 
 
+class DemandView(Struct, array_like=True, frozen=True, gc=False):
+    """Units of one line that wait. `rank` = its order's place in the queue, the smaller the earlier."""
+
+    rank: int
+    slot: str
+    order_no: int
+    no: int
+    order_id: str
+    line_id: str
+    sku: str
+    quantity: int
+    reason: str
+    state: str
+    """parked or partial."""
+    priority: int
+    since_ms: int
+    cancel_at_ms: int
+    next_try_ms: int
+    """When it is planned again whatever comes back; 0 = only when something does, or by the slow round over all."""
+    ahead: int
+    """Orders of this home that wait for the same item and come first."""
+    channel: str
+    customer_id: str | None = None
+
+
+class DemandList(Struct, array_like=True, tag=40, frozen=True, gc=False):
+    """Waiting units after the place asked, foremost first. `reached` = how far this page looked; None = to the end."""
+
+    rows: tuple[DemandView, ...]
+    reached: tuple[int, int, int] | None = None
+
+
+class DemandNote(Struct, array_like=True, frozen=True, gc=False):
+    """One thing that happened to demand (engine.protocol.demand_log)."""
+
+    no: int
+    at_ms: int
+    outcome: str
+    """refused, quoted, parked, partial or served."""
+    sku: str
+    slot: str
+    channel: str
+    quantity: int
+    waited_ms: int = 0
+
+
+class DemandNotes(Struct, array_like=True, tag=41, frozen=True, gc=False):
+    """Notes after a number; `first` = the oldest one that is kept, `next` = what the next one will be."""
+
+    notes: tuple[DemandNote, ...]
+    first: int
+    next: int
+    epoch: int
+
+
 Reply = (
     Problem
     | OrderView
@@ -205,4 +260,6 @@ Reply = (
     | TryReply
     | TxnState
     | ViewUpdate
+    | DemandList
+    | DemandNotes
 )

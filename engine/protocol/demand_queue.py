@@ -92,6 +92,14 @@ class DemandQueue:
     def __len__(self) -> int:
         return len(self.entries)
 
+    def units_waiting(self) -> int:
+        """Units that wait, of all items."""
+        return sum(sum(entry.items.values()) for entry in self.entries.values())
+
+    def ahead_of(self, entry: Entry, item: int) -> int:
+        """How many orders wait for an item before one that does."""
+        return bisect_left(self.by_item[item], entry.place)
+
     @property
     def working(self) -> bool:
         """Whether there is something to look at right now."""

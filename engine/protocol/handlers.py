@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from engine.domain import decide_legs, decide_stock
+from engine.domain import decide_legs, decide_stock, demand
 from engine.domain.commands import (
     ActOnLeg,
     AdjustStock,
+    CancelDemand,
     CancelOrder,
     Command,
     CommitHold,
@@ -25,7 +26,10 @@ from engine.domain.commands import (
     GetDecision,
     GetOrder,
     GetStatus,
+    ListDemand,
     ListLegs,
+    PrioritiseDemand,
+    ReadDemandLog,
     ReleaseHold,
     ResolveTxn,
     SetPosition,
@@ -39,7 +43,7 @@ from engine.domain.orders import LegState, OrderRecord, OrderState
 from engine.domain.problems import CODES
 from engine.domain.replies import Done, Problem, StockReply
 from engine.domain.views import order_view
-from engine.protocol import reads, recommit
+from engine.protocol import demand_reads, reads, recommit
 from engine.protocol.placing import answer_repeat, moved
 
 if TYPE_CHECKING:
@@ -154,6 +158,19 @@ def _cancel(core: ShardCore, conn: int, corr: int, command: CancelOrder, now_ms:
         _show(core, conn, corr, command, record)
     elif _settle(core, conn, corr, command, record, decide_legs.cancel(record, command.lines), now_ms):
         core.count("cancelled")
+
+
+def _cancel_demand(core: ShardCore, conn: int, corr: int, command: CancelDemand, now_ms: int) -> None:
+    record = _find(core, conn, corr, command)
+    if record is not None and _settle(core, conn, corr, command, record, demand.cancel(record, command.no), now_ms):
+        core.count("demand_cancelled")
+
+
+def _prioritise(core: ShardCore, conn: int, corr: int, command: PrioritiseDemand, now_ms: int) -> None:
+    record = _find(core, conn, corr, command)
+    if record is None:
+        return
+    _settle(core, conn, corr, command, record, demand.prioritise(record, command.no, command.priority), now_ms)
 
 
 def _act(core: ShardCore, conn: int, corr: int, command: ActOnLeg, now_ms: int) -> None:
@@ -312,6 +329,10 @@ _HANDLERS: dict[type, Callable[[Any, int, int, Any, int], None]] = {
     ExtendHold: _extend,
     CancelOrder: _cancel,
     ActOnLeg: _act,
+    CancelDemand: _cancel_demand,
+    PrioritiseDemand: _prioritise,
+    ListDemand: demand_reads.list_demand,
+    ReadDemandLog: demand_reads.read_log,
     AdjustStock: _adjust,
     CountStock: _count,
     SetPosition: _set,

@@ -169,6 +169,7 @@ def place(core: ShardCore, flight: Flight, plan: Plan, *, now_ms: int) -> None:
             return
         if is_refused(flight.command, prepared, plan):
             core.count("refused")
+            core.demand_log.refused(flight, plan, core.time_ms(now_ms))
             settle(core, flight, shortage(core.state, prepared, plan))
             return
     state = core.state
@@ -218,6 +219,7 @@ def finish_place(
     index_order(state, slot, order_no, record)
     if record.demand:
         core.demand.index(slot, order_no, record)
+        core.demand_log.waits(slot, record, batch.time_ms)
     if held:
         state.open_holds += 1
         core.watch_expiry(record.expires_at_ms, slot, order_no)

@@ -195,8 +195,10 @@ def _add_legs(core: ShardCore, replan: Replan, plan: Plan, *, first: int, txn: i
         parked[demand.line] = parked.get(demand.line, 0) + demand.quantity
     if any(parked.get(line, 0) < units for line, units in wanted.items()):
         return None
+    time_ms = core.time_ms(now_ms)
     for demand in record.demand:
         taken = min(demand.quantity, wanted.get(demand.line, 0))
+        core.demand_log.served(replan.slot, record, demand, taken, time_ms)
         demand.quantity -= taken
         wanted[demand.line] = wanted.get(demand.line, 0) - taken
     record.demand = [demand for demand in record.demand if demand.quantity]

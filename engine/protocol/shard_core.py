@@ -31,6 +31,7 @@ from engine.domain.problems import CODES
 from engine.domain.replies import ConfigDoc, Problem, Reply
 from engine.domain.state import ShardState, apply, index_work, rebuild_indexes
 from engine.protocol.claims import Claims
+from engine.protocol.demand_log import DemandLog
 from engine.protocol.demand_queue import DemandQueue
 from engine.protocol.driver import Driver
 from engine.protocol.effects import Answer, Append, Effects, Fetch, Send
@@ -108,6 +109,7 @@ class ShardCore:
         self.replans = Replans(self)
         self.views = ViewFeed(self)
         self.demand = DemandQueue(self)
+        self.demand_log = DemandLog(self)
         self.shell_facts: dict[str, Any] = {}
         self.counts: defaultdict[str, int] = defaultdict(int)
         self._finishing: deque[tuple[int, int, Command]] = deque()
@@ -317,6 +319,8 @@ class ShardCore:
             index_work(state, slot, order_no, record)
         if record.demand or order_no in self.demand.entries:
             self.demand.index(slot, order_no, record)
+            if cause == Cause.COMMITTED:
+                self.demand_log.waits(slot, record, batch.time_ms)
         self.driver.drive(batch.seq, slot, order_no, record)
 
     def watch_expiry(self, expires_at_ms: int, slot: str, order_no: int) -> None:

@@ -69,7 +69,7 @@ class OrderLine(Body, kw_only=True):
 
 
 class Order(Body, kw_only=True):
-    """An order as the storefront states it."""
+    """An order as the storefront states it. `cancel_after`: units that still wait for stock then are cancelled."""
 
     order_id: PlainId
     channel: PlainId
@@ -84,6 +84,7 @@ class Order(Body, kw_only=True):
     tags: Tags = ()
     promised_by: Instant | None = None
     ship_after: Instant | None = None
+    cancel_after: Instant | None = None
     max_legs: Annotated[int, Meta(ge=1, le=16)] | None = None
     hold_reasons: Annotated[tuple[ShortText, ...], Meta(max_length=16)] = ()
     quote_id: PlainId | None = None
@@ -323,6 +324,11 @@ def order_request(order: Order, *, max_lines: int, needs_destination: bool) -> O
         ship_after_ms = ms_of(order.ship_after)
         if not INSTANT_MIN_MS <= ship_after_ms <= INSTANT_MAX_MS:
             return _no_instant("/ship_after")
+    cancel_after_ms = None
+    if order.cancel_after is not None:
+        cancel_after_ms = ms_of(order.cancel_after)
+        if not INSTANT_MIN_MS <= cancel_after_ms <= INSTANT_MAX_MS:
+            return _no_instant("/cancel_after")
     return OrderRequest(
         order.order_id,
         order.channel,
@@ -341,6 +347,7 @@ def order_request(order: Order, *, max_lines: int, needs_destination: bool) -> O
         order.hold_reasons,
         order.quote_id,
         order.paid,
+        cancel_after_ms,
     )
 
 
