@@ -22,7 +22,6 @@ from solvers.layout import (
     E_KEY,
     E_LINES,
     E_SLOT,
-    E_SPARE,
     E_STAMP,
     F_CHANNEL,
     F_ON,
@@ -32,10 +31,12 @@ from solvers.layout import (
     GROUPS_EXACT,
     I32,
     I64,
+    KEEPS_STALE,
     LIMIT,
     M_KEEPS_BACK,
     M_NODE_COUNT,
     M_NODES,
+    M_POLICY,
     M_POLICY_NODE,
     N_OFFER,
     N_SAFETY,
@@ -50,6 +51,7 @@ from solvers.layout import (
     O_METHOD,
     O_ONLY_HOME,
     O_POLICY,
+    POLICY_COLUMNS,
     R_BLOCKED,
     STALE_EXCLUDED,
     STALE_SAFETY,
@@ -72,15 +74,17 @@ from solvers.layout import (
     W_STAMP,
     X_FREE,
     X_ROW,
+    Y_BANS,
     Batch,
     Load,
     Scratch,
     Stock,
 )
+from solvers.places import KEY_SHIFT, put_km
 
 PICKUP = 1
-_SHIFT = 32
-_NODE_MASK = (1 << _SHIFT) - 1
+_NODE_MASK = (1 << KEY_SHIFT) - 1
+_EVERYWHERE = 1 << 16
 
 
 @inner
@@ -166,8 +170,8 @@ def kept_back(m: I64, stock: Stock, stale: U8, row: int, node: int, method: int)
 
 
 @inner
-def block_of(m: I64, w: I64, seen: I64, batch: Batch, stale: U8, reach_km: int, node: int) -> int:
-    """Why a node may not serve a part at all (B_ reasons but tags), -1 = it may."""
+def block_of(m: I64, w: I64, seen: I64, batch: Batch, stale: U8, node: int) -> int:
+    """Why a node may not serve a part at all (B_ reasons but tags and its distance), -1 = it may."""
     flags = batch.flags[w[W_ORDER + O_CHANNEL], node]
     home = node == w[W_ORDER + O_HOME]
     if w[W_ORDER + O_ONLY_HOME] and not home:
@@ -178,20 +182,54 @@ def block_of(m: I64, w: I64, seen: I64, batch: Batch, stale: U8, reach_km: int, 
     needed = F_ON | F_CHANNEL | method
     if flags & needed != needed:
         return B_SWITCH
-    if seen[E_EXCLUDED, node] == w[W_STAMP]:
+    # Tables of eight bytes a node are touched only where they can say something: with thousands of nodes they fill the cache.
+    if w[W_ORDER + O_EXCLUDED_COUNT] and seen[E_EXCLUDED, node] == w[W_STAMP]:
         return B_EXCLUDED
     if stale[node] == STALE_EXCLUDED:
         return B_STALE
-    if m[m[M_POLICY_NODE] + w[W_ORDER + O_POLICY] * m[M_NODE_COUNT] + node] >= LIMIT:
+    policy = w[W_ORDER + O_POLICY]
+    banned = m[m[M_POLICY] + policy * POLICY_COLUMNS + Y_BANS]
+    if banned and m[m[M_POLICY_NODE] + policy * m[M_NODE_COUNT] + node] >= LIMIT:
         return B_POLICY
-    dest = w[W_ORDER + O_DEST]
-    if dest >= 0:
-        km = batch.km[dest, node]
-        if km < 0 or (reach_km > 0 and km > reach_km):
-            return B_REACH
-    elif not home:
+    if w[W_ORDER + O_DEST] < 0 and not home:
         return B_REACH
     return -1
+
+
+@inner
+def _place_new(scratch: Scratch, batch: Batch, reach_km: int, first: int, count: int, result: I64) -> int:
+    """Distances of the nodes seen since `first`; those out of reach are taken out again. How many are seen now."""
+    seen = scratch.seen
+    dest = scratch.w[W_ORDER + O_DEST]
+    if dest < 0:  # only the home may be among them, and it is nowhere
+        return count
+    keys = seen[E_KEY, first:count]
+    put_km(keys, batch.sphere, scratch.chord, batch.points[dest, 0], batch.points[dest, 1])
+    most = 0
+    least = 0
+    for n in range(count - first):
+        most = max(most, keys[n])
+        least = min(least, keys[n])
+    reach = reach_km if reach_km > 0 else _EVERYWHERE
+    if least >= 0 and most >> KEY_SHIFT <= reach:
+        return count
+    kept = first
+    for n in range(count - first):
+        node = keys[n] & _NODE_MASK
+        if 0 <= keys[n] >> KEY_SHIFT <= reach:
+            seen[E_KEY, kept] = keys[n]
+            seen[E_SLOT, node] = kept
+            kept += 1
+        else:
+            seen[E_SLOT, node] = -1 - B_REACH
+            result[R_BLOCKED + B_REACH] += 1
+    return kept
+
+
+@inner
+def keeps_back(m: I64, method: int) -> bool:
+    """Whether any node keeps units back from a part of this method."""
+    return bool((m[M_KEEPS_BACK] >> method) & 1 != 0 or m[M_KEEPS_BACK] & KEEPS_STALE != 0)
 
 
 @inner
@@ -206,65 +244,95 @@ def see_holders(
     for n in range(first, first + w[W_ORDER + O_EXCLUDED_COUNT]):
         if batch.excluded[n] < nodes:
             seen[E_EXCLUDED, batch.excluded[n]] = stamp
-    keeps_back = m[M_KEEPS_BACK] != 0
     rows = scratch.rows
     free_at = scratch.free
     method = w[W_ORDER + O_METHOD]
-    dest = w[W_ORDER + O_DEST]
+    held_back = keeps_back(m, method)
+    home = w[W_ORDER + O_HOME]
+    # What nearly every node of nearly every part comes to: `block_of` without what cannot apply.
+    needed = F_ON | F_CHANNEL | (F_PICKUP if method == PICKUP else F_SHIP)
+    policy = m[M_POLICY] + w[W_ORDER + O_POLICY] * POLICY_COLUMNS
+    plain = not w[W_ORDER + O_ONLY_HOME] and not w[W_ORDER + O_EXCLUDED_COUNT] and not m[policy + Y_BANS]
+    plain = plain and w[W_ORDER + O_DEST] >= 0
+    flags = batch.flags[w[W_ORDER + O_CHANNEL]]
+    stale = load.stale
+    stamps = seen[E_STAMP]
+    slots = seen[E_SLOT]
+    keys = seen[E_KEY]
+    full = seen[E_FULL]
     small = groups <= GROUPS_EXACT
+    tied = groups < w[W_ORDER + O_LINE_COUNT]
+    """Some group has several lines, which have to be counted by node."""
     count = 0
     for i in range(w[W_ORDER + O_LINE_COUNT]):
         item = table[i, T_ITEM]
         units = table[i, T_WHOLE]
         need = table[i, T_NEED]
         g = table[i, T_GROUP]
+        bit = 1 << g if small and table[g, T_SIZE] == 1 else 0
         any_units = 0
         may_units = 0
         most = 0
         at = 0 if item < stock.head.shape[0] else -1
         while at >= 0:
             stretch, at = read_stretch(stock, rows, free_at, item, at)
+            before = count
             for n in range(stretch):
                 row = int(rows[n])
                 node = int(stock.node[row])
                 if node >= nodes:  # a position of a node that the configuration at hand does not know yet
+                    free_at[n] = 0
                     continue
+                if held_back:
+                    free_at[n] -= kept_back(m, stock, stale, row, node, method)
+                if free_at[n] > 0 and stamps[node] != stamp:
+                    stamps[node] = stamp
+                    block = -1
+                    usual = node != home and flags[node] & needed == needed and stale[node] != STALE_EXCLUDED
+                    if not (plain and usual):
+                        block = block_of(m, w, seen, batch, stale, node)
+                    if block >= 0:
+                        slots[node] = -1 - block
+                        result[R_BLOCKED + block] += 1
+                    else:
+                        slots[node] = count
+                        keys[count] = node
+                        count += 1
+            if count > before:
+                count = _place_new(scratch, batch, reach_km, before, count, result)
+            for slot in range(before, count):
+                full[slot] = 0
+                if not small:
+                    seen[E_LINES, slot] = 0
+                elif tied:
+                    for j in range(groups):
+                        seen[E_GROUP + j, slot] = 0
+            for n in range(stretch):
+                row = int(rows[n])
                 free = int(free_at[n])
-                if keeps_back:
-                    free -= kept_back(m, stock, load.stale, row, node, method)
-                if free < units and w[W_COLLIDED] & 1 == 0 and taken_at(taken, row) > 0:
+                if free < units and w[W_COLLIDED] & 1 == 0 and stock.node[row] < nodes and taken_at(taken, row) > 0:
                     w[W_COLLIDED] |= 1
-                if free > 0:
-                    any_units += free
-                    if seen[E_STAMP, node] != stamp:
-                        seen[E_STAMP, node] = stamp
-                        block = block_of(m, w, seen, batch, load.stale, reach_km, node)
-                        if block >= 0:
-                            seen[E_SLOT, node] = -1 - block
-                            result[R_BLOCKED + block] += 1
-                        else:
-                            km = int(batch.km[dest, node]) if dest >= 0 else 0
-                            seen[E_SLOT, node] = count
-                            seen[E_KEY, count] = (km << _SHIFT) | node
-                            seen[E_FULL, count] = 0
-                            seen[E_LINES, count] = 0
-                            if small:
-                                for j in range(groups):
-                                    seen[E_GROUP + j, count] = 0
-                            count += 1
-                    slot = seen[E_SLOT, node]
-                    if slot >= 0:
-                        if need & ~m[m[M_NODES] + node * NODE_COLUMNS + N_OFFER] != 0:
-                            result[R_BLOCKED + B_TAGS] += 1
-                        else:
-                            may_units += free
-                            most = max(most, free)
-                            if free >= units:
-                                seen[E_LINES, slot] += 1
-                                if small:
-                                    seen[E_GROUP + g, slot] += 1
-                                    if seen[E_GROUP + g, slot] == table[g, T_SIZE]:
-                                        seen[E_FULL, slot] |= 1 << g
+                if free <= 0:
+                    continue
+                any_units += free
+                node = int(stock.node[row])
+                slot = slots[node]
+                if slot < 0:
+                    continue
+                if need != 0 and need & ~m[m[M_NODES] + node * NODE_COLUMNS + N_OFFER] != 0:
+                    result[R_BLOCKED + B_TAGS] += 1
+                    continue
+                may_units += free
+                most = max(most, free)
+                if free >= units:
+                    if bit:
+                        full[slot] |= bit
+                    elif small:
+                        seen[E_GROUP + g, slot] += 1
+                        if seen[E_GROUP + g, slot] == table[g, T_SIZE]:
+                            full[slot] |= 1 << g
+                    else:
+                        seen[E_LINES, slot] += 1
         table[i, T_ANY] = any_units
         table[i, T_MAY] = may_units
         table[i, T_MOST] = most
@@ -306,98 +374,91 @@ def _keep_nearest(w: I64, seen: I64, count: int, lines: int, more: int, kept: in
 def _keep_holders(w: I64, seen: I64, count: int, groups: int, more: int) -> int:
     """Keep up to `more` of the nearest nodes that hold all groups whole, then the two nearest that hold each; how many.
 
-    One sweep over the seen nodes, most of which hold nothing whole.
+    One sweep over the seen nodes. Most of them hold less than everything and are farther than what is kept already, which is
+    two comparisons.
     """
+    keys = seen[E_KEY]
+    fulls = seen[E_FULL]
     everything = (1 << groups) - 1
     for g in range(groups):
         w[W_NEAR + 2 * g] = -1
         w[W_NEAR + 2 * g + 1] = -1
     found = 0
-    worst = NEVER
+    worst = NEVER if more > 0 else 0
+    bound = NEVER
+    """Of the second nearest holders of each group, the farthest key."""
     for n in range(count):
-        full = seen[E_FULL, n]
-        if full == 0:
-            continue
-        key = seen[E_KEY, n]
-        if full == everything and key < worst and more > 0:
+        key = keys[n]
+        full = fulls[n]
+        if full == everything and key < worst:
             b = found
             if found == more:
                 b -= 1
             else:
                 found += 1
-            while b > 0 and seen[E_KEY, w[W_NODE + b - 1]] > key:
+            while b > 0 and keys[w[W_NODE + b - 1]] > key:
                 w[W_NODE + b] = w[W_NODE + b - 1]
                 b -= 1
             w[W_NODE + b] = n
             if found == more:
-                worst = seen[E_KEY, w[W_NODE + found - 1]]
-        for g in range(groups):
-            if (full >> g) & 1 == 0:
-                continue
-            near = W_NEAR + 2 * g
-            if w[near] < 0 or key < seen[E_KEY, w[near]]:
-                w[near + 1] = w[near]
-                w[near] = n
-            elif w[near + 1] < 0 or key < seen[E_KEY, w[near + 1]]:
-                w[near + 1] = n
+                worst = keys[w[W_NODE + found - 1]]
+        if key < bound and full != 0:
+            bound = 0
+            for g in range(groups):
+                near = W_NEAR + 2 * g
+                if (full >> g) & 1:
+                    if w[near] < 0 or key < keys[w[near]]:
+                        w[near + 1] = w[near]
+                        w[near] = n
+                    elif w[near + 1] < 0 or key < keys[w[near + 1]]:
+                        w[near + 1] = n
+                bound = max(bound, NEVER if w[near + 1] < 0 else keys[w[near + 1]])
     for n in range(found):
-        seen[E_KEY, w[W_NODE + n]] = ~seen[E_KEY, w[W_NODE + n]]
+        keys[w[W_NODE + n]] = ~keys[w[W_NODE + n]]
     if groups > 1:
         for n in range(W_NEAR, W_NEAR + 2 * groups):
-            if w[n] >= 0 and seen[E_KEY, w[n]] >= 0:
+            if w[n] >= 0 and keys[w[n]] >= 0:
                 w[W_NODE + found] = w[n]
-                seen[E_KEY, w[n]] = ~seen[E_KEY, w[n]]
+                keys[w[n]] = ~keys[w[n]]
                 found += 1
     return found
 
 
 @inner
-def _bar(seen: I64, count: int, more: int) -> int:
-    """The key of the `more`-th nearest of the seen nodes that are not kept; NEVER = there are no more than that."""
-    keys = seen[E_SPARE]
-    left = 0
-    right = -1
+def _bar(seen: I64, count: int, limit: int) -> int:
+    """A key that exactly `limit` of the seen nodes do not exceed, the kept ones (negative keys) among them.
+
+    Bisection by counting: a count is a sweep in vector instructions without a jump that could be guessed wrong.
+    """
+    keys = seen[E_KEY]
+    low = -1
+    high = 0
     for n in range(count):
-        if seen[E_KEY, n] >= 0:
-            right += 1
-            keys[right] = seen[E_KEY, n]
-    if right < more:
-        return NEVER
-    wanted = more - 1
-    while left < right:  # quickselect; the middle as pivot, so that it is the same every time
-        pivot = keys[(left + right) >> 1]
-        a = left
-        b = right
-        while a <= b:
-            while keys[a] < pivot:
-                a += 1
-            while keys[b] > pivot:
-                b -= 1
-            if a <= b:
-                swap = keys[a]
-                keys[a] = keys[b]
-                keys[b] = swap
-                a += 1
-                b -= 1
-        if wanted <= b:
-            right = b
-        elif wanted >= a:
-            left = a
+        high = max(high, keys[n])
+    while True:
+        middle = (low + high) >> 1
+        within = 0
+        for n in range(count):
+            within += keys[n] <= middle
+        if within == limit:
+            return int(middle)
+        if within < limit:
+            low = middle
         else:
-            break
-    return int(keys[wanted])
+            high = middle
 
 
 @inner
 def _keep_rest(w: I64, seen: I64, count: int, kept: int, limit: int) -> int:
-    """Keep the nearest of the others up to the limit; how many are kept now."""
+    """Keep the nearest of the others up to the limit (more than which are seen); how many are kept now."""
     if kept >= limit:
         return kept
-    bar = _bar(seen, count, limit - kept)
+    keys = seen[E_KEY]
+    bar = _bar(seen, count, limit)
     for n in range(count):
-        if 0 <= seen[E_KEY, n] <= bar:
+        if 0 <= keys[n] <= bar:
             w[W_NODE + kept] = n
-            seen[E_KEY, n] = ~seen[E_KEY, n]
+            keys[n] = ~keys[n]
             kept += 1
     return kept
 
@@ -435,7 +496,7 @@ def choose_candidates(w: I64, seen: I64, count: int, groups: int, limit: int) ->
         key = ~seen[E_KEY, slot]
         w[W_FULL + c] = seen[E_FULL, slot]
         w[W_NODE + c] = key & _NODE_MASK
-        w[W_KM + c] = key >> _SHIFT
+        w[W_KM + c] = key >> KEY_SHIFT
     return kept
 
 
@@ -445,6 +506,7 @@ def read_candidates(m: I64, scratch: Scratch, stock: Stock, load: Load, kept: in
     w, seen, table, grid = scratch.w, scratch.seen, scratch.table, scratch.grid
     count = w[W_ORDER + O_LINE_COUNT]
     method = w[W_ORDER + O_METHOD]
+    held_back = keeps_back(m, method)
     nodes = m[M_NODE_COUNT]
     rows = scratch.rows
     free_at = scratch.free
@@ -467,9 +529,10 @@ def read_candidates(m: I64, scratch: Scratch, stock: Stock, load: Load, kept: in
                 if c < 0:
                     continue
                 grid[X_ROW, c, i] = row
-                if table[i, T_NEED] & ~m[m[M_NODES] + node * NODE_COLUMNS + N_OFFER] == 0:
+                need = table[i, T_NEED]
+                if need == 0 or need & ~m[m[M_NODES] + node * NODE_COLUMNS + N_OFFER] == 0:
                     free = int(free_at[n])
-                    if m[M_KEEPS_BACK] != 0:
+                    if held_back:
                         free -= kept_back(m, stock, load.stale, row, node, method)
                     grid[X_FREE, c, i] = max(0, free)
     for c in range(kept):

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 I64 = NDArray[np.int64]
 I32 = NDArray[np.int32]
-I16 = NDArray[np.int16]
 U8 = NDArray[np.uint8]
+F64 = NDArray[np.float64]
 
 LIMIT = 1_000_000_000_000_000
 """Money, weights and volumes saturate here (10^15), so that no sum or product leaves int64."""
@@ -64,7 +64,9 @@ ATLAS_HEADER = 15
 """calendar_of[node, service], last column = without a service; levels = services by level; serves[country, service];
 policy_node[policy, node] money, LIMIT and above = never; options[calendar, OPTIONS]; midnight[zone, MIDNIGHTS] = instant (ms) at
 which local day `base day + n` ends; today[zone] = local day of the instant M_NOW (ms), where the tables were refreshed;
-M_KEEPS_BACK: some node keeps more back than its positions say (1 by method, 2 because its feed is old)."""
+M_KEEPS_BACK: some node keeps more back than its positions say: bit by method that it does so for, KEEPS_STALE = its feed is old."""
+
+KEEPS_STALE = 16
 
 # nodes[node, ...]
 N_ZONE, N_OFFER, N_LINE, N_UNIT, N_SURCHARGE, N_CAP_KIND, N_CAP_DAY, N_CAP_HARD, N_CAP_OVER = range(9)
@@ -112,7 +114,7 @@ ITEM_ALONE, ITEM_ASSUMED = 1, 2
 P_DAY, P_SHIP_BY, P_ORDER_BY = range(3)
 OPTION_COLUMNS = 3
 
-# policy[policy, ...]: neutral = weights of 10,000, no least leg value, no cap on legs
+# policy[policy, ...]: neutral = weights of 10,000, no least leg value, no cap on legs; bans = some node is never to be used
 (
     Y_NEUTRAL,
     Y_MAX_LEGS,
@@ -124,8 +126,9 @@ OPTION_COLUMNS = 3
     Y_W_LATE,
     Y_W_TRANSIT,
     Y_W_OPPORTUNITY,
-) = range(10)
-POLICY_COLUMNS = 10
+    Y_BANS,
+) = range(11)
+POLICY_COLUMNS = 11
 
 # orders[part, ...]: an order is one part, or several where its lines differ in method or store
 (
@@ -276,10 +279,10 @@ item; units that all lines of its item ask (what a node must have to hold it who
 serve, most at one of those; units not yet covered; 1 = may be divided; next line of its group. Of a group: first line, size."""
 
 # seen[..., node] by node, from E_KEY on by place among the seen
-E_STAMP, E_SLOT, E_EXCLUDED, E_CANDIDATE, E_KEY, E_FULL, E_LINES, E_SPARE, E_GROUP = range(9)
+E_STAMP, E_SLOT, E_EXCLUDED, E_CANDIDATE, E_KEY, E_FULL, E_LINES, E_GROUP = range(8)
 SEEN_COLUMNS = E_GROUP + GROUPS_EXACT
 """Part that saw or excludes the node last; place among the seen or -1 - reason; candidate + 1 while reading; distance << 32 |
-node; bits of groups held whole; lines held whole; spare; lines of each group held whole."""
+node; bits of groups held whole; lines held whole; lines of each group held whole."""
 
 # grid[plane, candidate, line]
 X_FREE, X_ROW, X_LEFT = range(3)
@@ -391,13 +394,14 @@ class Load(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What to plan: rows of parts and lines, excluded nodes, distances `km[destination, node]` (-1 = not on the map), and the
-    rest of the configuration: `flags[channel, node]`, `items`."""
+    """What to plan: rows of parts and lines, excluded nodes, destinations as `points[destination, (lat, lon)]`, and the rest of
+    the configuration: where nodes are (`solvers.places.sphere`), `flags[channel, node]`, `items`."""
 
     parts: I64
     lines: I64
     excluded: I32
-    km: I16
+    points: F64
+    sphere: F64
     flags: U8
     items: I64
 
@@ -420,6 +424,8 @@ class Scratch(NamedTuple):
     """Rows of a stretch of an item's positions."""
     free: I32
     """Units free at those rows."""
+    chord: F64
+    """By place among the seen: for `solvers.places.put_km`."""
 
 
 # ways[n, ...]: complete ways to serve a part
@@ -472,6 +478,7 @@ def make_scratch(*, nodes: int, lines: int, batch_lines: int) -> Scratch:
         np.zeros(PART_COLUMNS, np.int64),
         np.zeros(STRETCH, np.int32),
         np.zeros(STRETCH, np.int32),
+        np.zeros(max(1, nodes)),
     )
 
 

@@ -29,6 +29,7 @@ from solvers.layout import (
     ITEM_ALONE,
     ITEM_ASSUMED,
     ITEM_COLUMNS,
+    KEEPS_STALE,
     LIMIT,
     M_BASE_DAY,
     M_CALENDAR_OF,
@@ -165,7 +166,9 @@ class Compiled:
             atlas += table.ravel().tolist()
         atlas[M_NODE_COUNT] = max(1, len(nodes))
         atlas[M_SERVICE_COUNT] = len(services)
-        atlas[M_KEEPS_BACK] = int(any(node and any(node.safety_by_method.values()) for node in nodes))
+        for bit, method in enumerate(METHOD_TAGS):
+            if any(node and node.safety_by_method.get(method) for node in nodes):
+                atlas[M_KEEPS_BACK] |= 1 << bit
         self.atlas: I64 = np.array(atlas, np.int64)
 
     def refresh(self, now_ms: int) -> None:
@@ -185,7 +188,7 @@ class Compiled:
 
     def keep_back(self, some: bool) -> None:
         """Say whether any node keeps units back because its feed is old."""
-        self.atlas[M_KEEPS_BACK] = self.atlas[M_KEEPS_BACK] & 1 | (2 if some else 0)
+        self.atlas[M_KEEPS_BACK] = self.atlas[M_KEEPS_BACK] & ~KEEPS_STALE | (KEEPS_STALE if some else 0)
 
     def need(self, tags: Sequence[str]) -> int:
         """Bits of handling tags."""
@@ -318,7 +321,8 @@ def _rises(card: CardSpec) -> bool:
 
 def _policy_row(policy: PolicySpec) -> tuple[int, ...]:
     neutral = policy._replace(node_minor={}, banned=frozenset()) == PolicySpec()
-    return (int(neutral), policy.max_legs, policy.leg_value_minor, *policy.weight_bp)
+    bans = bool(policy.banned) or any(minor >= LIMIT for minor in policy.node_minor.values())
+    return (int(neutral), policy.max_legs, policy.leg_value_minor, *policy.weight_bp, int(bans))
 
 
 def _policy_nodes(policies: Sequence[PolicySpec], node_count: int) -> I64:

@@ -17,7 +17,7 @@ import numpy as np
 from solvers import layout as at
 from solvers.kernel import plan_batch
 from solvers.network import Compiled
-from solvers.places import fill_km
+from solvers.places import exact_km, sphere
 from solvers.ways import enumerate_ways, own_optima
 
 _done = False
@@ -43,12 +43,12 @@ def _plan_nothing() -> None:
     stock = at.Stock(long, short, short, short, short, short, short, short, short, short, short[:0])
     ring = np.zeros((1, at.RING), np.int32)
     load = at.Load(ring, ring, ring, np.zeros(1, np.uint8))
-    km = np.zeros((1, 1), np.int16)
     batch = at.Batch(
         np.zeros((0, at.ORDER_COLUMNS), np.int64),
         np.zeros((0, at.LINE_COLUMNS), np.int64),
         np.zeros(0, np.int32),
-        km,
+        np.zeros((0, 2)),
+        sphere(np.zeros(1), np.zeros(1)),
         compiled.flags,
         np.zeros((0, at.ITEM_COLUMNS), np.int64),
     )
@@ -57,7 +57,7 @@ def _plan_nothing() -> None:
     chosen = np.zeros(0, np.int64)
     enumerate_ways(compiled.atlas, stock, load, batch, scratch, chosen, at.make_ways(parts=1, takes=1), 24, 0, 8, 1)
     own_optima(compiled.atlas, stock, load, batch, scratch, chosen, chosen, 24, 0)
-    fill_km(km[0], compiled.lat, compiled.lon, 0.0, 0.0)
+    exact_km(0.0, 0.0, 0.0, 0.0)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from engine.domain.state import ShardState
 from engine.settings import Settings
 from solvers import layout as at
 from solvers.kernel import NO_ROOM, plan_batch
+from solvers.places import exact_km
 from solvers.warm import warm
 from solvers.ways import enumerate_ways, own_optima
 
@@ -51,7 +52,7 @@ class SolverPlanner:
         """Whether a destination can be placed on the map (by its own coordinates or its postal code)."""
         if self._network_version != self._state.catalog.network_version:
             self._refresh_network()
-        return self._view.destinations.knows(*_place_of(ship_to))
+        return self._view.destinations.locate(*_place_of(ship_to)) is not None
 
     def plan(self, requests: Sequence[PlanRequest], *, now_ms: int) -> list[Plan]:
         """Plan a batch in order: each order sees the stock that its forerunners left."""
@@ -90,9 +91,9 @@ class SolverPlanner:
             channel = view.channels[request.channel]
             assert channel is not None, "the core looks the channel up"
             place = channel.centre if ship_to is None else _place_of(ship_to)
-            view.destinations.start(1)
-            number = view.destinations.number(*place)
-            return int(view.destinations.km[number, node]) if number >= 0 else -1
+            point = view.destinations.locate(*place)
+            lat, lon = float(view.sphere[0, node]), float(view.sphere[1, node])
+            return exact_km(lat, lon, *point) if point is not None and lat == lat else -1
 
         known = node < len(self._view.stale)
         stale = known and self._view.stale[node] == at.STALE_EXCLUDED
@@ -134,7 +135,8 @@ class SolverPlanner:
             parts,
             lines,
             np.array(flat.excluded, np.int32),
-            self._view.destinations.km,
+            self._view.destinations.points(),
+            self._view.sphere,
             self._view.compiled.flags,
             self._items.table.rows,
         )

@@ -51,7 +51,7 @@ class Flattener:
         view = self._view
         compiled = view.compiled
         destinations = view.destinations
-        destinations.start(2 * len(requests) + 64)
+        destinations.start()
         number = destinations.number
         country_of, level_of = compiled.country_of, compiled.level_of
         parts, lines, excluded = flat.parts, flat.lines, flat.excluded

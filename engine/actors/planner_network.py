@@ -11,7 +11,7 @@ from engine.domain.state import ShardState
 from solvers.calendar import CalendarSpec, day_number, minute_of
 from solvers.layout import FRESH, STALE_EXCLUDED, STALE_SAFETY, U8
 from solvers.network import CapacitySpec, Compiled, ItemSpec, ItemTable, NodeSpec, ServiceSpec
-from solvers.places import US_ZIPS, Destinations, Point
+from solvers.places import US_ZIPS, Destinations, Point, sphere
 from solvers.tariff import CardSpec, card_errors
 
 ON_SHORT = {"refuse": OnShort.REFUSE, "partial": OnShort.PARTIAL, "park": OnShort.PARK}
@@ -141,7 +141,8 @@ class NetworkView:
         self.channels = [ChannelRow(channel) if channel else None for channel in catalog.channels]
         if any(node and node.country == "US" for node in catalog.nodes):
             US_ZIPS.load()  # now, not in the middle of the first order
-        self.destinations = Destinations(self.compiled.lat, self.compiled.lon, _areas(catalog))
+        self.destinations = Destinations(_areas(catalog))
+        self.sphere = sphere(self.compiled.lat, self.compiled.lon)
         self.node_places = [
             (node.country, node.postal_code, node.lat, node.lon) if node else ("", "", None, None)
             for node in catalog.nodes

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from solvers.places import US_ZIPS, Destinations, Point, fill_km
+from solvers.places import EARTH_KM, KEY_SHIFT, US_ZIPS, Destinations, Point, exact_km, put_km, sphere
 from tests.property.solvers_reference import kilometres
 
 
@@ -22,38 +23,51 @@ def test_zip_codes_fall_back_to_their_area() -> None:
     assert US_ZIPS.find("00000") is US_ZIPS.find("12") is US_ZIPS.find("K1A") is None
 
 
+def km_of(nodes: list[tuple[float, float]], place: tuple[float, float]) -> list[int]:
+    """Distances as the kernel takes them."""
+    lat, lon = (np.array(column) for column in zip(*nodes, strict=True))
+    keys = np.arange(len(nodes))
+    put_km(keys, sphere(lat, lon), np.zeros(len(nodes)), *place)
+    assert (keys & (1 << KEY_SHIFT) - 1).tolist() == list(range(len(nodes)))
+    found: list[int] = (keys >> KEY_SHIFT).tolist()
+    return found
+
+
 def test_distances_are_great_circles_in_whole_kilometres() -> None:
     places = [(40.75, -73.99), (34.05, -118.24), (-33.87, 151.21), (90.0, 0.0), (0.0, 179.9)]
-    lat, lon = (np.array(column) for column in zip(*places, strict=True))
-    out = np.zeros(len(places), np.int16)
     for place in places:
-        fill_km(out, lat, lon, *place)
-        assert out.tolist() == [kilometres(place, other) for other in places]
-    fill_km(out, np.full(5, np.nan), lon, 0.0, 0.0)
-    assert out.tolist() == [-1] * 5
+        assert km_of(places, place) == [kilometres(place, other) for other in places]
+    assert km_of([(math.nan, 0.0), (0.0, 0.0)], (0.0, 0.0)) == [-1, 0]
 
 
-def test_the_pool_starts_again_when_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("solvers.places.POOL_ROWS_MAX", 4)
-    monkeypatch.setattr("solvers.places.POOL_ROWS_MIN", 4)
-    pool = Destinations(np.array([40.0]), np.array([-74.0]), {"GB SW1": Point(51.5, -0.13)})
-    for batch in range(6):
-        pool.start(2)
-        first = pool.number("US", "", 40.0 + batch, -74.0)
-        second = pool.number("GB", "sw1a 1aa", None, None)
-        assert pool.km[first, 0] == kilometres((40.0 + batch, -74.0), (40.0, -74.0))
-        assert pool.km[second, 0] == kilometres((51.5, -0.13), (40.0, -74.0))
-        assert first < 4 and second < 4 and len(pool.km) <= 256
-    assert pool.number("GB", "EC1", None, None) == -1
-    assert pool.knows("GB", "SW1", None, None) and not pool.knows("GB", "EC1", None, None)
+def test_the_quick_sweep_rounds_as_the_formula_does() -> None:
+    rng = np.random.default_rng(5)
+    near = list(zip(rng.uniform(25, 48, 200).tolist(), rng.uniform(-123, -68, 200).tolist(), strict=True))
+    far = list(zip(rng.uniform(-90, 90, 100).tolist(), rng.uniform(-180, 180, 100).tolist(), strict=True))
+    # Half a kilometre more than whole, as nearly as a float says it, seen from (0, 0); the other side of the world.
+    halves = [(math.degrees((n + 0.5) / EARTH_KM), 0.0) for n in range(100)]
+    nodes = [*near, *far, *halves, (0.0, 180.0), (0.0, 179.999)]
+    for place in [(0.0, 0.0), near[0], *far[:40]]:
+        assert km_of(nodes, place) == [exact_km(*node, *place) for node in nodes]
 
 
-def test_more_destinations_than_were_announced_find_room() -> None:
-    pool = Destinations(np.array([40.0]), np.array([-74.0]), {})
-    pool.start(1)
-    numbers = [pool.number("US", "", 40.0, -74.0 + n / 100) for n in range(700)]
-    assert numbers == list(range(700))
-    assert pool.km[numbers[-1], 0] == kilometres((40.0, -67.01), (40.0, -74.0))
+def test_destinations_are_numbered_by_batch() -> None:
+    places = Destinations({"GB SW1": Point(51.5, -0.13)})
+    for batch in range(3):
+        places.start()
+        assert places.number("US", "", 40.0 + batch, -74.0) == 0
+        assert places.number("GB", "EC1", None, None) == -1
+        assert places.number("GB", "sw1a 1aa", None, None) == 1
+        assert places.points().tolist() == [[40.0 + batch, -74.0], [51.5, -0.13]]
+    places.start()
+    assert places.points().shape == (0, 2)
+
+
+def test_what_was_located_is_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("solvers.places.LOCATED_MAX", 2)
+    places = Destinations({f"GB A{n}": Point(50.0 + n, 0.0) for n in range(5)})
+    for _ in range(2):
+        assert [places.locate("GB", f"A{n}", None, None) for n in range(5)] == [Point(50.0 + n, 0.0) for n in range(5)]
 
 
 def test_the_solvers_load_neither_ray_nor_the_engine() -> None:
