@@ -2,8 +2,8 @@
 
 Times in ms (median over instances), model building counted, everything proven unless marked: our prices and search, CP-SAT on
 columns (`linearization_level=2`), CP-SAT on columns with our implied rows, HiGHS and GLOP through MathOpt on columns (GLOP = the
-LP relaxation alone; the share of instances whose LP came out whole is printed). The components are what tight batches of
-16 to 192 orders on 20 nodes leave after decomposition.
+LP relaxation alone; the share of instances whose LP came out whole is printed). The components are those that the planner makes
+of tight batches of 16 to 192 orders on 20 nodes.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ from itertools import pairwise
 
 from ortools.math_opt.python import mathopt
 
-from loadtests.solver_bench import COLUMNS_MAX, Narrowed, decompose
-from loadtests.solver_instances import LEGS_MAX, make_batch
+from loadtests.solver_batches import components, forget, make_batch
 from solvers import worker
 from solvers.joint import solve_arrays
-from solvers.joint_columns import joint_columns
 from solvers.joint_cpsat import solve_columns
 from solvers.joint_cuts import strengthen
 from solvers.joint_flat import flatten
-from solvers.joint_wire import JointArrays
+from solvers.joint_wire import JointArrays, unpack_arrays
 
 Answer = tuple[float, bool]
 """Cost (or LP bound), and whether it is a proven whole optimum."""
@@ -78,9 +76,10 @@ def main() -> None:
     for orders in (16, 32, 64, 128, 192):
         problems = []
         for i in range(6):
-            found = decompose(make_batch(seed + i, orders=orders, nodes=20, stock_factor=1))
-            if isinstance(found, Narrowed) and found.budget.any():
-                problems.append(joint_columns(*found.legs, *found[1:7], legs=LEGS_MAX, columns_max=COLUMNS_MAX).problem)
+            batch = make_batch(seed + i, orders=orders, nodes=20, stock_factor=1)
+            plans = batch.plan()
+            problems += [unpack_arrays(batch.planner.component_problem(number)) for number in components(plans)]
+            forget(batch, plans)
         sizes = [len(problem.ptr) - 1 for problem in problems]
         columns = [len(problem.cost) for problem in problems]
         print(f"{orders} in the batch, {min(sizes)}-{max(sizes)} contended, {min(columns)}-{max(columns)} columns:")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engine.actors.planner_contention import ENTRIES, Contention
+from engine.actors.planner_contention import ENTRIES, Contention, whole_batch
 from engine.actors.planner_explain import explain_node
 from engine.actors.planner_input import Flat, Flattener
 from engine.actors.planner_network import ItemFeed, NetworkView
@@ -22,6 +22,7 @@ from engine.domain.plan import Plan, PlanRequest
 from engine.domain.state import ShardState
 from engine.settings import Settings
 from solvers import layout as at
+from solvers.contention import Joint
 from solvers.kernel import NO_ROOM, plan_batch
 from solvers.places import exact_km
 from solvers.warm import warm
@@ -76,6 +77,14 @@ class SolverPlanner:
         Raises msgspec.DecodeError: the answer is none; KeyError: there is no such component.
         """
         return self._contention.take(component).answered(answer)
+
+    def whole_batch(self, requests: Sequence[PlanRequest], *, now_ms: int) -> Joint:
+        """The joint problem of all movable requests with every way the kernel finds for them, on the state as it is."""
+        self._refresh(now_ms)
+        flat = self._flattener.flatten(requests, now_ms)
+        batch = self._run(flat)
+        results = Results(flat, self._outcome, config=self._state.catalog.version, now_ms=now_ms)
+        return whole_batch(results, _Single(self, batch))
 
     def explain_node(self, request: PlanRequest, node: int, *, now_ms: int) -> NodeVerdict:
         """Why an order would or would not go to a node, on the state as it is. Nothing changes."""

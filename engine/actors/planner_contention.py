@@ -231,6 +231,23 @@ class Contention:
         return plans
 
 
+def whole_batch(results: Results, kernel: Kernel) -> Joint:
+    """The joint problem of all orders of a batch, nothing narrowed: what narrowing is measured against.
+
+    Orders that cannot move (`_movable`) keep their greedy plans. Nobody waits for this in production.
+    """
+    movable = [n for n in range(len(results.ends)) if _movable(results, n)]
+    inside = set(movable)
+    firsts = [results.flat.first_part[n] for n in movable]
+    known = Known.none().joined(kernel.ways(firsts, at.WAYS_MAX))
+    held: dict[int, int] = {}
+    for n in range(len(results.ends)):
+        if n not in inside:
+            for row, units in _incumbent(results, n).takes:
+                held[row] = held.get(row, 0) + units
+    return joint_problem(firsts, [_incumbent(results, n) for n in movable], known.ways, known.takes, held)
+
+
 def _components(
     results: Results, losers: list[int], movable: list[int], kernel: Kernel
 ) -> list[tuple[list[int], Known, Joint]]:
