@@ -62,6 +62,12 @@ class Settings(BaseSettings):
     """Idempotency keys remembered by a shard for 24 hours; beyond it for less, never under one hour."""
     hold_ttl_max_s: int = Field(86_400, ge=1)
     """Longest time to live that a reservation may ask for."""
+    hold_units_per_key: int = Field(0, ge=0)
+    """Units that the open reservations of one API key may hold, counted by home shard; 0 = no cap."""
+    hold_units_per_customer: int = Field(0, ge=0)
+    """Units that the open reservations of one customer may hold, counted by home shard; 0 = no cap."""
+    hold_position_share_bp: int = Field(10_000, ge=1, le=10_000)
+    """How much of the units on a node's shelf reservations may hold, in basis points; 10000 = all."""
     solver_deadline_ms: int = Field(40, ge=1)
     """How long colliding orders wait for the solver before their greedy plan is taken."""
     solver_in_flight_max: int = Field(4, ge=0)

@@ -60,6 +60,10 @@ PAGES: dict[str, Page] = {
         "An open order or hold has this `order_id` already; `errors` carries its id.",
         "Read that order. Retry with the first request's Idempotency-Key to get its answer again.",
     ),
+    "hold_cap": Page(
+        "The reservation would bring the units held by this API key or customer, or of one position, over the cap that the operator set.",
+        "`errors` names the cap, what is held, requested and allowed. Commit or release other reservations, or allocate at once.",
+    ),
     "wrong_state": Page(
         "The order or leg is in a state that does not allow this step; `errors` names the state.",
         "Read the resource and take a step that its state allows.",

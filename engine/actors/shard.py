@@ -33,6 +33,7 @@ from engine.journal.port import Corrupt, Unavailable
 from engine.journal.runtime import runtime_dir
 from engine.protocol.control_core import ControlCore
 from engine.protocol.effects import Core
+from engine.protocol.hold_caps import HoldLimits
 from engine.protocol.shard_core import ShardCore
 from engine.settings import Settings
 
@@ -168,6 +169,9 @@ class ShardActor:
             dedupe_max=settings.dedupe_max,
             solver_deadline_ms=settings.solver_deadline_ms,
             solver_in_flight_max=settings.solver_in_flight_max,
+            hold_limits=HoldLimits(
+                settings.hold_units_per_key, settings.hold_units_per_customer, settings.hold_position_share_bp
+            ),
         )
         cluster.on_config = self._on_config(core)
         return core, cluster

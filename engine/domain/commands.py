@@ -20,6 +20,8 @@ class PlaceOrder(Struct, array_like=True, tag=1, frozen=True, gc=False):
     fingerprint: int = 0
     after: str | None = None
     """Commit token that the shard's views must contain first."""
+    holder: str = ""
+    """API key that a hold counts for, where holds are capped by key."""
 
 
 class CommitHold(Struct, array_like=True, tag=2, frozen=True, gc=False):
@@ -227,6 +229,8 @@ class TryLegs(Struct, array_like=True, tag=30, frozen=True, gc=False):
     """(node, item, units) that must stay free beyond what is held: safety by method."""
     replaces: tuple[int, ...] = ()
     """Held legs of the order that end in the step that decides these: their units count as free."""
+    hold_share_bp: int = 0
+    """Most that may be held of a position, in basis points of its shelf; 0 = no cap, or not for a hold."""
 
 
 class DriveLeg(Struct, array_like=True, tag=31, frozen=True, gc=False):

@@ -409,6 +409,7 @@ def build_record(
         order.promised_by_ms,
         order.ship_after_ms,
         order.cancel_after_ms,
+        command.holder if held else "",
     )
 
 

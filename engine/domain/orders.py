@@ -220,6 +220,8 @@ class OrderRecord(Struct, array_like=True, gc=False):
     promised_by_ms: int | None = None
     ship_after_ms: int | None = None
     cancel_after_ms: int | None = None
+    held_by: str = ""
+    """API key that placed it, where holds are capped by key."""
 
     @property
     def decision(self) -> int:
@@ -267,6 +269,7 @@ _TAIL_DEFAULTS: tuple[object, ...] = (
     None,
     None,
     None,
+    "",
 )
 _TAIL_ENDS = _TAIL_DEFAULTS[3:]
 
@@ -331,6 +334,7 @@ def encode_record(record: OrderRecord) -> bytes:
         record.promised_by_ms,
         record.ship_after_ms,
         record.cancel_after_ms,
+        record.held_by,
     )
     kept = 3 if tail[3:] == _TAIL_ENDS else len(tail)
     while kept and tail[kept - 1] == _TAIL_DEFAULTS[kept - 1]:

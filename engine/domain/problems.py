@@ -26,6 +26,7 @@ CODES: dict[str, Code] = {
     "out_of_stock": Code(409, "Not enough units are available to promise"),
     "no_capable_node": Code(409, "No node can serve these lines"),
     "duplicate_order": Code(409, "The order id is in use by an open order"),
+    "hold_cap": Code(409, "More units would be held than may be"),
     "wrong_state": Code(409, "The resource is in a state that does not allow this"),
     "expired": Code(409, "The hold has expired"),
     "key_in_use": Code(409, "A request with this idempotency key is still running"),

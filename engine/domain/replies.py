@@ -169,6 +169,8 @@ class TryReply(Struct, array_like=True, tag=10, frozen=True, gc=False):
     short: tuple[tuple[int, int, int], ...] = ()
     full: tuple[tuple[int, int, int], ...] = ()
     token: str = ""
+    over_cap: tuple[tuple[int, int, int, int], ...] = ()
+    """Positions of which too much would be held: (item, node, units held, most that may be)."""
 
 
 class TxnState(Struct, array_like=True, tag=11, frozen=True, gc=False):

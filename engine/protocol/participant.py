@@ -26,6 +26,7 @@ from engine.domain.events import LegDriven, LegHeld, LegShifted
 from engine.domain.orders import LegState
 from engine.domain.replies import Done, Reply, TryReply, TxnState
 from engine.domain.state import ForeignLeg, leg_key
+from engine.protocol.hold_caps import over_share
 
 if TYPE_CHECKING:
     from engine.protocol.shard_core import Batch, ShardCore
@@ -118,6 +119,15 @@ class Participant:
         if short or full:
             core.answer(conn, corr, TryReply(False, short, full, core.token()))
             return
+        if command.hold_share_bp and legs:
+            need: dict[tuple[int, int], int] = {}
+            for new in legs:
+                for item, units in new.lines:
+                    need[(item, new.node)] = need.get((item, new.node), 0) + units
+            over = over_share(core, need, command.hold_share_bp)
+            if over:
+                core.answer(conn, corr, TryReply(False, (), (), core.token(), over))
+                return
         batch = core.batch(now_ms)
         for held in legs:
             core.put(batch, LegHeld(command.home, command.txn, command.slot, command.order_no, *held))

@@ -107,8 +107,10 @@ def open_plain(core: ShardCore, flights: list[Flight], plans: list[Plan], *, now
     rest: list[tuple[Flight, Plan]] = []
     chosen: list[Flight] = []
     wanted: list[tuple[PlaceOrder, Prepared, Plan]] = []
+    has_caps = core.hold_caps is not None
     for flight, plan in zip(flights, plans, strict=True):
-        if is_plain(catalog, flight.prepared, plan) and not flight.order_no:
+        is_capped = has_caps and flight.command.ttl_s > 0
+        if is_plain(catalog, flight.prepared, plan) and not flight.order_no and not is_capped:
             chosen.append(flight)
             wanted.append((flight.command, flight.prepared, plan))
         elif not plan.component:
@@ -177,6 +179,12 @@ def place(core: ShardCore, flight: Flight, plan: Plan, *, now_ms: int) -> None:
         problem = Problem("dedupe_full", CODES["dedupe_full"].title, (), retry_after_ms=60_000)
         settle(core, flight, problem)
         return
+    if flight.command.ttl_s and core.hold_caps is not None:
+        too_much = core.hold_caps.refusal(flight.command, prepared, plan)
+        if too_much is not None:
+            core.count("holds_capped")
+            settle(core, flight, too_much)
+            return
     if not fits(state, [(prepared, plan.legs)]):
         core.count("plans_unfit")
         flight.replans += 1
@@ -222,6 +230,8 @@ def finish_place(
         core.demand_log.waits(slot, record, batch.time_ms)
     if held:
         state.open_holds += 1
+        if core.hold_caps is not None:
+            core.hold_caps.opened(record)
         core.watch_expiry(record.expires_at_ms, slot, order_no)
     else:
         state.open_orders += 1

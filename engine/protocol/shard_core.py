@@ -38,6 +38,7 @@ from engine.protocol.effects import Answer, Append, Effects, Fetch, Send
 from engine.protocol.expiry import ExpiryQueue
 from engine.protocol.flights import Flights
 from engine.protocol.handlers import handle
+from engine.protocol.hold_caps import HoldCaps, HoldLimits
 from engine.protocol.participant import Participant
 from engine.protocol.placing import Asked, place_group
 from engine.protocol.reads import OrderNumbers
@@ -91,6 +92,7 @@ class ShardCore:
         dedupe_max: int = 5_000_000,
         solver_deadline_ms: int = 40,
         solver_in_flight_max: int = 0,
+        hold_limits: HoldLimits = HoldLimits(),
     ) -> None:
         self.shard = shard
         self.catalog = catalog
@@ -102,6 +104,7 @@ class ShardCore:
         self.durable_seq = 0
         self.rows = RowIndex()
         self.flights = Flights()
+        self.hold_caps = HoldCaps(self, hold_limits) if hold_limits != HoldLimits() else None
         self.claims = Claims(self)
         self.two_phase = TwoPhase(self)
         self.driver = Driver(self)
@@ -151,6 +154,8 @@ class ShardCore:
         derived = rebuild_indexes(state)
         for expires_at_ms, slot, order_no in derived.holds:
             self._expiries.push(expires_at_ms, slot, order_no)
+            if self.hold_caps is not None and (record := state.order(slot, order_no)) is not None:
+                self.hold_caps.opened(record)
         newest = derived.newest_order_no.get(self.shard, 0)
         self._order_ms = max(state.time_ms, order_no_time_ms(newest))
         self._order_counter = ORDER_COUNTER_MAX  # this millisecond may be used up: begin with the next
@@ -303,6 +308,8 @@ class ShardCore:
         fingerprint: int = 0,
     ) -> None:
         """Journal a changed order: next version, work lists, and what its remote legs must be driven to."""
+        if self.hold_caps is not None and cause in _ENDS_HOLD and (was := self.state.order(slot, order_no)) is not None:
+            self.hold_caps.ended(was)
         record.version += 1
         event = OrderPut(
             cause, slot, order_no, encode_record(record), tuple(stock), tuple(capacity), key_hash, fingerprint

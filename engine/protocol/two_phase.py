@@ -29,7 +29,7 @@ from engine.domain.orders import LegState, OrderRecord
 from engine.domain.plan import Plan
 from engine.domain.replies import Reply, TryReply, TxnState
 from engine.protocol.flights import Flight
-from engine.protocol.placing import finish_place, place, plan_alone
+from engine.protocol.placing import finish_place, place, plan_alone, settle
 from engine.protocol.tokens import parse_token
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Pending:
         "asked",
         "deadline_ms",
         "first_leg",
+        "over_cap",
         "plan",
         "points",
         "purpose",
@@ -96,6 +97,8 @@ class Pending:
         self.silent: list[int] = []
         """Shards that gave no answer, or none about stock."""
         self.refused = False
+        self.over_cap: tuple[tuple[int, int, int, int], ...] = ()
+        """Positions that their owners will not hold so much of."""
         self.points: dict[int, tuple[int, int]] = {}
         """(epoch, seq) of each shard's holds."""
 
@@ -140,6 +143,9 @@ class NewOrder:
         """None where a stock fact took the units of a leg of our own while the others were asked."""
         if not fits(core.state, [(self.prepared, pending.plan.legs)]):
             return None
+        command, caps = self.flight.command, core.hold_caps
+        if command.ttl_s and caps is not None and caps.refusal(command, self.prepared, pending.plan) is not None:
+            return None  # other holds came first meanwhile
         return finish_place(core, self.flight, pending.plan, now_ms=now_ms, txn=pending.txn, points=pending.points)
 
     def overtaken(self, core: ShardCore, *, now_ms: int) -> None:
@@ -212,6 +218,8 @@ class TwoPhase:
                 (first + n, leg.node, leg.ship_day, leg.capacity_units, tuple(sorted(units.items())))
             )
         replaces = purpose.gives_up(core)
+        is_hold = isinstance(purpose, NewOrder) and purpose.flight.command.ttl_s > 0
+        share_bp = core.hold_caps.try_share_bp if is_hold and core.hold_caps is not None else 0
         for shard, legs in sorted(by_shard.items()):
             kept = spare.get(shard, {})
             command = TryLegs(
@@ -222,6 +230,7 @@ class TwoPhase:
                 tuple(legs),
                 tuple([(node, item, extra) for (node, item), extra in sorted(kept.items())]),
                 replaces,
+                share_bp,
             )
             corr = core.send(shard, command)
             pending.waiting[shard] = corr
@@ -246,6 +255,7 @@ class TwoPhase:
             else:
                 pending.refused = True
                 pending.asked.remove(shard)
+                pending.over_cap += reply.over_cap
                 if core.views.point(shard) < points.get(shard, (0, 0)):  # else the view knows better
                     self._learn(reply)
         else:  # it did not say whether it holds them: unknown
@@ -310,6 +320,12 @@ class TwoPhase:
                 self._expect_views(pending, record)
             return
         self._abort(pending)
+        if pending.over_cap and isinstance(purpose, NewOrder) and core.hold_caps is not None:
+            problem = core.hold_caps.position_problem(purpose.prepared, pending.plan, pending.over_cap)
+            if problem is not None:
+                core.count("holds_capped")
+                settle(core, purpose.flight, problem)
+                return
         purpose.rounds += 1
         request = purpose.prepared.request
         without = self._to_avoid(pending)

@@ -121,7 +121,8 @@ def place(call: Call, order: Order, *, route: bytes, ttl_s: int, needs_destinati
     if type(slot) is Problem:
         return slot
     assert type(slot) is str
-    command = PlaceOrder(request, ttl_s, call.key_hash, fingerprint(route, (ttl_s, request)), call.after())
+    holder = call.principal.key_id if ttl_s and call.gateway.settings.hold_units_per_key else ""
+    command = PlaceOrder(request, ttl_s, call.key_hash, fingerprint(route, (ttl_s, request)), call.after(), holder)
     return Ask(slot, command, allocated)
 
 

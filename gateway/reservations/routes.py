@@ -183,7 +183,7 @@ ROUTES = [
         needs_key=True,
         takes_after=True,
         etag=True,
-        problems=PLACING,
+        problems=(*PLACING, "hold_cap"),
         body_examples=examples.RESERVATIONS,
         answer_example=examples.RESERVATION,
     ),

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from engine.protocol.hold_caps import HoldCaps, HoldLimits
+from engine.protocol.shard_core import ShardCore
 from tests.integration.gateway_engine import GatewayEngine, an_order_body, keyed
 
 PLACES = ("10001", "10501", "60601", "94105")
@@ -52,7 +54,9 @@ async def test_a_key_whose_order_was_refused_may_go_elsewhere(engine: GatewayEng
     """Refusals are not stored: a retry decides again, also for another address."""
     refused = await engine.client.post("/v1/allocations", json=to(PLACES[0], quantity=11), headers=keyed("k-1"))
     assert refused.status_code == 409, refused.text
-    taken = await engine.client.post("/v1/allocations", json=to(PLACES[3]), headers=keyed("k-1"))
+    token = await engine.stock_up("N-0", "SKU-0", 1)  # until the other home has seen the units
+    headers = keyed("k-1", **{"x-qm-after": token})
+    taken = await engine.client.post("/v1/allocations", json=to(PLACES[3]), headers=headers)
     assert taken.status_code == 201, taken.text
     back = await engine.client.post("/v1/allocations", json=to(PLACES[0]), headers=keyed("k-1"))
     assert back.json()["code"] == "key_reused"
@@ -74,3 +78,26 @@ async def test_the_orders_of_a_batch_are_held_to_it_too(engine: GatewayEngine) -
     orders = [{**to(place, f"A-{n}"), "idempotency_key": "k-1"} for n, place in enumerate(PLACES)]
     answer = await engine.client.post("/v1/allocations/batch", json={"orders": orders})
     assert [item["status"] for item in answer.json()["results"]] == [201, 422, 422, 422], answer.text
+
+
+async def test_a_reservation_over_the_cap_of_its_api_key_is_refused_with_the_numbers(tmp_path: Path) -> None:
+    engine = await GatewayEngine(tmp_path, hold_units_per_key=3).start()
+    for shard in engine.stock:
+        assert isinstance(shard.core, ShardCore)
+        shard.core.hold_caps = HoldCaps(shard.core, HoldLimits(units_per_key=3))
+    await engine.stock_up("N-0", "SKU-0", 10)
+    first = await engine.client.post("/v1/reservations", json=to(PLACES[0], quantity=2, ttl_s=60), headers=keyed("k-1"))
+    assert first.status_code == 201, first.text
+    over = await engine.client.post(
+        "/v1/reservations", json=to(PLACES[0], "A-2", quantity=2, ttl_s=60), headers=keyed("k-2")
+    )
+    assert (over.status_code, over.json()["code"]) == (409, "hold_cap")
+    [error] = over.json()["errors"]
+    assert (error["cap"], error["held"], error["requested"], error["limit"]) == ("key", 2, 2, 3)
+    hold = first.json()["reservation_id"]
+    assert (await engine.client.post(f"/v1/reservations/{hold}/commit", headers=keyed("k-3"))).status_code == 200
+    again = await engine.client.post(
+        "/v1/reservations", json=to(PLACES[0], "A-2", quantity=2, ttl_s=60), headers=keyed("k-2")
+    )
+    assert again.status_code == 201, again.text
+    await engine.close()

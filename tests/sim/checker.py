@@ -112,6 +112,7 @@ def check_core(core: ShardCore) -> None:
                 (held if foreign.state == LegState.HELD else allocated)[(node, item)] += units
             capacity[(node, foreign.ship_day)] += foreign.capacity_units
     assert (state.open_holds, state.open_orders) == (holds, committed)
+    _check_hold_caps(core)
     positions = state.positions
     items = positions.items().tolist()
     for row in range(positions.size):
@@ -136,6 +137,23 @@ def check_core(core: ShardCore) -> None:
             kept = {day: used for (n, day), used in capacity.items() if n == node and used}
             # What a finished foreign leg used stays given away, although the leg is forgotten.
             assert all(given.get(day, 0) >= used for day, used in kept.items()), (node, given, kept)
+
+
+def _check_hold_caps(core: ShardCore) -> None:
+    """H3: what counts against the caps is what open holds hold."""
+    caps = core.hold_caps
+    if caps is None:
+        return
+    by_key: Counter[str] = Counter()
+    by_customer: Counter[str] = Counter()
+    for _, record in orders_of(core.state).values():
+        if record.state == OrderState.HELD:
+            units = sum(units for leg in record.legs for _, units in leg.lines)
+            by_key[record.held_by] += units
+            by_customer[record.customer_id or ""] += units
+    for counted, held in ((caps.by_key, by_key), (caps.by_customer, by_customer)):
+        del held[""]
+        assert +counted == +held, f"H3: counted {counted}, held {held}"
 
 
 def _check_lines(state: ShardState, order_no: int, record: OrderRecord) -> None:
