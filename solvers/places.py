@@ -1,74 +1,22 @@
 """Where destinations are, and how far nodes are from them.
 
-Coordinates come with the address, or from its postal code: US ZIP codes from the `zipcodes` package (read once, half a second), any
-other from nodes and channels that lie in the same postal area. Distances are great circles in a fixed order of operations,
-rounded to whole kilometres, so that a replay counts the same.
+Coordinates come with the address, or from its postal code: US ZIP codes from a table (zips.py), any other from nodes and channels
+that lie in the same postal area. Distances are great circles in a fixed order of operations, rounded to whole kilometres, so that
+a replay counts the same.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 
 from solvers.jit import jit
 from solvers.layout import F64, I64
+from solvers.zips import US_ZIPS, Point
 
 EARTH_KM = 6_371.0
 LOCATED_MAX = 4_096
-
-
-class Point(NamedTuple):
-    lat: float
-    lon: float
-
-
-class ZipTable:
-    """US ZIP codes to coordinates; a code that is not listed falls back to the mean of its first three digits."""
-
-    def __init__(self) -> None:
-        self._lat: list[float] | None = None
-        self._lon: list[float] | None = None
-        self._near: dict[int, Point] = {}
-
-    def load(self) -> None:
-        """Read the package's table; nothing where it is read already."""
-        if self._lat is not None:
-            return
-        import zipcodes
-
-        lat = np.full(100_000, np.nan)
-        lon = np.full(100_000, np.nan)
-        for start in range(100):
-            for row in zipcodes.similar_to(f"{start:02d}"):
-                code, at_lat, at_lon = int(row["zip_code"]), float(row["lat"]), float(row["long"])
-                if at_lat or at_lon:
-                    lat[code], lon[code] = at_lat, at_lon
-        for prefix in range(1_000):
-            part = slice(prefix * 100, prefix * 100 + 100)
-            known = ~np.isnan(lat[part])
-            if known.any():
-                self._near[prefix] = Point(float(lat[part][known].mean()), float(lon[part][known].mean()))
-        self._lat, self._lon = lat.tolist(), lon.tolist()  # read one by one: lists are faster
-
-    def find(self, postal_code: str) -> Point | None:
-        """The point of "10001", "10001-1234"; None where even its first three digits are unknown."""
-        digits = postal_code.strip()[:5]
-        if len(digits) < 3 or not (digits.isascii() and digits.isdigit()):
-            return None
-        self.load()
-        assert self._lat is not None and self._lon is not None
-        if len(digits) == 5:
-            code = int(digits)
-            lat = self._lat[code]
-            if lat == lat:  # not NaN
-                return Point(lat, self._lon[code])
-        return self._near.get(int(digits[:3]))
-
-
-US_ZIPS = ZipTable()
-"""One table a process: it never changes."""
 
 
 # asin(t) = t + t * z * P(z) / Q(z), z = t * t <= 1/4: exact to the last place but one (the approximation of fdlibm)

@@ -19,6 +19,7 @@ from solvers.kernel import plan_batch
 from solvers.network import Compiled
 from solvers.places import exact_km, sphere
 from solvers.ways import enumerate_ways, own_optima
+from solvers.zips import US_ZIPS
 
 _done = False
 
@@ -33,6 +34,7 @@ def warm() -> None:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _plan_nothing()
+        US_ZIPS.load()
     _done = True
 
 

@@ -11,8 +11,9 @@ from engine.domain.state import ShardState
 from solvers.calendar import CalendarSpec, day_number, minute_of
 from solvers.layout import FRESH, STALE_EXCLUDED, STALE_SAFETY, U8
 from solvers.network import CapacitySpec, Compiled, ItemSpec, ItemTable, NodeSpec, ServiceSpec
-from solvers.places import US_ZIPS, Destinations, Point, sphere
+from solvers.places import Destinations, sphere
 from solvers.tariff import CardSpec, card_errors
+from solvers.zips import Point
 
 ON_SHORT = {"refuse": OnShort.REFUSE, "partial": OnShort.PARTIAL, "park": OnShort.PARK}
 
@@ -139,8 +140,6 @@ class NetworkView:
         channels = [channel.channel_id if channel else None for channel in catalog.channels]
         self.compiled = Compiled(nodes, channels, _services(catalog.carriers))
         self.channels = [ChannelRow(channel) if channel else None for channel in catalog.channels]
-        if any(node and node.country == "US" for node in catalog.nodes):
-            US_ZIPS.load()  # now, not in the middle of the first order
         self.destinations = Destinations(_areas(catalog))
         self.sphere = sphere(self.compiled.lat, self.compiled.lon)
         self.node_places = [

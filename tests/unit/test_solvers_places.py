@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from solvers.places import EARTH_KM, KEY_SHIFT, US_ZIPS, Destinations, Point, exact_km, put_km, sphere
+from solvers.places import EARTH_KM, KEY_SHIFT, Destinations, exact_km, put_km, sphere
+from solvers.zips import CODES, US_ZIPS, Point, ZipTable, make_table
 from tests.property.solvers_reference import kilometres
 
 
@@ -21,6 +23,27 @@ def test_zip_codes_fall_back_to_their_area() -> None:
     assert area is not None and kilometres(manhattan, area) < 20
     assert US_ZIPS.find("100") == area
     assert US_ZIPS.find("00000") is US_ZIPS.find("12") is US_ZIPS.find("K1A") is None
+
+
+def test_the_kept_table_is_the_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path / "kernel"))
+    made, kept = ZipTable(), ZipTable()
+    made.load()
+    (file,) = tmp_path.glob("zips-*")
+    table = np.load(file)
+    np.testing.assert_array_equal(table, make_table())
+    monkeypatch.setattr("solvers.zips.make_table", lambda: pytest.fail("there is a file"))
+    kept.load()
+    assert [kept.find(code) for code in ("10001", "10050", "96799", "00000")] == [
+        made.find(code) for code in ("10001", "10050", "96799", "00000")
+    ]
+    assert np.isnan(table[:, :CODES]).any() and not np.isnan(table[:, 10_001]).any()
+    monkeypatch.undo()
+    file.write_bytes(file.read_bytes()[:1_000])  # half of one is none
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path / "kernel"))
+    again = ZipTable()
+    again.load()
+    assert again.find("10001") == made.find("10001") and len(file.read_bytes()) > 1_000_000
 
 
 def km_of(nodes: list[tuple[float, float]], place: tuple[float, float]) -> list[int]:
