@@ -315,6 +315,39 @@ class ReadDemandLog(Struct, array_like=True, tag=43, frozen=True, gc=False):
     limit: int = 1_000
 
 
+class ListShort(Struct, array_like=True, tag=44, frozen=True, gc=False):
+    """This shard's positions that promised more than they have, with their unreleased legs, by node and item after a key."""
+
+    node_id: str | None = None
+    after: int = -1
+    """node << 32 | item"""
+    limit: int = 100
+
+
+class FindShortLegs(Struct, array_like=True, tag=45, frozen=True, gc=False):
+    """An owner asks a home: which of its unreleased legs at a node could give up some units of an item, and in which order?"""
+
+    node: int
+    item: int
+    units: int
+
+
+class ResourceLeg(Struct, array_like=True, tag=46, frozen=True, gc=False):
+    """An owner asks a home to serve units of a leg from elsewhere, because the node does not have them.
+
+    had = units of the item that the leg has, as the owner knows it: where that is no longer so, nothing happens (so that a
+    repeat does nothing).
+    """
+
+    slot: str
+    order_no: int
+    leg_no: int
+    node: int
+    item: int
+    units: int
+    had: int
+
+
 Command = (
     PlaceOrder
     | CommitHold
@@ -344,9 +377,22 @@ Command = (
     | CancelDemand
     | PrioritiseDemand
     | ReadDemandLog
+    | ListShort
+    | FindShortLegs
+    | ResourceLeg
 )
 
-FINISHING = (CommitHold, ReleaseHold, CancelOrder, ActOnLeg, DriveLeg, ResolveTxn, CancelDemand, PrioritiseDemand)
+FINISHING = (
+    CommitHold,
+    ReleaseHold,
+    CancelOrder,
+    ActOnLeg,
+    DriveLeg,
+    ResolveTxn,
+    CancelDemand,
+    PrioritiseDemand,
+    ResourceLeg,
+)
 """Commands that free or settle stock: they go before new work."""
 READS = (
     GetOrder,
@@ -359,4 +405,6 @@ READS = (
     ListConfig,
     ListDemand,
     ReadDemandLog,
+    ListShort,
+    FindShortLegs,
 )

@@ -410,6 +410,40 @@ def _book_effect(record: OrderRecord, leg: LegRecord, effect: str, line: int, un
         leg.emptied = (*leg.emptied, item)
 
 
+def resource(record: OrderRecord, leg: LegRecord, item: int, units: int) -> Change:
+    """Take up to so many units of an item out of a leg because its node does not have them.
+
+    A line that may not be split goes whole, and with it its group. What the customer collects at that node stays.
+    """
+    change = Change(Cause.RESOURCED, [], [], [])
+    wanted: dict[int, int] = {}
+    left = units
+    for i, have in reversed(leg.lines):
+        line = record.lines[i]
+        if line.item == item and left > 0 and line.pickup_node != leg.node:
+            some = have if line.group or not line.splittable else min(have, left)
+            wanted[i] = wanted.get(i, 0) + some
+            left -= some
+    groups = {record.lines[i].group: None for i in wanted if record.lines[i].group}
+    for i, have in leg.lines:
+        if record.lines[i].group in groups:
+            wanted[i] = have
+    for i, some in sorted(wanted.items()):
+        taken = take_from_leg(record, leg, i, some, change)
+        if taken:
+            change.freed.append((i, taken))
+    _end_empty(record, LegState.CANCELLED)
+    return change
+
+
+def resourceable_units(record: OrderRecord, leg: LegRecord, item: int) -> int:
+    """Units of an item that a leg could give up: it is not released, and no other shard has yet to hear of it."""
+    if leg.state != LegState.ALLOCATED or leg.driving:
+        return 0
+    lines = record.lines
+    return sum(units for i, units in leg.lines if lines[i].item == item and lines[i].pickup_node != leg.node)
+
+
 def park_freed(record: OrderRecord, freed: list[tuple[int, int]], *, reason: str, now_ms: int) -> None:
     """Units that lost their node become parked demand of the order until a plan finds them another one."""
     for i, units in freed:

@@ -249,6 +249,28 @@ class DemandNotes(Struct, array_like=True, tag=41, frozen=True, gc=False):
     epoch: int
 
 
+class ShortView(Struct, array_like=True, frozen=True, gc=False):
+    """A position that promised more than it has. `legs` = unreleased ones that hold its item: the first ones to give up."""
+
+    key: int
+    """node << 32 | item"""
+    stock: StockView
+    lacking: int
+    """Units promised that are not on the shelf; what else it is short by, safety or distrust withholds."""
+    legs: tuple[str, ...]
+
+
+class ShortList(Struct, array_like=True, tag=42, frozen=True, gc=False):
+    rows: tuple[ShortView, ...]
+    more: bool
+
+
+class ShortLegs(Struct, array_like=True, tag=43, frozen=True, gc=False):
+    """(priority, order number, leg number, slot, units) of a home's unreleased legs, in the order in which they give up."""
+
+    legs: tuple[tuple[int, int, int, str, int], ...]
+
+
 Reply = (
     Problem
     | OrderView
@@ -264,4 +286,6 @@ Reply = (
     | ViewUpdate
     | DemandList
     | DemandNotes
+    | ShortList
+    | ShortLegs
 )

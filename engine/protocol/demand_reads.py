@@ -1,16 +1,20 @@
-"""Lists of waiting demand, and the demand log. All are bounded."""
+"""Lists of waiting demand and of short positions, and the demand log. All are bounded."""
 
 from __future__ import annotations
 
+from heapq import nlargest, nsmallest
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from engine.domain import demand
-from engine.domain.commands import ListDemand, ReadDemandLog
+from engine.domain.commands import ListDemand, ListShort, ReadDemandLog
 from engine.domain.decide_orders import refuse
-from engine.domain.orders import OrderRecord
-from engine.domain.replies import DemandList, DemandView
+from engine.domain.ids import OrderRef, public_id
+from engine.domain.orders import LegState, OrderRecord
+from engine.domain.replies import DemandList, DemandView, ShortList, ShortView
 from engine.protocol.demand_queue import FIRST, Entry
+from engine.protocol.reads import stock_view
+from engine.protocol.resourcing import legs_at
 
 if TYPE_CHECKING:
     from engine.protocol.shard_core import ShardCore
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
 PAGE_MAX = 1_000
 ORDERS_SCANNED_MAX = 2_000
 """Waiting orders that one page looks at; it may then be short, or empty, without being the last."""
+LEGS_SHOWN_MAX = 100
 STATES = ("parked", "partial")
 
 
@@ -96,3 +101,36 @@ def _items(record: OrderRecord, line_id: str) -> list[int]:
 
 def read_log(core: ShardCore, conn: int, corr: int, command: ReadDemandLog, now_ms: int) -> None:
     core.answer(conn, corr, core.demand_log.page(after=command.after, limit=command.limit))
+
+
+def list_short(core: ShardCore, conn: int, corr: int, command: ListShort, now_ms: int) -> None:
+    """Short positions of this shard's nodes, by node and item, each with the legs that give up first."""
+    catalog, state = core.catalog, core.state
+    node = catalog.node_of.get(command.node_id) if command.node_id is not None else None
+    if command.node_id is not None and node is None:
+        core.answer(conn, corr, refuse("unknown_node", "/node_id", f"no node {command.node_id!r}"))
+        return
+    limit = max(1, min(command.limit, PAGE_MAX))
+    keys = [n << 32 | item for n, item in state.short_positions if node is None or n == node]
+    chosen = nsmallest(limit + 1, (key for key in keys if key > command.after))
+    rows = []
+    for key in chosen[:limit]:
+        at, item = key >> 32, key & 0xFFFFFFFF
+        view = stock_view(core, at, item, now_ms)
+        rows.append(ShortView(key, view, core.resourcing.lacking((at, item)), _short_legs(core, at, item)))
+    core.answer(conn, corr, ShortList(tuple(rows), len(chosen) > limit))
+
+
+def _short_legs(core: ShardCore, node: int, item: int) -> tuple[str, ...]:
+    """Ids of this home's legs in the order in which they give up, then those of other homes, newest first."""
+    own = [(order_no, leg_no, slot) for _, order_no, leg_no, slot, _ in legs_at(core, node, item)]
+    part = core.state.nodes.get(node)
+    foreign = [
+        (leg.order_no, leg.leg_no, leg.slot)
+        for leg in (part.foreign.values() if part is not None else ())
+        if leg.state == LegState.ALLOCATED and any(have == item for have, _ in leg.lines)
+    ]
+    legs = own + nlargest(LEGS_SHOWN_MAX, foreign)
+    return tuple(
+        [public_id("leg", OrderRef(slot, order_no), leg_no) for order_no, leg_no, slot in legs[:LEGS_SHOWN_MAX]]
+    )

@@ -21,6 +21,7 @@ from engine.domain.commands import (
     DumpPart,
     ExtendHold,
     FindKey,
+    FindShortLegs,
     FollowView,
     GetAvailability,
     GetDecision,
@@ -28,10 +29,12 @@ from engine.domain.commands import (
     GetStatus,
     ListDemand,
     ListLegs,
+    ListShort,
     PrioritiseDemand,
     ReadDemandLog,
     ReleaseHold,
     ResolveTxn,
+    ResourceLeg,
     SetPosition,
     TryLegs,
 )
@@ -43,7 +46,7 @@ from engine.domain.orders import LegState, OrderRecord, OrderState
 from engine.domain.problems import CODES
 from engine.domain.replies import Done, Problem, StockReply
 from engine.domain.views import order_view
-from engine.protocol import demand_reads, reads, recommit
+from engine.protocol import demand_reads, reads, recommit, resourcing
 from engine.protocol.placing import answer_repeat, moved
 
 if TYPE_CHECKING:
@@ -333,6 +336,9 @@ _HANDLERS: dict[type, Callable[[Any, int, int, Any, int], None]] = {
     PrioritiseDemand: _prioritise,
     ListDemand: demand_reads.list_demand,
     ReadDemandLog: demand_reads.read_log,
+    ListShort: demand_reads.list_short,
+    FindShortLegs: resourcing.find_legs,
+    ResourceLeg: resourcing.resource_leg,
     AdjustStock: _adjust,
     CountStock: _count,
     SetPosition: _set,

@@ -43,6 +43,7 @@ from engine.protocol.participant import Participant
 from engine.protocol.placing import Asked, place_group
 from engine.protocol.reads import OrderNumbers
 from engine.protocol.replan import Replans
+from engine.protocol.resourcing import Resourcing
 from engine.protocol.tokens import make_token
 from engine.protocol.two_phase import TwoPhase
 from engine.protocol.view_feed import ViewFeed
@@ -113,6 +114,7 @@ class ShardCore:
         self.views = ViewFeed(self)
         self.demand = DemandQueue(self)
         self.demand_log = DemandLog(self)
+        self.resourcing = Resourcing(self)
         self.shell_facts: dict[str, Any] = {}
         self.counts: defaultdict[str, int] = defaultdict(int)
         self._finishing: deque[tuple[int, int, Command]] = deque()
@@ -209,6 +211,8 @@ class ShardCore:
         """A peer's answer to a Send, or an update of its view. An answer that came before, or too late, says nothing."""
         if corr == self.views.corr:
             self.views.update(reply, now_ms)
+        elif self.resourcing.replied(corr, reply):
+            pass
         elif not self.two_phase.replied(shard, corr, reply) and not self.driver.replied(corr, reply, now_ms):
             self.participant.replied(corr, reply, now_ms)
 
@@ -342,6 +346,8 @@ class ShardCore:
         self.claims.tick(now_ms)
         if self.demand.entries or self.demand.working:
             self.demand.tick(now_ms, self._room)
+        if self.state.short_positions or self.resourcing.asking:
+            self.resourcing.tick(now_ms, self._room)
         if self._waiting:
             self._recheck_waiting(now_ms)
         finishing, new, reads = self._finishing, self._new, self._reads
@@ -408,6 +414,7 @@ class ShardCore:
             self.participant.wake_at_ms(),
             self.views.wake_at_ms(),
             self.demand.wake_at_ms(now_ms),
+            self.resourcing.wake_at_ms(now_ms),
         ]
         due_ms = self._expiries.next_ms()
         if (

@@ -23,6 +23,7 @@ from gateway.inventory.schemas import (
     Stock,
     stock_shown,
 )
+from gateway.inventory.short import ROUTE as SHORT
 from gateway.orders.routes import REPLAYED, unexpected
 from gateway.schemas import Decoder
 from gateway.times import ms_of
@@ -152,6 +153,7 @@ ROUTES = [
         body_examples=examples.POSITIONS,
         answer_example=examples.STOCK,
     ),
+    SHORT,
     Route(
         "GET",
         "/v1/availability",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import eventually
+from gateway.gateway import Gateway
+from gateway.times import iso
 from tests.integration.gateway_engine import GatewayEngine, an_order_body, keyed
 
 POSTAL_CODES = ("10001", "60601")
@@ -99,18 +101,15 @@ async def test_who_is_moved_up_is_served_first(engine: GatewayEngine) -> None:
     assert (await engine.client.get(f"/v1/allocations/{first['allocation_id']}")).json()["state"] == "parked"
 
 
-async def until(engine: GatewayEngine, order: dict[str, Any], state: str) -> None:
-    """Poll until an order is in a state."""
-    seen: list[str] = []
-
-    async def look() -> None:
-        seen.append((await engine.client.get(f"/v1/allocations/{order['allocation_id']}")).json()["state"])
-
-    for _ in range(500):
-        await look()
-        if seen[-1] == state:
+async def until(engine: GatewayEngine, order: dict[str, Any], wanted: str) -> None:
+    """Poll until an order is in a state, or its only live leg at a node."""
+    deadline = time.monotonic() + 10
+    while True:
+        shown = (await engine.client.get(f"/v1/allocations/{order['allocation_id']}")).json()
+        nodes = [leg["node_id"] for leg in shown["legs"] if leg["state"] == "allocated"]
+        if shown["state"] == wanted or nodes == [wanted]:
             return
-    await eventually(lambda: seen[-1] == state)
+        assert time.monotonic() < deadline, f"{shown['order_id']} is {shown['state']} at {nodes}, not {wanted}"
 
 
 async def test_stock_at_another_shard_serves_what_waits(engine: GatewayEngine) -> None:
@@ -155,3 +154,33 @@ async def test_an_order_may_say_when_it_no_longer_waits(engine: GatewayEngine) -
         "/v1/allocations", json=an_order_body("P-2", cancel_after="1999-01-01T00:00:00Z"), headers=keyed("k-2")
     )
     assert bad.json()["errors"][0]["pointer"] == "/cancel_after"
+
+
+async def test_a_short_position_is_listed_and_its_legs_go_elsewhere(engine: GatewayEngine) -> None:
+    assert (await engine.client.get("/v1/inventory/short")).json() == {
+        "data": [],
+        "next_cursor": None,
+        "has_more": False,
+    }
+    await engine.stock_up("N-0", "SKU-0", 3)
+    released = await park(engine, "P-0")
+    leg_id = released["legs"][0]["leg_id"]
+    assert (await engine.client.post(f"/v1/legs/{leg_id}/release", headers=keyed("rel"))).status_code == 200
+    orders = [await park(engine, f"P-{n + 1}", POSTAL_CODES[n]) for n in range(2)]
+    assert {order["legs"][0]["node_id"] for order in orders} == {"N-0"}
+    await engine.stock_up("N-3", "SKU-0", 5)
+    count = {
+        "node_id": "N-0",
+        "source": "wms",
+        "source_seq": 1,
+        "as_of": iso(Gateway.now_ms()),
+        "scope": "delta",
+        "rows": [{"sku": "SKU-0", "quantity": 0}],
+    }
+    answer = await engine.client.post("/v1/inventory/counts", json=count, headers=keyed("count"))
+    assert answer.status_code == 200, answer.text
+    for order in orders:
+        await until(engine, order, "N-3")
+    (row,) = (await engine.client.get("/v1/inventory/short", params={"node_id": "N-0"})).json()["data"]
+    assert (row["position"]["short_by"], row["lacking_units"], row["legs"]) == (1, 1, [])
+    assert (await engine.client.get("/v1/inventory/short", params={"cursor": "?"})).json()["code"] == "invalid_cursor"
