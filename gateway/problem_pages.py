@@ -110,6 +110,10 @@ PAGES: dict[str, Page] = {
         "Send `lat` and `lon`, or a known postal code.",
     ),
     "currency_mismatch": Page("The channel sells in another currency.", "Send the channel's currency."),
+    "currency_not_priced": Page(
+        "Carriers serve the service level, but none of their rate cards is in the order's currency: amounts are never converted.",
+        "Add a rate card in this currency to a carrier's service, or sell in one of the currencies that `errors` lists.",
+    ),
     "too_many_lines": Page(
         "The order has more lines than the limit in `errors`.", "Split the order, or raise QM_MAX_LINES."
     ),

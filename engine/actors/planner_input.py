@@ -53,7 +53,7 @@ class Flattener:
         destinations = view.destinations
         destinations.start()
         number = destinations.number
-        country_of, level_of = compiled.country_of, compiled.level_of
+        country_of = compiled.country_of
         parts, lines, excluded = flat.parts, flat.lines, flat.excluded
         part_count = 0
         line_count = 0
@@ -71,7 +71,7 @@ class Flattener:
                 country = channel.centre[0]
                 dest = number(*channel.centre)
                 residential = True
-            level, level_count = level_of.get(order.service, (0, 0))
+            level, level_count = channel.levels.get(order.service, (0, 0))
             ready_ms = max(now_ms, order.ship_after_ms or 0)
             promise_day = self._promise_day(order, channel.promise_days, ready_ms)
             atomic = channel.atomic if order.on_short is None else order.on_short == OnShort.REFUSE

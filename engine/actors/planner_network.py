@@ -45,8 +45,20 @@ def node_spec(node: Node) -> NodeSpec:
     )
 
 
-def service_spec(code: int, service: CarrierService) -> ServiceSpec | None:
-    """A carrier service; None where no rate card of it can be read (it then serves nobody)."""
+def priced_in(level: str, currency: str) -> str:
+    """Name of a service level among the solvers, who know no currencies: one level for each that cards are in."""
+    return f"{level}\0{currency}"
+
+
+def service_specs(code: int, service: CarrierService) -> list[ServiceSpec]:
+    """A carrier service, once for each currency of its rate cards: amounts of two currencies are never compared."""
+    currencies = dict.fromkeys(card.currency for card in service.cards)
+    specs = [_service_spec(code, service, currency) for currency in currencies]
+    return [spec for spec in specs if spec is not None]
+
+
+def _service_spec(code: int, service: CarrierService, currency: str) -> ServiceSpec | None:
+    """With its cards in one currency; None where none of them can be read (it then serves nobody)."""
     cards = [
         CardSpec(
             day_number(card.effective_from),
@@ -59,6 +71,7 @@ def service_spec(code: int, service: CarrierService) -> ServiceSpec | None:
             card.peak_minor,
         )
         for card in service.cards
+        if card.currency == currency
     ]
     cards = [card for card in cards if not card_errors(card)]
     if not cards:
@@ -66,7 +79,7 @@ def service_spec(code: int, service: CarrierService) -> ServiceSpec | None:
     return ServiceSpec(
         code,
         service.service_id,
-        service.levels,
+        tuple([priced_in(level, currency) for level in service.levels]),
         tuple(service.band_km),
         tuple(service.transit_days),
         sum(1 << day for day in set(service.delivery_days)),
@@ -84,9 +97,7 @@ def _services(carriers: list[Carrier | None]) -> list[ServiceSpec]:
     found = []
     for index, carrier in enumerate(carriers):
         for place, service in enumerate(carrier.services if carrier else ()):
-            spec = service_spec(index * SERVICES_PER_CARRIER + place, service)
-            if spec is not None:
-                found.append(spec)
+            found += service_specs(index * SERVICES_PER_CARRIER + place, service)
     return found
 
 
@@ -121,15 +132,20 @@ class ItemFeed:
 class ChannelRow:
     """What planning needs of a channel."""
 
-    __slots__ = ("atomic", "centre", "late_minor", "promise_days", "transit_bp")
+    __slots__ = ("atomic", "centre", "late_minor", "levels", "promise_days", "transit_bp")
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, compiled: Compiled) -> None:
         centre = channel.demand_centre
         self.centre = (centre.country, centre.postal_code, centre.lat, centre.lon)
         self.promise_days = dict(channel.promise_days)
         self.late_minor = channel.late_day_minor
         self.transit_bp = channel.transit_day_bp
         self.atomic = ON_SHORT[channel.on_short] == OnShort.REFUSE
+        ending = priced_in("", channel.currency)
+        self.levels = {
+            level.removesuffix(ending): rows for level, rows in compiled.level_of.items() if level.endswith(ending)
+        }
+        """(first, count) of the services of each level that are priced in the channel's currency, see Compiled.level_of."""
 
 
 class NetworkView:
@@ -139,7 +155,7 @@ class NetworkView:
         nodes = [node_spec(node) if node else None for node in catalog.nodes]
         channels = [channel.channel_id if channel else None for channel in catalog.channels]
         self.compiled = Compiled(nodes, channels, _services(catalog.carriers))
-        self.channels = [ChannelRow(channel) if channel else None for channel in catalog.channels]
+        self.channels = [ChannelRow(channel, self.compiled) if channel else None for channel in catalog.channels]
         self.destinations = Destinations(_areas(catalog))
         self.sphere = sphere(self.compiled.lat, self.compiled.lon)
         self.node_places = [

@@ -39,6 +39,8 @@ class Catalog:
         """Owner shard by node index."""
         self.levels: frozenset[str] = frozenset()
         """Service levels that some carrier serves."""
+        self.levels_in: dict[str, frozenset[str]] = {}
+        """Of them, those that have a rate card in a currency."""
         self.network_version = 0
         """Version of the newest change that planning depends on (nodes, channels, carriers, placement)."""
         self.items_version = 0
@@ -73,9 +75,17 @@ class Catalog:
                 self._service_names.clear()
                 self.carrier_of[decoded.carrier_id] = doc.index
                 self.network_version = doc.version
-                self.levels = frozenset(
-                    level for carrier in self.carriers if carrier for s in carrier.services for level in s.levels
-                )
+                services = [service for carrier in self.carriers if carrier for service in carrier.services]
+                self.levels = frozenset(level for service in services for level in service.levels)
+                self.levels_in = {
+                    currency: frozenset(
+                        level
+                        for service in services
+                        if any(card.currency == currency for card in service.cards)
+                        for level in service.levels
+                    )
+                    for currency in sorted({card.currency for service in services for card in service.cards})
+                }
             elif isinstance(decoded, ApiKey):
                 self.keys[decoded.key_id] = decoded
             elif isinstance(decoded, Placement):

@@ -21,6 +21,7 @@ from engine.domain.orders import (
     Method,
     OnShort,
     OrderRecord,
+    OrderRequest,
     OrderState,
     encode_record,
     promise_of,
@@ -88,8 +89,10 @@ def prepare(
         return refuse("unknown_channel", "/channel", f"no channel {order.channel!r}")
     if order.currency != channel.currency:
         return refuse("currency_mismatch", "/currency", f"channel {order.channel} sells in {channel.currency}")
-    if order.service not in catalog.levels:
-        return refuse("unknown_service", "/service", f"no carrier serves {order.service!r}")
+    if order.service not in catalog.levels_in.get(order.currency, ()):
+        refusal = _unserved(catalog, order)
+        if refusal is not None:
+            return refusal
     if not located and order.ship_to is not None and not planner.locates(order.ship_to):
         ship_to = order.ship_to
         return refuse("unknown_destination", "/ship_to", f"cannot locate {ship_to.postal_code} {ship_to.country}")
@@ -110,6 +113,17 @@ def prepare(
     max_legs = order.max_legs if order.max_legs is not None else channel.max_legs
     to_plan = lines if len(planned) == len(lines) else [lines[i] for i in planned]
     return Prepared(slot, PlanRequest(order, to_plan, channel_index, (), max_legs), lines, planned, on_short, plain)
+
+
+def _unserved(catalog: Catalog, order: OrderRequest) -> Problem | None:
+    """Why no carrier can be priced for an order; None = it needs none."""
+    if order.service not in catalog.levels:
+        return refuse("unknown_service", "/service", f"no carrier serves {order.service!r}")
+    if not any(line.method in (Method.SHIP, Method.SHIP_TO_STORE) for line in order.lines):
+        return None
+    priced = [currency for currency, levels in catalog.levels_in.items() if order.service in levels]
+    detail = f"no rate card of {order.service!r} is in {order.currency}, only in {', '.join(priced)}"
+    return refuse("currency_not_priced", "/currency", detail, currency=order.currency, priced_in=priced)
 
 
 _Lines = tuple[list[LineRecord], list[int], bool]

@@ -43,6 +43,7 @@ CODES: dict[str, Code] = {
     "unknown_service": Code(422, "The service level is not served by any carrier"),
     "unknown_destination": Code(422, "The destination cannot be located"),
     "currency_mismatch": Code(422, "The currency is not the channel's"),
+    "currency_not_priced": Code(422, "No rate card of the service level is in this currency"),
     "too_many_lines": Code(422, "The order has more lines than the limit"),
     "key_reused": Code(422, "The idempotency key was used with another body"),
     "precondition_required": Code(428, "This route needs an If-Match header"),

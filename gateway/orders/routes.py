@@ -320,6 +320,7 @@ _PLACING = (
     "unknown_service",
     "unknown_destination",
     "currency_mismatch",
+    "currency_not_priced",
     "too_many_lines",
     "invalid_token",
     "dedupe_full",

@@ -85,6 +85,26 @@ def test_the_nearest_node_with_all_units_ships() -> None:
     assert (leg.node, leg.cash_parcels, leg.lines) == (MIDDLE, 1_000, ())
 
 
+def test_only_cards_in_the_order_s_currency_price_it() -> None:
+    """Cheaper by number, in another currency: not compared. A service with cards of both is one service in each."""
+    dollars = RateCard(break_g=[30_000], price_minor=[[900], [900]])
+    euros = RateCard(break_g=[30_000], price_minor=[[700], [700]], currency="EUR")
+    later = RateCard(break_g=[30_000], price_minor=[[5], [5]], currency="EUR", effective_from="2026-01-01")
+    services = [
+        a_service("euro", cards=[euros]),
+        a_service("both", cards=[dollars, later]),
+        a_service("dear", cards=[RateCard(break_g=[30_000], price_minor=[[2_000], [2_000]])]),
+    ]
+    for currency, cash_minor, service in (("USD", 900, 1), ("EUR", 5, 1), ("GBP", 0, -1)):
+        state = a_state({(0, 0): 5}, services=services, currency=currency)
+        plan = planned(state, a_request({0: 1}, currency=currency))
+        assert (sum(plan.legs[0].cash_minor) if plan.legs else 0, plan.legs[0].service if plan.legs else -1) == (
+            cash_minor,
+            service,
+        )
+        assert bool(plan.unfilled) == (currency == "GBP")
+
+
 def test_an_order_is_split_where_no_node_has_it_all() -> None:
     plan = planned(a_state({(0, NEAR): 1, (1, FAR): 1}), a_request({0: 1, 1: 1}))
     assert nodes_of(plan) == [NEAR, FAR]
