@@ -106,7 +106,7 @@ def count(state: ShardState, command: CountStock, *, now_ms: int) -> StockCounte
         )
     since = part.movements.net_after(command.as_of_ms) if part else {}
     positions = state.positions
-    as_of_s = (command.as_of_ms - EPOCH_2020_MS) // 1_000
+    as_of = divmod(command.as_of_ms - EPOCH_2020_MS, 1_000)
     counted: dict[int, int] = {}
     for n, (sku, units) in enumerate(command.rows):
         item = state.catalog.item_of.get(sku)
@@ -119,13 +119,13 @@ def count(state: ShardState, command: CountStock, *, now_ms: int) -> StockCounte
         counted[item] = units
     if command.scope != "delta":
         items = positions.items()
-        own = (positions.node[: positions.size] == node) & (positions.on_hand[: positions.size] != 0)
+        own = positions.node[: positions.size] == node  # empty ones too: an older count must not fill them later
         for item in sorted(items[own].tolist()):
             counted.setdefault(item, 0)
     rows: list[tuple[int, int]] = []
     for item, units in counted.items():
         row = positions.find(item, node)
-        if row >= 0 and positions.v_counted_s[row] > as_of_s:
+        if row >= 0 and (positions.v_counted_s[row], positions.v_counted_ms[row]) > as_of:
             continue  # another source counted this position later than this one did
         on_hand = positions.v_on_hand[row] if row >= 0 else 0
         now = units + since.get(item, 0)

@@ -150,7 +150,13 @@ def _load_node(state: ShardState, node: int, loaded: NodeSnapshot) -> None:
     items = np.frombuffer(loaded.items, "<i4")
     rows = positions.add_many(items, node)
     for column in _KEPT:
-        getattr(positions, column)[rows] = np.frombuffer(loaded.columns[column], "<i4")
+        packed = loaded.columns.get(column)
+        if packed is not None:
+            getattr(positions, column)[rows] = np.frombuffer(packed, "<i4")
+        elif column == "counted_ms":  # parts that older versions wrote: no count of that second may overtake
+            positions.counted_ms[rows] = 999
+        else:
+            raise KeyError(column)
     for day, used in loaded.capacity:
         state.capacity.put(node, day, used)
     part = state.node(node)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-COLUMNS = ("on_hand", "held", "allocated", "safety", "claimed", "fenced", "counted_s")
+COLUMNS = ("on_hand", "held", "allocated", "safety", "claimed", "fenced", "counted_s", "counted_ms")
 _MERGE_MIN = 4_096
 
 
@@ -31,6 +31,7 @@ class Positions:
     safety      units never promised                   claimed    units fenced in memory while a solver or peer works
     fenced      units kept from general sale (distrust of the count, quotas, parked demand of higher rank)
     counted_s   instant of the last absolute count, 0 = never
+    counted_ms  its milliseconds within that second: counts of one second are told apart, as movements are
     """
 
     def __init__(self, *, item_capacity: int = 256, position_capacity: int = 1_024) -> None:
@@ -54,6 +55,7 @@ class Positions:
         self.claimed = np.zeros(capacity, np.int32)
         self.fenced = np.zeros(capacity, np.int32)
         self.counted_s = np.zeros(capacity, np.int32)
+        self.counted_ms = np.zeros(capacity, np.int32)
 
     def _bind(self) -> None:
         """Views for scalar access: several times faster than indexing the arrays one element at a time."""
@@ -69,6 +71,7 @@ class Positions:
         self.v_claimed = _view(self.claimed)
         self.v_fenced = _view(self.fenced)
         self.v_counted_s = _view(self.counted_s)
+        self.v_counted_ms = _view(self.counted_ms)
 
     def find(self, item: int, node: int) -> int:
         """Row of a position, -1 where there is none."""

@@ -348,10 +348,11 @@ def _apply_moved(state: ShardState, event: StockMoved, seq: int, time_ms: int, r
 def _apply_counted(state: ShardState, event: StockCounted, seq: int, time_ms: int, replay: bool) -> None:
     if not _newer(state, event.node, seq, replay):
         return
-    counted_s = max(1, (event.as_of_ms - EPOCH_2020_MS) // 1_000)
+    counted_s, counted_ms = divmod(max(1_000, event.as_of_ms - EPOCH_2020_MS), 1_000)
     for item, change in event.rows:
         row = change_on_hand(state, event.node, item, change, time_ms, true_at_ms=event.as_of_ms)
         state.positions.v_counted_s[row] = counted_s
+        state.positions.v_counted_ms[row] = counted_ms
     feeds = state.node(event.node).feeds
     newest_seq, newest_ms = feeds.get(event.source, (-1, 0))
     feeds[event.source] = (max(newest_seq, event.source_seq), max(newest_ms, event.as_of_ms))

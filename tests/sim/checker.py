@@ -47,6 +47,7 @@ def own_positions(state: ShardState) -> dict[tuple[int, int], tuple[int, ...]]:
                 positions.v_safety[row],
                 trust_fence(state, node, items[row], row),
                 positions.v_counted_s[row],
+                positions.v_counted_ms[row],
             )
             if any(values):
                 out[(node, items[row])] = values
