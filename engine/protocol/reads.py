@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PAGE_MAX = 5_000
 SKUS_MAX = 1_000
+CAPACITY_DAYS_BACK = 7
 LEGS_SCANNED_MAX = 5_000
 """Legs that one page of a work list looks at; a page may then be short, or empty, with a cursor."""
 
@@ -188,7 +189,8 @@ def status(core: ShardCore, conn: int, corr: int, command: GetStatus, now_ms: in
 
 
 def dump(core: ShardCore, conn: int, corr: int, command: DumpPart, now_ms: int) -> None:
-    """Rows for the auditor: `node` = own positions by (item, node); `slot` = orders by number; `foreign` = legs of other homes."""
+    """Rows for the auditor: `node` = own positions by (item, node); `slot` = orders by number; `foreign` = legs of other
+    homes; `capacity` = days of own nodes."""
     after = _parse_cursor(command.cursor)
     dumper = _DUMPERS.get(command.kind)
     if after is None:
@@ -281,4 +283,19 @@ def _dump_foreign(core: ShardCore, after: tuple[int, int], limit: int) -> _Rows:
     return rows, "{}-{}".format(*keys[limit - 1]) if len(keys) > limit else ""
 
 
-_DUMPERS = {"node": _dump_positions, "slot": _dump_orders, "foreign": _dump_foreign}
+def _dump_capacity(core: ShardCore, after: tuple[int, int], limit: int) -> _Rows:
+    """(node, local ship day, units given away) of own nodes, from a week ago on."""
+    first = core.state.time_ms // 86_400_000 - CAPACITY_DAYS_BACK
+    rows: list[tuple[Any, ...]] = []
+    for node in range(max(0, after[0]), len(core.catalog.owner)):
+        if not core.catalog.owns_node(node):
+            continue
+        for day, units in core.state.capacity.rows(node):
+            if day >= first and (node, day) > after:
+                if len(rows) == limit:
+                    return rows, f"{rows[-1][0]}-{rows[-1][1]}"
+                rows.append((node, day, units))
+    return rows, ""
+
+
+_DUMPERS = {"node": _dump_positions, "slot": _dump_orders, "foreign": _dump_foreign, "capacity": _dump_capacity}

@@ -25,6 +25,7 @@ from engine.verify.chain import BrokenChain, Chain, checked
 from engine.verify.pages import (
     Ask,
     BehindJournal,
+    Days,
     Follower,
     ForeignLegs,
     Key,
@@ -39,7 +40,7 @@ DRIFT_KEPT = 200
 SETTLE_S = 10.0
 SETTLE_EVERY_S = 0.25
 RESTARTS_MAX = 3
-_PART_OF_KIND = {"node": "position", "slot": "order", "foreign": "leg"}
+_PART_OF_KIND = {"node": "position", "slot": "order", "foreign": "leg", "capacity": "day"}
 
 
 class ReadableJournal(Protocol):
@@ -62,7 +63,7 @@ class Drift(Struct):
 
     shard: int
     kind: str
-    """position, order, leg, entry, chain, acknowledged."""
+    """position, order, leg, day, entry, chain, acknowledged."""
     name: str
     booked: str
     live: str
@@ -82,6 +83,8 @@ class ShardReport(Struct):
     orders: int = 0
     holds: int = 0
     foreign_legs: int = 0
+    days: int = 0
+    """Ship days of nodes whose capacity was compared."""
     drift_count: int = 0
 
 
@@ -157,6 +160,7 @@ class _ShardAudit:
             (Positions(), books.position_count),
             (Orders(), books.order_count),
             (ForeignLegs(), len(books.foreign)),
+            (Days(), sum(1 for _ in books.days())),
         )
         counts = []
         for kind, total in kinds:
@@ -169,7 +173,7 @@ class _ShardAudit:
             )
             counts.append(rows)
             mismatches += found
-        report.positions, report.orders, report.foreign_legs = counts
+        report.positions, report.orders, report.foreign_legs, report.days = counts
         report.holds = sum(1 for order in books.orders() if order.state == 0)
         report.seq, report.entries = books.seq, books.entries
         await self._explain(mismatches)
@@ -207,6 +211,8 @@ class _ShardAudit:
         if kind == "slot":
             order = self.books.order(key)
             return f"order {order.order_id}" if order else f"order number {key}"
+        if kind == "capacity":
+            return f"capacity of {self._names.node_id(key[0])} on day {key[1]}"
         node, order_no, leg_no = key
         return f"leg {leg_no} of order number {order_no} at {self._names.node_id(node)}"
 

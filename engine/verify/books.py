@@ -8,6 +8,8 @@ entry states are only compared with that.
 B1  A unit is held or allocated because a leg says so, never because a counter says so.
 B2  On hand moves by stock facts and shipments. A rejected leg may take units off the shelf in one of two stated ways.
 B3  Parts loaded from snapshots are true after their own entry; what they contain is not applied again.
+B4  A day's capacity is taken by legs: local ones by their records, others as they are held and driven. What has left keeps what it
+    used. A node remembers `DAYS_KEPT` days: a day is forgotten when one that many days later is used.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from engine.verify.layouts import (
     Change,
     ForeignLeg,
     Order,
+    capacity_of,
     decode,
     difference,
     effect_of,
@@ -28,16 +31,18 @@ from engine.verify.layouts import (
     pack_order,
     position_key,
     reduce_record,
+    stated_capacity,
     stated_changes,
     sum_pairs,
     unpack_order,
 )
 
 _ORDER_PUT, _STOCK_MOVED, _STOCK_COUNTED, _POSITION_SET, _LEG_HELD, _LEG_DRIVEN, _RECOVERED, _DRIVE_ACKED = range(1, 9)
-_LEG_SHIFTED = 10
+_ORDERS_CLOSED, _LEG_SHIFTED = 9, 10
 _LEG_REJECTED = 12
 """Cause of an order event whose leg the node would not ship."""
 FAULTS_KEPT = 1_000
+DAYS_KEPT = 64
 
 
 class Position(NamedTuple):
@@ -59,11 +64,13 @@ class Fault(NamedTuple):
 
 
 class Touched(NamedTuple):
-    """What one event changed: position keys, order numbers, and (node, order number, leg number) of foreign legs."""
+    """What one event changed: position keys, order numbers, (node, order number, leg number) of foreign legs, and days."""
 
     positions: set[int]
     orders: set[int]
     foreign: set[tuple[int, int, int]]
+    capacity: set[tuple[int, int]]
+    """(node, local ship day)"""
 
 
 class Books:
@@ -81,6 +88,8 @@ class Books:
         self._on_hand, self._held, self._allocated, self._safety = (array("i") for _ in range(4))
         self._orders: dict[int, bytes] = {}
         """Packed, because a Python object per order would be ten times as large."""
+        self._capacity: dict[tuple[int, int], tuple[int, int]] = {}
+        """(day, units given away) by (node, day modulo DAYS_KEPT)."""
         self._node_seq: dict[int, int] = {}
         self._slot_seq: dict[str, int] = {}
 
@@ -100,6 +109,15 @@ class Books:
     @property
     def position_count(self) -> int:
         return len(self._row)
+
+    def capacity(self, node: int, day: int) -> int:
+        """Units of a day that a node has given away."""
+        kept, units = self._capacity.get((node, day % DAYS_KEPT), (day, 0))
+        return units if kept == day else 0
+
+    def days(self) -> Iterator[tuple[int, int]]:
+        """(node, day) of all days that something was given away of, in no order."""
+        return ((node, day) for (node, _), (day, units) in self._capacity.items() if units)
 
     def order(self, order_no: int) -> Order | None:
         packed = self._orders.get(order_no)
@@ -134,17 +152,19 @@ class Books:
 
     def _load_node(self, node: int, seq: int, data: bytes) -> None:
         self._node_seq[node] = seq
-        _schema, items, columns, *rest = decode(data)
+        _schema, items, columns, capacity, *rest = decode(data)
+        for day, units in capacity:
+            self._use(node, day, units)
         on_hand, safety = int32s(columns["on_hand"]), int32s(columns["safety"])
         for n, item in enumerate(int32s(items)):
             row = self._ensure(position_key(item, node))
             self._on_hand[row] += on_hand[n]
             self._safety[row] = safety[n]
-        for home, txn, slot, order_no, leg_no, state, _day, _capacity, lines, _held_at, *tail in rest[-1]:
+        for home, txn, slot, order_no, leg_no, state, day, taken, lines, _held_at, *tail in rest[-1]:
             _resolved, shipped, _version, written_off, emptied = tail[:5]
             leg = ForeignLeg(
                 home, txn, slot, state, sum_pairs(lines), sum_pairs(shipped), sum_pairs(written_off), tuple(emptied)
-            )
+            )._replace(day=day, capacity=taken)
             self.foreign[(node, order_no, leg_no)] = leg
             self._book_foreign(node, leg, 1)
 
@@ -156,7 +176,7 @@ class Books:
         Exhaust it: what is not drawn is not booked.
         """
         for event in decode(payload):
-            touched = Touched(set(), set(), set())
+            touched = Touched(set(), set(), set(), set())
             handler = _HANDLERS.get(event[0])
             if handler is None:
                 self._fault(seq, f"an event of unknown kind {event[0]}")
@@ -168,18 +188,24 @@ class Books:
         self.entries += 1
 
     def _order_put(self, seq: int, event: list[Any], touched: Touched) -> None:
-        cause, slot, order_no, record, stated = event[1:6]
+        cause, slot, order_no, record, stated, capacity = event[1:7]
+        says = stated_capacity(capacity)
         if seq <= self._slot_seq.get(slot, 0):
             # The record is from the snapshot, so what this entry shipped is not known any more: B2 rests on what it states.
             for key, (on_hand, _, _) in stated_changes(stated).items():
                 self._add(key, on_hand if self._is_newer(seq, key) else 0, 0, 0)
                 touched.positions.add(key)
+            self._use_days(seq, says, touched)
             return
         new = reduce_record(slot, order_no, record)
         old = self.order(order_no)
         if old is not None and old.slot != slot:
             self._fault(seq, f"order {order_no} moved from slot {old.slot} to {slot}")
         change = difference(effect_of(old), effect_of(new))
+        before, after = capacity_of(old), capacity_of(new)
+        follows = {day: after.get(day, 0) - before.get(day, 0) for day in {**before, **after}}
+        self._compare_days(seq, f"order {order_no}", says, follows)
+        self._use_days(seq, follows, touched)
         self._orders[order_no] = pack_order(new)
         touched.orders.add(order_no)
         emptied = self._rejected_units(old, new, change) if cause == _LEG_REJECTED and old is not None else []
@@ -188,6 +214,20 @@ class Books:
         self._declare_empty([key for key in emptied if self._is_newer(seq, key)], change)
         touched.positions.update(change)
         self._compare(seq, f"order {order_no}", stated_changes(stated), change)
+
+    def _orders_closed(self, seq: int, event: list[Any], touched: Touched) -> None:
+        slot, order_nos = event[1], event[2]
+        if seq <= self._slot_seq.get(slot, 0):
+            return
+        for order_no in order_nos:
+            order = self.order(order_no)
+            touched.orders.add(order_no)
+            if order is None:
+                self._fault(seq, f"order {order_no} is closed and was not there")
+                continue
+            if any(held or allocated for _, held, allocated in effect_of(order).values()):
+                self._fault(seq, f"order {order_no} is closed and still holds units")
+            del self._orders[order_no]
 
     def _is_newer(self, seq: int, key: int) -> bool:
         """Whether an entry is not yet in the snapshot part of a position's node (B3)."""
@@ -236,21 +276,20 @@ class Books:
                 touched.positions.add(key)
 
     def _leg_held(self, seq: int, event: list[Any], touched: Touched) -> None:
-        home, txn, slot, order_no, leg_no, node, _day, _capacity, lines = event[1:10]
+        home, txn, slot, order_no, leg_no, node, day, capacity, lines = event[1:10]
         if seq <= self._node_seq.get(node, 0):
             return
         key = (node, order_no, leg_no)
         if key in self.foreign:
             self._fault(seq, f"leg {leg_no} of order {order_no} is held twice", position_key(0, node))
             self._book_foreign(node, self.foreign[key], -1)
-        leg = self.foreign[key] = ForeignLeg(home, txn, slot, HELD, sum_pairs(lines))
+        leg = self.foreign[key] = ForeignLeg(home, txn, slot, HELD, sum_pairs(lines), day=day, capacity=capacity)
+        self._use_days(seq, {(node, day): capacity}, touched)
         touched.positions.update(self._book_foreign(node, leg, 1))
         touched.foreign.add(key)
 
     def _leg_driven(self, seq: int, event: list[Any], touched: Touched) -> None:
-        _slot, order_no, leg_no, node, to, lines, stated, _capacity, shipped, _left, _version, off, emptied = event[
-            1:14
-        ]
+        _slot, order_no, leg_no, node, to, lines, stated, capacity, shipped, left, _version, off, emptied = event[1:14]
         if seq <= self._node_seq.get(node, 0):
             return
         key = (node, order_no, leg_no)
@@ -266,7 +305,13 @@ class Books:
             shipped=sum_pairs(shipped),
             written_off=sum_pairs(off),
             emptied=tuple(emptied),
+            capacity=left,
         )
+        if left < 0 or left > old.capacity:
+            self._fault(seq, f"{what}: capacity", position_key(0, node), (left,), (old.capacity,))
+        given = {(node, old.day): left - old.capacity}
+        self._compare_days(seq, what, stated_capacity(capacity), given)
+        self._use_days(seq, given, touched)
         change: dict[int, Change] = {}
         for item in {**old.lines, **new.lines, **new.shipped, **new.written_off}:
             leaves = new.shipped.get(item, 0) - old.shipped.get(item, 0)
@@ -290,7 +335,7 @@ class Books:
 
     def _leg_shifted(self, seq: int, event: list[Any], touched: Touched) -> None:
         """Units change hands between two held legs of one order at one node: the position keeps its numbers."""
-        order_no, node, from_leg, to_leg, lines = event[1:6]
+        order_no, node, from_leg, to_leg, lines, capacity = event[1:7]
         if seq <= self._node_seq.get(node, 0):
             return
         keys = (node, order_no, from_leg), (node, order_no, to_leg)
@@ -306,8 +351,11 @@ class Books:
             more[item] = more.get(item, 0) + units
             if left[item] < 0 or units <= 0:
                 self._fault(seq, f"{what}: more is given than there is", position_key(item, node), (units,))
-        self.foreign[keys[0]] = old._replace(lines={item: units for item, units in left.items() if units})
-        self.foreign[keys[1]] = new._replace(lines=more)
+        kept = {item: units for item, units in left.items() if units}
+        self.foreign[keys[0]] = old._replace(lines=kept, capacity=old.capacity - capacity)
+        self.foreign[keys[1]] = new._replace(lines=more, capacity=new.capacity + capacity)
+        if capacity > old.capacity or (capacity and old.day != new.day):
+            self._fault(seq, f"{what}: capacity", position_key(0, node), (capacity,), (old.capacity,))
 
     def _declare_empty(self, keys: list[int], change: dict[int, Change]) -> None:
         """What is on the shelf beyond what is promised comes off it, and into `change` (B2)."""
@@ -325,6 +373,27 @@ class Books:
             follows, says = derived.get(key, (0, 0, 0)), stated.get(key, (0, 0, 0))
             if follows != says and self._is_newer(seq, key):
                 self._fault(seq, what, key, says, follows)
+
+    def _compare_days(
+        self, seq: int, what: str, stated: dict[tuple[int, int], int], derived: dict[tuple[int, int], int]
+    ) -> None:
+        for day in {**derived, **stated}:
+            follows, says = derived.get(day, 0), stated.get(day, 0)
+            if follows != says and seq > self._node_seq.get(day[0], 0):
+                self._fault(seq, f"{what}: capacity of day {day[1]}", position_key(0, day[0]), (says,), (follows,))
+
+    def _use_days(self, seq: int, change: dict[tuple[int, int], int], touched: Touched) -> None:
+        """Book capacity, at nodes whose part the entry changes."""
+        for (node, day), units in change.items():
+            if units and seq > self._node_seq.get(node, 0):
+                self._use(node, day, units)
+                touched.capacity.add((node, day))
+
+    def _use(self, node: int, day: int, units: int) -> None:
+        key = (node, day % DAYS_KEPT)
+        kept, used = self._capacity.get(key, (day, 0))
+        if kept <= day:  # a day that was forgotten stays so
+            self._capacity[key] = (day, (used if kept == day else 0) + units)
 
     def _no_units(self, seq: int, event: list[Any], touched: Touched) -> None:
         """A recovery, or other shards' acknowledgement: nothing about units."""
@@ -375,5 +444,6 @@ _HANDLERS = {
     _LEG_DRIVEN: Books._leg_driven,
     _RECOVERED: Books._no_units,
     _DRIVE_ACKED: Books._no_units,
+    _ORDERS_CLOSED: Books._orders_closed,
     _LEG_SHIFTED: Books._leg_shifted,
 }

@@ -29,6 +29,9 @@ class Leg(NamedTuple):
     """(line index, units)"""
     effect: str
     txn: int
+    day: int = 0
+    capacity: int = 0
+    """What it takes of its node's capacity on its local ship day."""
 
 
 class Order(NamedTuple):
@@ -57,6 +60,8 @@ class ForeignLeg(NamedTuple):
     written_off: dict[int, int] = {}
     emptied: tuple[int, ...] = ()
     """Items whose shelf home was told is empty."""
+    day: int = 0
+    capacity: int = 0
 
 
 def position_key(item: int, node: int) -> int:
@@ -76,6 +81,8 @@ def reduce_record(slot: str, order_no: int, record: bytes) -> Order:
             leg[4],
             leg[16] if len(leg) > 16 else "none",
             leg[18] if len(leg) > 18 else 0,
+            leg[7] if len(leg) > 7 else 0,
+            leg[11] if len(leg) > 11 else 0,
         )
         for leg in fields[8]
     ]
@@ -108,6 +115,24 @@ def effect_of(order: Order | None) -> dict[int, Change]:
                 on_hand -= units
             effect[key] = (on_hand, held, allocated)
     return effect
+
+
+def capacity_of(order: Order | None) -> dict[tuple[int, int], int]:
+    """Capacity that the local legs of an order take, by (node, day): what has shipped keeps what it used."""
+    taken: dict[tuple[int, int], int] = {}
+    for leg in order.legs if order else ():
+        if leg.local and leg.capacity:
+            taken[(leg.node, leg.day)] = taken.get((leg.node, leg.day), 0) + leg.capacity
+    return taken
+
+
+def stated_capacity(flat: list[int]) -> dict[tuple[int, int], int]:
+    """Flat (node, day, units) changes by (node, day), those that cancel out left away."""
+    change: dict[tuple[int, int], int] = {}
+    for i in range(0, len(flat), 3):
+        node, day, units = flat[i : i + 3]
+        change[(node, day)] = change.get((node, day), 0) + units
+    return {key: units for key, units in change.items() if units}
 
 
 def difference(old: dict[int, Change], new: dict[int, Change]) -> dict[int, Change]:

@@ -20,6 +20,9 @@ PAGE_ROWS = 2_000
 CANDIDATES_MAX = 200
 """Rows that are asked for again one by one; more than this and the first ones speak for all."""
 CONFIRMATIONS = 3
+DAY_MS = 86_400_000
+DAYS_BACK = 7
+"""Older days are history: a claim, which no journal shows, may have made a shard forget them (books.py, B4)."""
 _LEG_BITS = 12
 """Cursors of foreign legs are (node, order number << 12 | leg number)."""
 
@@ -147,6 +150,31 @@ class ForeignLegs:
     def cursor_before(self, key: tuple[int, int, int]) -> str:
         node, order_no, leg_no = key
         return f"{node}-{(order_no << _LEG_BITS | leg_no) - 1}"
+
+
+class Days:
+    """Rows (node, local ship day, units given away) of the days from a week ago on, zeros left out."""
+
+    name = "capacity"
+
+    def row(self, row: tuple[Any, ...]) -> tuple[tuple[int, int], tuple[Any, ...] | None]:
+        node, day, units = row
+        return (node, day), (units,) if units else None
+
+    def booked(self, books: Books, key: tuple[int, int]) -> tuple[Any, ...] | None:
+        node, day = key
+        units = books.capacity(node, day) if day >= books.time_ms // DAY_MS - DAYS_BACK else 0
+        return (units,) if units else None
+
+    def keys(self, books: Books) -> list[tuple[int, int]]:
+        return sorted(books.days())
+
+    def touched(self, touched: Touched) -> set[tuple[int, int]]:
+        return touched.capacity
+
+    def cursor_before(self, key: tuple[int, int]) -> str:
+        node, day = key
+        return f"{node}-{day - 1}"
 
 
 def _leg(leg_no: int, node: int, local: bool, state: int, lines: Iterable[Iterable[int]]) -> tuple[Any, ...]:

@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from engine.domain.commands import Command
+from engine.domain.config import NodeCapacity
 from engine.domain.replies import Reply
 from engine.protocol.effects import Append
 from engine.protocol.shard_core import ShardCore
@@ -27,6 +30,8 @@ class LittleCluster:
     nodes: int = 4
     items: int = 6
     now_ms: int = NOW_MS
+    per_day: int = 0
+    """Units that every node can ship a day; 0 = any number."""
     cores: list[ShardCore] = field(default_factory=list)
     entries: list[list[Append]] = field(default_factory=list)
     replies: dict[int, Reply] = field(default_factory=dict)
@@ -36,6 +41,9 @@ class LittleCluster:
     def __post_init__(self) -> None:
         for shard in range(self.shards):
             catalog = a_catalog(shard, nodes=self.nodes, items=self.items, shards=self.shards)
+            if self.per_day:
+                limit = NodeCapacity(unit="units", per_day=self.per_day)
+                catalog.nodes = [replace(node, capacity=limit) if node else None for node in catalog.nodes]
             core = ShardCore(shard, catalog, GreedyPlanner)
             core.recovered(epoch=1, seq=1, time_ms=self.now_ms, now_ms=self.now_ms)  # entry 1 = the takeover
             self.cores.append(core)

@@ -100,7 +100,7 @@ def test_what_is_taken_over_survives_a_restart() -> None:
 
 def test_a_whole_cluster_commits_elsewhere_what_only_the_hold_itself_has() -> None:
     """All units of both shards are in the hold; the books agree with every entry."""
-    cluster = LittleCluster(shards=2, nodes=4)
+    cluster = LittleCluster(shards=2, nodes=4, per_day=2)
     for node in range(4):
         cluster.ask(node % 2, AdjustStock(f"N-{node}", (StockMove("SKU-0", "received", 2),)))
     held = cluster.ask(0, a_place(an_order(lines={"SKU-0": 8}), ttl_s=60))

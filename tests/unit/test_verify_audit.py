@@ -24,7 +24,7 @@ class Auditable:
     """A little cluster whose appends go to a memory journal, and what an audit needs of it."""
 
     def __init__(self, *, shards: int, seed: int = 1, nodes: int = 6) -> None:
-        self.cluster = LittleCluster(shards=shards, nodes=nodes)
+        self.cluster = LittleCluster(shards=shards, nodes=nodes, per_day=200)
         self.traffic = Traffic(self.cluster, seed)
         self.server = MemoryServer(now_ms=lambda: self.cluster.now_ms)
         self.journals = [MemoryJournal(self.server, shard) for shard in range(shards)]
@@ -99,6 +99,27 @@ async def test_a_quiet_cluster_has_no_drift(shards: int) -> None:
     )
     assert all(one.entries == it.server.shard(one.shard).tail.seq for one in report.shards)
     assert all(one.first_seq == 1 and one.positions > 0 for one in report.shards)
+    assert all(one.days > 0 for one in report.shards), "no node with a daily capacity gave any away: proves nothing"
+
+
+async def test_a_live_shard_that_gave_away_other_capacity_is_drift() -> None:
+    it = Auditable(shards=1)
+    await it.begin(40)
+    capacity = it.cluster.cores[0].state.capacity
+    node, (day, used) = next((n, rows[0]) for n in range(6) if (rows := capacity.rows(n)))
+    capacity.add(node, day, 3)
+    report = await it.audit()
+    name = f"capacity of N-{node} on day {day}"
+    assert said(report) == [(0, "day", name, f"({used},)", f"({used + 3},)")]
+
+
+async def test_capacity_that_only_the_journal_knows_is_drift() -> None:
+    it = Auditable(shards=1)
+    await it.begin(40)
+    capacity = it.cluster.cores[0].state.capacity
+    node, (day, used) = next((n, rows[0]) for n in range(6) if (rows := capacity.rows(n)))
+    capacity.put(node, day, 0)
+    assert [(d.kind, d.booked, d.live) for d in (await it.audit()).drift] == [("day", f"({used},)", "nothing")]
 
 
 @pytest.mark.parametrize("seed", range(4))
