@@ -17,7 +17,6 @@ from gateway.errors import KEY_POINTER, problem, refuse
 KEY_BYTES_MAX = 255
 WINDOW_MS = 24 * 3_600_000
 """How long shards remember a key at most. A key that says it is older cannot be told from one that was forgotten."""
-_PRINTABLE = frozenset(range(0x20, 0x7F))
 _CROCKFORD = {c: i for i, c in enumerate("0123456789ABCDEFGHJKMNPQRSTVWXYZ")}
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -36,7 +35,7 @@ def key_problem(key: bytes | None, *, now_ms: int, pointer: str = KEY_POINTER) -
     """Why a key cannot be used; None = it can."""
     if not key:
         return problem("idempotency_key_required")
-    if len(key) > KEY_BYTES_MAX or not _PRINTABLE.issuperset(key):
+    if len(key) > KEY_BYTES_MAX or not (key.isascii() and key.decode("ascii").isprintable()):
         return refuse("invalid_field", pointer, f"1 to {KEY_BYTES_MAX} printable ASCII characters")
     if len(key) in (26, 36):
         made_ms = time_of(key)

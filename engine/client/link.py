@@ -148,7 +148,7 @@ class ShardLink:
             future.set_result(Problem("overloaded", CODES["overloaded"].title, (), retry_after_ms=500))
             return future
         if retry is None:
-            retry = isinstance(command, READS) or getattr(command, "key_hash", 0) != 0
+            retry = getattr(command, "key_hash", 0) != 0 or isinstance(command, READS)
         self._corr += 1
         self._waiting[self._corr] = Waiting(command, future, self._loop.time() + self._timeout_s, retry)
         self._queue.append(self._corr)
