@@ -11,9 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 
+from engine.domain.api_keys import SCOPES
 from engine.settings import Settings
 from gateway.asgi import Door, Receive, Scope, Send, Server
-from gateway.call import ANY_KEY, PUBLIC, SCOPES, Call, Route
+from gateway.call import ANY_KEY, PUBLIC, Call, Route
 from gateway.config import routes as config
 from gateway.decisions import routes as decisions
 from gateway.demand import routes as demand

@@ -7,15 +7,13 @@ changed has another document, so the memory is void in the moment the change arr
 from __future__ import annotations
 
 import hmac
-import secrets
 from collections.abc import Callable
 from hashlib import sha256
 
+from engine.domain.api_keys import PREFIX
 from engine.domain.config import ApiKey
 from gateway.call import ANY_KEY, PUBLIC
 
-PREFIX = "qm_"
-SECRET_BYTES = 32
 REMEMBERED_MAX = 10_000
 TOKEN_BYTES_MAX = 512
 _BEARER = b"bearer "
@@ -81,24 +79,3 @@ class Keys:
         if document is None or not same or document.revoked or not secret:
             return None
         return Principal(document)
-
-
-def new_key(
-    key_id: str,
-    scopes: list[str],
-    *,
-    name: str = "",
-    channels: list[str] | None = None,
-    expires_at_ms: int | None = None,
-) -> tuple[str, ApiKey]:
-    """(token to hand out once, document to store) of a fresh key."""
-    secret = secrets.token_urlsafe(SECRET_BYTES)
-    document = ApiKey(
-        key_id=key_id,
-        name=name,
-        secret_sha256=sha256(secret.encode()).hexdigest(),
-        scopes=scopes,
-        channels=channels,
-        expires_at_ms=expires_at_ms,
-    )
-    return f"{PREFIX}{key_id}_{secret}", document

@@ -17,19 +17,6 @@ PUBLIC = "public"
 ANY_KEY = "any_key"
 """Scope of a route that any valid key may use, because it shows that key's own things only."""
 VALUES_FREE_BYTES = 128 * 1024
-SCOPES = (
-    "allocate:read",
-    "allocate:write",
-    "config:read",
-    "config:write",
-    "decisions:read",
-    "inventory:read",
-    "inventory:write",
-    "legs:read",
-    "legs:write",
-    "metrics:read",
-)
-"""Every scope a key can be given; `*` gives all."""
 
 
 class Answer(NamedTuple):

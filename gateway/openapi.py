@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 
+from engine.domain.api_keys import SCOPES
 from engine.domain.problems import CODES
-from gateway.call import ANY_KEY, PUBLIC, SCOPES, Route
+from gateway.call import ANY_KEY, PUBLIC, Route
 from gateway.orders.examples import OUT_OF_STOCK
 from gateway.schemas import ProblemShown
 

@@ -66,7 +66,7 @@ def _facts(reply: Reply) -> dict[str, Any]:
     return {"problem": reply.detail if isinstance(reply, Problem) else repr(reply)}
 
 
-_COLUMNS: tuple[tuple[str, str], ...] = (
+_ROWS: tuple[tuple[str, str], ...] = (
     ("epoch", "epoch"),
     ("entries", "seq"),
     ("durable", "durable_seq"),
@@ -79,23 +79,37 @@ _COLUMNS: tuple[tuple[str, str], ...] = (
     ("view lag", "view_lag_ms"),
     ("journal", "redis_used_bytes"),
 )
-"""Heading and fact of each column; a fact that a shard does not tell shows as a dash."""
+"""Heading and fact of each row; a fact that a shard does not tell shows as a dash."""
+SHARDS_ACROSS = 5
+"""Fits 80 columns."""
 
 
 def show(facts: dict[str, Any]) -> None:
-    """The table for a person."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("shard")
-    for heading, _ in _COLUMNS:
-        table.add_column(heading, justify="right")
-    for shard in facts["shards"]:
-        name = "control" if shard["shard"] == CONTROL_SHARD else str(shard["shard"])
+    """The table for a person: a shard a column, as many side by side as a narrow terminal takes."""
+    shards = facts["shards"]
+    telling = [shard for shard in shards if "problem" not in shard]
+    for start in range(0, len(telling), SHARDS_ACROSS):
+        if start:
+            _out.print()
+        _show_some(telling[start : start + SHARDS_ACROSS])
+    for shard in shards:
         if "problem" in shard:
-            table.add_row(name, f"[red]{shard['problem']}[/]")
-        else:
-            table.add_row(name, *(_cell(fact, shard.get(fact)) for _, fact in _COLUMNS))
-    _out.print(table)
+            _out.print(f"[red]{_name(shard)}: {shard['problem']}[/]", soft_wrap=True, highlight=False)
     _out.print(f"configuration {facts['config_version']:,}, {facts['nodes']:,} nodes", highlight=False)
+
+
+def _show_some(shards: list[dict[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", no_wrap=True)
+    for shard in shards:
+        table.add_column(_name(shard), justify="right", no_wrap=True)
+    for heading, fact in _ROWS:
+        table.add_row(heading, *(_cell(fact, shard.get(fact)) for shard in shards))
+    _out.print(table)
+
+
+def _name(shard: dict[str, Any]) -> str:
+    return "control" if shard["shard"] == CONTROL_SHARD else f"shard {shard['shard']}"
 
 
 def _cell(fact: str, value: Any) -> str:

@@ -108,7 +108,7 @@ class Uploader:
             if unnamed > 0:
                 self.outcome.refused += unnamed
                 self.outcome.codes["refused"] = self.outcome.codes.get("refused", 0) + unnamed
-            self.outcome.taken = before + job["rows_done"]
+            self.outcome.taken = before + job["rows_done"] - job["rows_failed"]
             self._advance(self.outcome)
             if job["state"] == "failed":
                 problem = job["problem"] or {}
@@ -126,7 +126,7 @@ class Uploader:
                 return job
             if time.monotonic() > deadline:
                 raise UploadError(f"job {job_id} has not ended after {JOB_WAIT_S:.0f} s: {job['rows_done']} rows done")
-            self.outcome.taken = before + job["rows_done"]
+            self.outcome.taken = before + job["rows_done"] - job["rows_failed"]
             self._advance(self.outcome)
             time.sleep(JOB_POLL_S)
 

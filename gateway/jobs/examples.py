@@ -25,6 +25,14 @@ NODE_FILES = {
     "application/x-ndjson": '{"node_id": "NJ-1", "postal_code": "07101", "lat": 40.7357, "lon": -74.1724}\n',
     "text/csv": "node_id,postal_code,lat,lon,capacity_per_day\nNJ-1,07101,40.7357,-74.1724,4000\n",
 }
+CHANNEL_FILES = {
+    "application/x-ndjson": '{"channel_id": "web", "demand_centre": {"country": "US", "postal_code": "10001", '
+    '"lat": 40.75, "lon": -73.99}}\n',
+}
+CARRIER_FILES = {
+    "application/x-ndjson": '{"carrier_id": "acme", "services": [{"service_id": "ground", "band_km": [240, 5000], '
+    '"transit_days": [1, 4], "cards": [{"break_g": [1000, 30000], "price_minor": [[599, 1299], [899, 2499]]}]}]}\n',
+}
 STOCK_FILES = {
     "application/x-ndjson": '{"node_id": "NJ-1", "sku": "SKU-1", "quantity": 120}\n',
     "text/csv": "node_id,sku,quantity\nNJ-1,SKU-1,120\nNJ-1,SKU-2,7\n",

@@ -212,15 +212,16 @@ async def _put_count(
 ) -> None:
     """One command; unknown SKUs and repeated ones are noted by row, the others are put."""
     group = _without_repeats(job, group)
-    source = query.source or f"import-{job.job_id}"
+    # From the key, not from the job: the file sent again with its key, to another process perhaps, is the same commands.
+    source = query.source or f"import-{job.key_id}-{job.key_hash:016x}"
     source_seq = query.source_seq if query.source_seq is not None else part_no
     attempt = 0
     while group:
         attempt += 1
         rows = tuple([(row.value.sku, row.value.quantity) for row in group])
         values = (node_id, source, as_of_ms, source_seq, query.scope, rows)
-        mark = fingerprint(b"import", values)
-        key = hash_key(b"import", f"{job.key_id} {job.key_hash or job.job_id} {node_id} {part_no} {attempt}".encode())
+        mark = fingerprint(b"import", (node_id, source, query.as_of, source_seq, query.scope, rows))
+        key = hash_key(b"import", f"{job.key_id} {job.key_hash} {node_id} {part_no} {attempt}".encode())
         reply = await _insist(gateway, None, CountStock(*values, key, mark), node_id)
         if not isinstance(reply, Problem):
             job.rows_done += len(group)

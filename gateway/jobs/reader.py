@@ -14,7 +14,8 @@ from gateway.errors import DECODE_ERRORS, fault_of
 LINE_BYTES_MAX = 1024 * 1024
 NDJSON = "application/x-ndjson"
 CSV = "text/csv"
-TYPES = (NDJSON, CSV, "application/ndjson", "application/jsonl")
+JSON_LINES = (NDJSON, "application/ndjson", "application/jsonl")
+TYPES = (NDJSON, CSV, *JSON_LINES[1:])
 COLUMNS_MAX = 200
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""Bulk imports as jobs: POST a file, watch the job. Items, nodes, stock counts."""
+"""Bulk imports as jobs: POST a file, watch the job. Items, nodes, channels, carriers, stock counts."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from typing import IO, Any
 
-from engine.domain.config import Item, Node
+from engine.domain.config import Carrier, Channel, Item, Node
 from engine.domain.replies import Problem
 from gateway.call import ANY_KEY, Answer, Call, Route
 from gateway.errors import problem, refuse
 from gateway.jobs import examples
 from gateway.jobs.imports import import_counts, import_documents
-from gateway.jobs.reader import CSV, NDJSON, TYPES, item_fields, node_fields, plain_fields, rows_of
+from gateway.jobs.reader import CSV, JSON_LINES, NDJSON, TYPES, item_fields, node_fields, plain_fields, rows_of
 from gateway.jobs.schemas import CountImportQuery, CountLine, JobShown, NoQuery, job_shown
 from gateway.jobs.store import Job, new_job_id
 from gateway.negotiate import media_type
@@ -173,6 +173,7 @@ def get_job(call: Call) -> Answer | Problem:
 
 
 def _import_route(path: str, scope: str, handle: Any, what: str, description: str, tag: str, **more: Any) -> Route:
+    more.setdefault("body_types", TYPES)
     return Route(
         "POST",
         path,
@@ -182,7 +183,6 @@ def _import_route(path: str, scope: str, handle: Any, what: str, description: st
         tag,
         description
         + " Answers 202 with a job; rows that cannot be taken are listed there by line, the others are put.",
-        body_types=TYPES,
         answer=JobShown,
         status=202,
         problems=("overloaded", "key_reused"),
@@ -215,6 +215,30 @@ ROUTES = [
         query=NoQuery,
         takes_key=True,
         raw_examples=examples.NODE_FILES,
+    ),
+    _import_route(
+        "/v1/channels/import",
+        "config:write",
+        _document_import("channel", Channel, plain_fields),
+        "channels",
+        f"`{NDJSON}`: one channel document a line.",
+        "channels",
+        query=NoQuery,
+        takes_key=True,
+        body_types=JSON_LINES,
+        raw_examples=examples.CHANNEL_FILES,
+    ),
+    _import_route(
+        "/v1/carriers/import",
+        "config:write",
+        _document_import("carrier", Carrier, plain_fields),
+        "carriers",
+        f"`{NDJSON}`: one carrier document a line, with its services and rate cards.",
+        "carriers",
+        query=NoQuery,
+        takes_key=True,
+        body_types=JSON_LINES,
+        raw_examples=examples.CARRIER_FILES,
     ),
     _import_route(
         "/v1/inventory/import",

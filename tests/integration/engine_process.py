@@ -124,6 +124,19 @@ class Engine:
         self._process = None
 
 
+def command(engine: Engine, *arguments: str, timeout_s: float = 120.0) -> tuple[int, str]:
+    """(exit code, what it said) of a `quartermaster` command on the folder of a running engine."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("QM_", "RAY_"))}
+    ran = subprocess.run(
+        [sys.executable, "-c", "from engine.cli.main import main; main()", *arguments, f"--data-dir={engine.data_dir}"],
+        capture_output=True,
+        text=True,
+        env=clean,
+        timeout=timeout_s,
+    )
+    return ran.returncode, ran.stdout if ran.returncode == 0 else ran.stdout + ran.stderr
+
+
 def _kill(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGKILL)

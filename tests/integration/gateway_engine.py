@@ -18,6 +18,7 @@ import msgspec
 import uvicorn
 
 from engine.client.cluster import Cluster
+from engine.domain.api_keys import new_key
 from engine.domain.commands import AdjustStock, PutConfig, StockMove
 from engine.domain.config import KINDS, ApiKey, Document
 from engine.domain.placement import CONTROL_SHARD
@@ -27,7 +28,6 @@ from engine.settings import Settings
 from gateway.__main__ import CONFIG_KINDS, GatewayServer, server_config
 from gateway.app import create_app
 from gateway.asgi import Door
-from gateway.auth import new_key
 from tests.builders import a_network
 from tests.conftest import eventually
 from tests.contract.shard_host import Directory, HostedShard

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from gateway.jobs import routes as jobs
+from gateway.jobs.examples import CARRIER_FILES, CHANNEL_FILES
+from gateway.jobs.store import JobStore
 from tests.conftest import eventually
 from tests.integration.gateway_engine import GatewayEngine, an_order_body, keyed
 
@@ -275,6 +277,33 @@ async def test_an_import_is_repeated_by_its_key(engine: GatewayEngine) -> None:
     assert other.json()["code"] == "key_reused"
     stranger = engine.client_for(await engine.token("inventory:write"))
     assert (await stranger.get(first.headers["location"])).status_code == 404
+
+
+async def test_a_file_sent_again_after_a_restart_is_not_counted_again(engine: GatewayEngine) -> None:
+    """The gateway that took it has forgotten the job; stock that moved since must not come back."""
+    headers = keyed("i-1", **{"content-type": "application/x-ndjson"})
+    row = '{"node_id": "N-0", "sku": "SKU-0", "quantity": 5}'
+    first = await finished(engine, await engine.client.post("/v1/inventory/import", content=row, headers=headers))
+    order = await engine.client.post("/v1/allocations", json=an_order_body(quantity=2), headers=keyed("a-1"))
+    assert order.status_code == 201, order.text
+    engine.door.gateway.jobs = JobStore()
+    again = await finished(engine, await engine.client.post("/v1/inventory/import", content=row, headers=headers))
+    assert again["job_id"] != first["job_id"]
+    assert (again["state"], again["rows_done"], again["rows_failed"]) == ("done", 1, 0)
+    seen = (await engine.client.get("/v1/availability", params={"sku": "SKU-0", "node_id": "N-0"})).json()["data"][0]
+    assert (seen["on_hand"], seen["available_to_promise"]) == (5, 3)
+
+
+async def test_channels_and_carriers_are_imported(engine: GatewayEngine) -> None:
+    for kind, files, name in (("channels", CHANNEL_FILES, "web"), ("carriers", CARRIER_FILES, "acme")):
+        ((media, content),) = files.items()
+        headers = {"content-type": media}
+        bad = content + '{"name": "nameless"}\n'
+        job = await finished(engine, await engine.client.post(f"/v1/{kind}/import", content=bad, headers=headers))
+        assert (job["state"], job["rows_done"], job["rows_failed"], job["errors"][0]["line"]) == ("done", 2, 1, 2)
+        assert (await engine.client.get(f"/v1/{kind}/{name}")).status_code == 200
+        table = await engine.client.post(f"/v1/{kind}/import", content="a\n1\n", headers={"content-type": "text/csv"})
+        assert table.status_code == 415
 
 
 async def test_files_that_are_no_files(engine: GatewayEngine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -15,11 +16,14 @@ from engine.client.cluster import Cluster
 from engine.domain.commands import GetStatus
 from engine.domain.replies import StatusReply
 from engine.journal.discovery import Directory
-from tests.integration.engine_process import Engine
+from tests.conftest import eventually
+from tests.integration.engine_process import Engine, command
 from tests.integration.network_over_http import fresh, order, post, set_up_network
 
 pytestmark = pytest.mark.timeout(400)
 """Each starts the whole engine, up to three times."""
+CLIENTS = 24
+ORDERS_EACH = 40
 
 
 def wait_until(check, *, within_s: float = 30.0) -> None:  # type: ignore[no-untyped-def]
@@ -87,31 +91,87 @@ def test_two_commands_on_one_folder_is_a_clear_error(tmp_path: Path) -> None:
         engine.stop()
 
 
-def test_a_shard_killed_under_load_comes_back_with_nothing_lost(tmp_path: Path) -> None:
-    """kill -9 of a shard while orders flow: each is answered at last, each acknowledged one is there once."""
+def test_shards_killed_under_load_come_back_with_nothing_lost(tmp_path: Path) -> None:
+    """kill -9 of each shard while many orders are on their way: all are answered at last, each acknowledged one is there once."""
     engine = Engine(tmp_path / "data", shards=2).start()
     try:
         with engine.client() as client:
             set_up_network(client, units=1_000)
-            acknowledged: dict[str, str] = {}
-            for n in range(120):
-                if n in (20, 60):
-                    os.kill(asyncio.run(_pid_of_shard(engine.facts["redis_url"], n // 20 % 2)), signal.SIGKILL)
-                body, key = order({"SKU-1": 1, "SKU-2": 1}, near="NYC" if n % 3 else "LAX"), fresh("key")
-                deadline = time.monotonic() + 60
-                while True:
-                    answer = post(client, "/v1/allocations", body, key=key)
-                    if answer.status_code == 201:
-                        break
-                    assert answer.status_code == 503, answer.text
-                    assert "retry-after" in answer.headers
-                    assert time.monotonic() < deadline
-                acknowledged[body["order_id"]] = answer.json()["allocation_id"]
-            for allocation_id in acknowledged.values():
-                assert client.get(f"/v1/allocations/{allocation_id}").status_code == 200
+        acknowledged = asyncio.run(_load_with_kills(engine))
+        assert len(set(acknowledged.values())) == len(acknowledged) == CLIENTS * ORDERS_EACH
+        ids = tmp_path / "acknowledged"
+        ids.write_text("".join(f"{order_id}\n" for order_id in acknowledged))
+        code, said = command(engine, "verify", "--acknowledged", str(ids))
+        assert code == 0, said
+        assert "drift 0" in said
+        with engine.client() as client:
             seen = client.get("/v1/availability", params={"sku": "SKU-1"}).json()
             assert sum(p["allocated"] for p in seen["data"]) == len(acknowledged)
-            assert len(set(acknowledged.values())) == len(acknowledged)
+    finally:
+        engine.stop()
+
+
+async def _load_with_kills(engine: Engine) -> dict[str, str]:
+    """Order id -> allocation id of what many clients at once were told, while every shard dies once."""
+    acknowledged: dict[str, str] = {}
+    waiting = 0
+
+    async def shopper(client: httpx.AsyncClient, n: int) -> None:
+        nonlocal waiting
+        for k in range(ORDERS_EACH):
+            body, key = order({"SKU-1": 1, "SKU-2": 1}, near="NYC" if (n + k) % 2 else "LAX"), fresh("key")
+            deadline = time.monotonic() + 90
+            while True:
+                waiting += 1
+                answer = await client.post("/v1/allocations", json=body, headers={"idempotency-key": key})
+                waiting -= 1
+                if answer.status_code == 201:
+                    acknowledged[body["order_id"]] = answer.json()["allocation_id"]
+                    break
+                assert answer.status_code == 503, answer.text
+                assert "retry-after" in answer.headers
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
+
+    async def kills() -> None:
+        for shard in range(2):
+            wanted = len(acknowledged) + CLIENTS
+            await eventually(lambda wanted=wanted: len(acknowledged) >= wanted, within_s=60)
+            pid = await _pid_of_shard(engine.facts["redis_url"], shard)
+            assert waiting >= CLIENTS // 2, "the load is too small to show anything"
+            os.kill(pid, signal.SIGKILL)
+
+    headers = {"Authorization": f"Bearer {engine.facts['key']}"}
+    limits = httpx.Limits(max_connections=CLIENTS)
+    async with httpx.AsyncClient(base_url=engine.url, headers=headers, timeout=30, limits=limits) as client:
+        await asyncio.gather(kills(), *(shopper(client, n) for n in range(CLIENTS)))
+    return acknowledged
+
+
+def test_keys_are_made_listed_and_revoked_by_the_command(tmp_path: Path) -> None:
+    engine = Engine(tmp_path / "data").start()
+    try:
+        with engine.client() as client:
+            set_up_network(client)
+        code, said = command(engine, "keys", "add", "shop", "--scope", "allocate:write", "--channel", "web", "--json")
+        assert code == 0, said
+        made = json.loads(said)
+        with httpx.Client(base_url=engine.url, headers={"Authorization": f"Bearer {made['token']}"}) as shop:
+
+            def status() -> int:
+                return post(shop, "/v1/allocations", order({"SKU-1": 1})).status_code
+
+            wait_until(lambda: status() == 201, within_s=5)
+            assert shop.get("/v1/nodes").status_code == 403
+            _, said = command(engine, "keys", "list", "--json")
+            (shown,) = [key for key in json.loads(said) if key["key_id"] == made["key_id"]]
+            assert (shown["name"], shown["state"], shown["channels"]) == ("shop", "good", ["web"])
+            assert made["token"].rpartition("_")[2] not in said
+            assert command(engine, "keys", "revoke", made["key_id"])[0] == 0
+            wait_until(lambda: status() == 401, within_s=5)
+        assert command(engine, "keys", "add", "typo", "--scope", "allocate:wrong")[0] == 2
+        assert command(engine, "keys", "add", "shop", "--scope", "*", "--channel", "nowhere")[0] == 3
+        assert command(engine, "keys", "revoke", "nosuchkey")[0] == 3
     finally:
         engine.stop()
 

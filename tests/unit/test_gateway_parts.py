@@ -7,11 +7,12 @@ import resource
 import msgspec
 import pytest
 
+from engine.domain.api_keys import new_key
 from engine.domain.config import ApiKey, Id
 from engine.domain.problems import CODES
 from engine.domain.replies import Problem, ProblemItem
 from gateway.__main__ import FILES_RESERVED, room_for_connections
-from gateway.auth import Keys, new_key
+from gateway.auth import Keys
 from gateway.errors import fault_of, problem, problem_value, retry_after
 from gateway.idempotency import WINDOW_MS, fingerprint, hash_key, key_problem, time_of
 from gateway.limits import Buckets, InFlight

@@ -55,7 +55,7 @@ class FakeGateway:
             self.jobs[job_id] = {
                 "job_id": job_id,
                 "state": "running",
-                "rows_done": len(rows) - len(errors),
+                "rows_done": len(rows),
                 "rows_failed": len(errors),
                 "errors": errors,
                 "problem": None,
