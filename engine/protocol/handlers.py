@@ -274,7 +274,10 @@ def _stock_fact(
 
 
 def _legs_short(core: ShardCore, node: int, items: list[int]) -> tuple[str, ...]:
-    """Unreleased legs at a node that hold short items: lowest priority and newest first."""
+    """Unreleased legs at a node that hold short items: lowest priority and newest first.
+
+    Legs of other homes rank as priority 0 and may be released by now: both are known to their homes only, which re-sourcing asks.
+    """
     if not items:
         return ()
     wanted = set(items)
@@ -288,6 +291,11 @@ def _legs_short(core: ShardCore, node: int, items: list[int]) -> tuple[str, ...]
             continue
         if any(record.lines[i].item in wanted for i, _ in leg.lines):
             found.append((record.priority, -order_no, public_id("leg", OrderRef(slot, order_no), leg_no)))
+    part = core.state.nodes.get(node)
+    foreign_newest_first = sorted(part.foreign.items(), reverse=True) if part is not None else []
+    for _, held in foreign_newest_first[:LEGS_LOOKED_AT_MAX]:
+        if held.state == LegState.ALLOCATED and any(item in wanted for item, _ in held.lines):
+            found.append((0, -held.order_no, public_id("leg", OrderRef(held.slot, held.order_no), held.leg_no)))
     return tuple([name for _, _, name in sorted(found)[:LEGS_SHORT_MAX]])
 
 

@@ -117,7 +117,10 @@ class AsOf(Shown):
 
 
 class Stock(Shown):
-    """Positions after a change. `legs_short`: unreleased legs, least urgent first, of positions that are now short."""
+    """Positions after a change. `legs_short`: unreleased legs, least urgent first, of positions that are now short.
+
+    Legs of orders that other shards keep are among them as of priority 0, and may be released by now.
+    """
 
     node_id: str
     positions: list[Position]

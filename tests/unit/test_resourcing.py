@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from engine.domain.commands import ActOnLeg, AdjustStock, CountStock, GetOrder, ListShort, SetPosition, StockMove
-from engine.domain.replies import OrderView, Problem, ShortList
+from engine.domain.ids import OrderRef, public_id
+from engine.domain.replies import OrderView, Problem, ShortList, StockReply
 from engine.protocol.resourcing import LOOK_MS
+from engine.protocol.view_feed import PUSH_INTERVAL_MS
 from tests.builders import a_destination, a_line, a_network, a_node, a_place, an_item, an_order
 from tests.sim.little_cluster import LittleCluster
 from tests.sim.lone_core import LoneCore
@@ -175,3 +179,25 @@ def test_legs_of_orders_of_other_shards_give_up_in_one_order_with_our_own() -> N
     lose(2)
     assert where() == {"own-1": "N-3", "far-1": "N-3", "far-2": "N-3", "own-2": "N-0"}
     assert not cluster.cores[0].state.short_positions
+
+
+@pytest.mark.parametrize("shards", [2, 4])
+def test_what_is_damaged_names_the_legs_of_other_homes_too(shards: int) -> None:
+    cluster = LittleCluster(shards=shards, nodes=shards)
+    last = shards - 1
+    cluster.ask(last, AdjustStock(f"N-{last}", (StockMove("SKU-0", "received", 4),)))
+    cluster.now_ms += PUSH_INTERVAL_MS
+    cluster.settle()
+    destinations = [f"{n * 1_000 // shards + 10:03d}01" for n in range(shards)]
+    views = []
+    for home, postal_code in enumerate(destinations):
+        order = an_order(f"A-{home}", {"SKU-0": 1}, ship_to=a_destination(postal_code))
+        view = cluster.ask(home, a_place(order))
+        assert isinstance(view, OrderView), view
+        assert [leg.node_id for leg in view.legs] == [f"N-{last}"]
+        views.append(view)
+    reply = cluster.ask(last, AdjustStock(f"N-{last}", (StockMove("SKU-0", "damaged", 4),)))
+    assert isinstance(reply, StockReply)
+    assert reply.positions[0].short_by == shards
+    newest_first = sorted(views, key=lambda view: -view.order_no)
+    assert reply.legs_short == tuple(public_id("leg", OrderRef(v.slot, v.order_no), 1) for v in newest_first)
