@@ -17,7 +17,7 @@ from engine.actors.planner_input import Flat, Flattener
 from engine.actors.planner_network import ItemFeed, NetworkView
 from engine.actors.planner_output import Results, all_separable
 from engine.domain.decisions import NodeVerdict
-from engine.domain.orders import Destination
+from engine.domain.orders import Destination, LineRecord, OrderRequest
 from engine.domain.plan import Plan, PlanRequest
 from engine.domain.state import ShardState
 from engine.settings import Settings
@@ -113,6 +113,19 @@ class SolverPlanner:
         flat = self._flattener.flatten(requests, now_ms)
         self._run(flat)
         return flat, self._outcome
+
+    def prepare(self, *, now_ms: int) -> None:
+        """Do now what the next order would otherwise wait for: the tables of a changed configuration, and a first way through the
+        kernel with them. Nothing that is decided depends on it."""
+        self._refresh(now_ms)
+        catalog = self._state.catalog
+        channel = next((n for n, document in enumerate(catalog.channels) if document is not None), -1)
+        items = [n for n in range(min(3, self._state.positions.item_capacity, len(catalog.items))) if catalog.items[n]]
+        if channel < 0 or not items:
+            return
+        order = OrderRequest("", "", "", None, ())
+        lines = [LineRecord(str(item), item, 1) for item in items]
+        self._planned([PlanRequest(order, lines[:1], channel), PlanRequest(order, lines, channel)], now_ms)
 
     # -- configuration --------------------------------------------------------------------------------------------
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
@@ -37,8 +38,13 @@ from engine.protocol.hold_caps import HoldLimits
 from engine.protocol.shard_core import ShardCore
 from engine.settings import Settings
 
+if TYPE_CHECKING:
+    from engine.actors.planner import SolverPlanner
+
 CONFIG_WAIT_S = 30.0
 ACQUIRE_RETRY_S = 0.2
+PREPARE_AFTER_S = 0.1
+"""After the last change of the configuration, the planner is made ready for it before an order has to wait for that."""
 _decode_command = msgspec.msgpack.Decoder(Command)
 _encode = msgspec.msgpack.Encoder().encode
 log = structlog.get_logger(__name__)
@@ -173,14 +179,32 @@ class ShardActor:
                 settings.hold_units_per_key, settings.hold_units_per_customer, settings.hold_position_share_bp
             ),
         )
-        cluster.on_config = self._on_config(core)
+        planner = core.planner
+        assert isinstance(planner, SolverPlanner)
+        planner.prepare(now_ms=_now_ms())
+        cluster.on_config = self._on_config(core, planner)
         return core, cluster
 
-    def _on_config(self, core: ShardCore) -> Callable[[Iterable[ConfigDoc], int], None]:
+    def _on_config(self, core: ShardCore, planner: SolverPlanner) -> Callable[[Iterable[ConfigDoc], int], None]:
+        loop = asyncio.get_running_loop()
+        due: asyncio.TimerHandle | None = None
+
         def apply(docs: Iterable[ConfigDoc], version: int) -> None:
+            nonlocal due
             if self._runner is not None:
                 self._runner.configure(docs, version)
             else:
                 core.configure(docs, version)
+            # Not at every push: a network of thousands of nodes that comes one by one is compiled once.
+            if due is not None:
+                due.cancel()
+            due = loop.call_later(PREPARE_AFTER_S, prepare)
+
+        def prepare() -> None:
+            planner.prepare(now_ms=_now_ms())
 
         return apply
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
