@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import shutil
@@ -47,6 +48,8 @@ def set_ray_environment(*, joins: bool = False) -> None:
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     os.environ.setdefault("RAY_enable_open_telemetry", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray's processes have dozens of threads that allocate little: a heap for each of them is memory for nothing.
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     if not joins:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -58,6 +61,7 @@ def start_ray(settings: Settings, temp_dir: Path) -> None:
 
     from engine.actors.options import NAMESPACE, SHARD_MEMORY_BYTES, SHARD_SLOT, SHARD_SLOTS_PER_MACHINE
 
+    logging.getLogger("ray._private.worker").addFilter(_tells_people_something)
     if settings.ray_address:
         ray.init(address=settings.ray_address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
         return
@@ -75,6 +79,22 @@ def start_ray(settings: Settings, temp_dir: Path) -> None:
         _temp_dir=str(temp_dir),
         _node_ip_address="127.0.0.2",  # 127.0.0.1 is rewritten to an outside address of the machine
     )
+    _end_what_nobody_uses()
+
+
+def _tells_people_something(record: logging.LogRecord) -> bool:
+    """Ray starts in a thread, so that Ctrl-C is heard meanwhile, and says that it has then set no handler of SIGTERM: ours stands."""
+    return not record.getMessage().startswith("SIGTERM handler is not set")
+
+
+def _end_what_nobody_uses() -> None:
+    """Ray starts an autoscaler and the server of its dashboard (without the dashboard) although nothing here asks them: 50 MB each."""
+    import ray
+
+    node = ray._private.worker._global_node
+    assert node is not None, "Ray was started by this process"
+    node.kill_monitor(check_alive=False)
+    node.kill_dashboard(check_alive=False)
 
 
 def start_ray_patiently(settings: Settings, temp_dir: Path) -> None:
