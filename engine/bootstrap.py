@@ -22,6 +22,9 @@ from pydantic import SecretStr
 
 from engine.actors.journals import open_journal
 from engine.actors.logs import set_up_logging
+from engine.archive.index import connect_index
+from engine.archive.places import archive_url, index_url
+from engine.archive.store import SegmentStore
 from engine.bootstrap_ray import (
     StartError,
     end_leftovers,
@@ -33,6 +36,7 @@ from engine.bootstrap_ray import (
     start_ray_patiently,
 )
 from engine.client.cluster import Cluster
+from engine.domain.api_keys import KEY_ID_BYTES, PREFIX, SECRET_BYTES
 from engine.domain.commands import GetConfig, PutConfig
 from engine.domain.config import ApiKey, Placement
 from engine.domain.placement import CONTROL_SHARD
@@ -101,7 +105,11 @@ async def running_stack(settings: Settings, *, say: Say = lambda _: None) -> Asy
             raise StartError(str(error)) from error
         ports = await find_free_ports(settings)
         redis_url = server.url if server is not None else _external_url(settings)
-        settings = settings.model_copy(update={"redis_url": SecretStr(redis_url), "runtime_dir": folder})
+        absolute = settings.data_dir.resolve()  # archive and index are there for processes with another working folder too
+        settings = settings.model_copy(
+            update={"redis_url": SecretStr(redis_url), "runtime_dir": folder, "data_dir": absolute}
+        )
+        _check_archive(settings)
         await _check_journal(settings)
         set_ray_environment(joins=settings.ray_address is not None)
         say("starting Ray")
@@ -238,10 +246,21 @@ async def _check_journal(settings: Settings) -> None:
         await journal.close()
 
 
+def _check_archive(settings: Settings) -> None:
+    """Say at once what the archiver and the gateways could only say to the log."""
+    if not settings.archives:
+        return
+    try:
+        SegmentStore(archive_url(settings))
+        connect_index(index_url(settings)).dispose()
+    except ValueError as error:
+        raise StartError(str(error)) from error
+
+
 def dump_settings(settings: Settings) -> str:
     """Settings as JSON with their secrets: handed to our own actors only, never logged."""
     values = settings.model_dump(mode="json")
-    for name in ("redis_url", "cluster_token"):
+    for name in ("redis_url", "cluster_token", "index_url"):
         secret: SecretStr | None = getattr(settings, name)
         values[name] = secret.get_secret_value() if secret is not None else None
     return msgspec.json.encode(values).decode()
@@ -307,8 +326,8 @@ async def _settle_admin_key(cluster: Cluster, settings: Settings) -> str:
     mark, _, rest = text.partition("_")
     key_id, _, secret = rest.partition("_")
     if mark != "qm" or not key_id or not secret:
-        key_id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
-        text = f"qm_{key_id}_{secret}"
+        key_id, secret = secrets.token_hex(KEY_ID_BYTES), secrets.token_urlsafe(SECRET_BYTES)
+        text = f"{PREFIX}{key_id}_{secret}"
         draft = path.with_suffix(".new")
         draft.unlink(missing_ok=True)
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

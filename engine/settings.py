@@ -80,8 +80,26 @@ class Settings(BaseSettings):
     """How often changed parts are written as snapshots."""
     journal_retained_entries: int = Field(20_000, ge=1_000)
     """Entries kept before the older snapshot, so that `explain` can look back."""
+    archive_url: str | None = None
+    """Where the journals' past is kept: a folder or any fsspec URL (s3://bucket/folder); None = `archive` in the data folder; `off` =
+    nowhere, and nothing of the past can be listed."""
+    archive_seal_s: float = Field(300.0, gt=0)
+    """A segment of the archive is written at the latest after this long, or when it has 8 MiB."""
+    archive_retention_days: int = Field(0, ge=0)
+    """Segments older than this are removed; 0 = never."""
+    index_url: SecretStr | None = None
+    """Database of lists and searches: sqlite:///FILE or postgresql://user:password@host/database; None = `index.db` in the data folder."""
+    index_movements_days: int = Field(400, ge=0)
+    """Movements older than this leave the index (orders and balances stay); 0 = never."""
+    close_after_s: int = Field(3_600, ge=0)
+    """An order whose legs are all at their end leaves the shard's memory after this long; the index keeps it. Never before it is there."""
     lease_s: float = Field(2.0, gt=0.1)
     """A shard that cannot renew its epoch for so long stops answering reads and refusals."""
+
+    @property
+    def archives(self) -> bool:
+        """Whether journals are archived and indexed."""
+        return self.archive_url != "off"
 
     @model_validator(mode="after")
     def _tcp_needs_a_token(self) -> Self:

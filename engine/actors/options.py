@@ -6,6 +6,7 @@ from typing import Any
 
 import ray
 
+from engine.actors.archiver import Archiver
 from engine.actors.gateway_host import GatewayHost
 from engine.actors.shard import ShardActor
 from engine.actors.solver import SolverActor
@@ -38,6 +39,10 @@ def shard_actor(shard: int) -> Any:
 
 def solver_actor() -> Any:
     return ray.remote(SolverActor).options(name="solver", **_COMMON)
+
+
+def archiver_actor() -> Any:
+    return ray.remote(Archiver).options(name="archiver", **_COMMON)
 
 
 def gateway_actor(port: int) -> Any:

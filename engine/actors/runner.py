@@ -28,7 +28,18 @@ from engine.client.cluster import Cluster
 from engine.domain.commands import FINISHING, READS, Command, FollowConfig, FollowView
 from engine.domain.problems import CODES
 from engine.domain.replies import ConfigDoc, DecisionReply, Problem, Reply
-from engine.journal.port import Acquired, Behind, Conflict, Corrupt, Fenced, Journal, JournalError, Tail, Unavailable
+from engine.journal.port import (
+    Acquired,
+    ArchiveCursor,
+    Behind,
+    Conflict,
+    Corrupt,
+    Fenced,
+    Journal,
+    JournalError,
+    Tail,
+    Unavailable,
+)
 from engine.protocol.effects import Append, Core, Effects, Fetch, Send, Solve
 from engine.settings import Settings
 
@@ -64,8 +75,12 @@ class Runner:
         cluster: Cluster | None,
         solve: Callable[[Solve, int], asyncio.Future[bytes | None]] | None = None,
         clock: Clock | None = None,
+        archived: bool = False,
     ) -> None:
-        """solve: takes a component and its budget in ms, and answers None where there is no answer in time."""
+        """solve: takes a component and its budget in ms, and answers None where there is no answer in time.
+
+        archived: an archiver follows this journal, so nothing that it has not kept is trimmed.
+        """
         self.core: Any = core
         self.journal = journal
         self.server = server
@@ -88,6 +103,8 @@ class Runner:
         self._lease_until = 0.0
         self.memory_share = 0.0
         """Of the server's memory, in use."""
+        self.archive: ArchiveCursor | None = ArchiveCursor(0, 0, 0, 0) if archived else None
+        """How far the archive is, as last read; None = this journal is not archived."""
         self._started = False
         self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -497,6 +514,31 @@ class Runner:
                 self.unfit = unfit
                 log.error("server unfit" if unfit else "server fit again", shard=self.server.shard, why=unfit)
 
+    async def _look_at_archive(self) -> None:
+        if self.archive is None:
+            return
+        try:
+            cursor = await self.journal.archive_cursor()
+        except Unavailable:
+            return
+        if cursor is not None:
+            self.archive = cursor
+            self.core.archived(cursor.indexed_seq, cursor.indexed_ms)
+            self.wake()  # orders may be waiting to leave
+
+    def _archive_facts(self) -> dict[str, int]:
+        archive = self.archive
+        if archive is None:
+            return {}
+        seq = self.core.durable_seq
+        return {
+            "archived_seq": archive.archived_seq,
+            "indexed_seq": archive.indexed_seq,
+            "archive_lag_entries": max(0, seq - archive.archived_seq),
+            "index_lag_entries": max(0, seq - archive.indexed_seq),
+            "archive_silence_ms": max(0, self.clock.now_ms() - archive.heard_ms) if archive.heard_ms else 0,
+        }
+
     async def _memory_forever(self) -> None:
         while True:
             try:
@@ -504,10 +546,12 @@ class Runner:
             except Unavailable:
                 used, limit = 0, 0
             self.memory_share = used / limit if limit else 0.0
+            await self._look_at_archive()
             self.core.note_shell(
                 {
                     **self._measures.facts(),
                     **self.snapshots.facts(),
+                    **self._archive_facts(),
                     "redis_used_bytes": used,
                     "redis_limit_bytes": limit,
                     "journal_full": self.memory_share >= MEMORY_FULL,

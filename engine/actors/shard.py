@@ -122,7 +122,13 @@ class ShardActor:
         journal = open_journal(settings, shard)
         solver = SolverClient(self._runtime_dir / "solver.sock") if cluster is not None else None
         runner = Runner(
-            core, journal, server, settings, cluster=cluster, solve=solver.solve if solver is not None else None
+            core,
+            journal,
+            server,
+            settings,
+            cluster=cluster,
+            solve=solver.solve if solver is not None else None,
+            archived=settings.archives,
         )
         runner_box.append(runner)
         runtime_dir(settings.data_dir, self._runtime_dir)  # on another machine of the cluster nobody has made it
@@ -175,6 +181,7 @@ class ShardActor:
             dedupe_max=settings.dedupe_max,
             solver_deadline_ms=settings.solver_deadline_ms,
             solver_in_flight_max=settings.solver_in_flight_max,
+            close_after_ms=settings.close_after_s * 1_000,
             hold_limits=HoldLimits(
                 settings.hold_units_per_key, settings.hold_units_per_customer, settings.hold_position_share_bp
             ),

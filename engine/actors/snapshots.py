@@ -7,6 +7,7 @@ F1  The part `floor` says F: whatever was changed up to entry F is in some snaps
 F2  Packing marks a part as clean; from then on its bytes are owed to the journal, over a failed cycle too.
 F3  Trim stays behind the floor and behind the older of the two snapshots kept of every part, so that a damaged newest one costs
     time, not data. While a damaged one is among the two, nothing is trimmed.
+    Nor does it pass the archive, where there is one: what it has not kept stays.
 F4  Nothing is packed while an entry is outstanding or being built: what would put one meanwhile waits (`holds_batches`).
 """
 
@@ -214,8 +215,11 @@ class Snapshotter:
             return  # the second good snapshot of such a part is due in the next cycle
         oldest = min((seqs[-1] for seqs in self._seqs.values()), default=self._floor_seq)
         bound = min(self._floor_seq, oldest, runner.core.state.seq - self._entries_kept())
+        archived_seq = runner.archive.archived_seq if runner.archive is not None else None
+        if archived_seq is not None:
+            bound = min(bound, archived_seq)
         if bound > self._trimmed_seq:
-            await runner.journal.trim(up_to_seq=bound)
+            await runner.journal.trim(up_to_seq=bound, archived_seq=archived_seq)
             self._trimmed_seq = bound
 
     async def _come_to_rest(self) -> None:

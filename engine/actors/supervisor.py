@@ -54,13 +54,15 @@ class Supervisor:
 
     async def start_rest(self) -> None:
         """Make stock shards, the solver and the gateways; returns at once, repeating it changes nothing."""
-        from engine.actors.options import gateway_actor, shard_actor, solver_actor
+        from engine.actors.options import archiver_actor, gateway_actor, shard_actor, solver_actor
 
         self._started = True
         for shard in range(self._settings.shards):
             self._keep(f"shard-{shard}", shard_actor(shard), shard, self._settings_json, self._runtime_dir)
         if self._settings.solver_in_flight_max:
             self._keep("solver", solver_actor(), self._settings_json, self._runtime_dir)
+        if self._settings.archives:
+            self._keep("archiver", archiver_actor(), self._settings_json)
         for port in self._ports:
             self._keep(f"gateway-{port}", gateway_actor(port), self._settings_json, port)
 
@@ -97,13 +99,15 @@ class Supervisor:
         """Stop the gateways in order (they drain); shards hold nothing that is not in the journal."""
         self._stopping = True
         await asyncio.gather(*(self._stop(name) for name in self._actors if name.startswith("gateway-")))
+        if "archiver" in self._actors:
+            await self._stop("archiver")
 
     async def _stop(self, name: str) -> None:
         try:
             await asyncio.wait_for(self._actors[name].stop.remote(), GATEWAY_STOP_S)
         except Exception as error:
-            # A gateway that cannot be asked any more ends with its host.
-            log.warning("gateway not stopped in order", actor=name, error=repr(error))
+            # What cannot be asked any more ends with its host.
+            log.warning("not stopped in order", actor=name, error=repr(error))
 
     def _keep(self, name: str, options: Any, *arguments: Any) -> None:
         if name in self._runs:

@@ -12,7 +12,7 @@ from engine.journal import redis_server
 from engine.journal.chain import unpack_tail
 from engine.journal.connection import Connection, connect, parse_url
 from engine.journal.keys import Keys
-from engine.journal.port import Corrupt, Tail, Unavailable
+from engine.journal.port import ArchiveCursor, Corrupt, Tail, Unavailable
 
 PAGE_ENTRIES = 64
 
@@ -22,13 +22,6 @@ class Page(NamedTuple):
 
     records: list[Record]
     more: bool
-
-
-class Cursor(NamedTuple):
-    """How far the archive of a shard is: entries up to `archived_seq` are in segments, up to `indexed_seq` in the index."""
-
-    archived_seq: int
-    indexed_seq: int
 
 
 class JournalFeed:
@@ -68,10 +61,11 @@ class JournalFeed:
             records.append(Record(seq, epoch, fields[1], decisions.get(entry_id, b"")))
         return Page(records, len(found) == PAGE_ENTRIES)
 
-    async def publish(self, cursor: Cursor) -> None:
+    async def publish(self, cursor: ArchiveCursor) -> None:
         """Tell the shard how far the archive is. Raises Unavailable."""
         call = (await self._connected()).call
-        await call("HSET", self._keys.archive, "a", cursor.archived_seq, "i", cursor.indexed_seq)
+        archived_seq, indexed_seq, indexed_ms, heard_ms = cursor
+        await call("HSET", self._keys.archive, "a", archived_seq, "i", indexed_seq, "m", indexed_ms, "t", heard_ms)
 
     async def memory_share(self) -> float:
         """Share of the server's memory in use; 0 where it has no limit."""

@@ -171,4 +171,15 @@ class ConfigPut(Struct, array_like=True, tag=20, frozen=True, gc=False):
     fingerprint: int = 0
 
 
-Event = OrderPut | StockMoved | StockCounted | PositionSet | LegHeld | LegDriven | Recovered | DriveAcked | LegShifted
+Event = (
+    OrderPut
+    | StockMoved
+    | StockCounted
+    | PositionSet
+    | LegHeld
+    | LegDriven
+    | Recovered
+    | DriveAcked
+    | LegShifted
+    | OrdersClosed
+)

@@ -10,6 +10,8 @@ from array import array
 from collections.abc import Iterator
 
 _SMALLEST = 8
+_GONE = (1 << 64) - 1
+"""In place of an order number: forgotten."""
 
 
 def hash_of(text: str) -> int:
@@ -144,7 +146,8 @@ class IdTable(_Index):
 
     def get(self, key: int) -> int | None:
         row = self.row(key)
-        return self.order_nos[row] if row >= 0 else None
+        found = self.order_nos[row] if row >= 0 else _GONE
+        return found if found != _GONE else None
 
     def put(self, key: int, order_no: int) -> None:
         row = self._claim(key)
@@ -152,6 +155,19 @@ class IdTable(_Index):
             self.order_nos[row] = order_no
             return
         self.order_nos.append(order_no)
+
+    def discard(self, key: int, order_no: int) -> None:
+        """Forget an order number, unless a newer one has taken its key. Its room is taken again when the table next grows."""
+        row = self.row(key)
+        if row >= 0 and self.order_nos[row] == order_no:
+            self.order_nos[row] = _GONE
+
+    def _rebuild(self) -> None:
+        kept = [row for row in range(self.start, len(self.keys)) if self.order_nos[row] != _GONE]
+        self.keys[:] = array("Q", [self.keys[row] for row in kept])  # in place: a caller has them at hand
+        self.order_nos[:] = array("Q", [self.order_nos[row] for row in kept])
+        self.start = 0
+        super()._rebuild()
 
     def _cut(self, rows: int) -> None:
         super()._cut(rows)

@@ -251,6 +251,19 @@ def promise_of(legs: list[LegRecord]) -> tuple[int, int]:
     return ship_by_s * 1_000, deliver_by_s * 1_000
 
 
+_ENDED = (int(OrderState.RELEASED), int(OrderState.EXPIRED), int(OrderState.CANCELLED))
+_LEG_ENDED = (int(LegState.DELIVERED), int(LegState.CANCELLED), int(LegState.REJECTED))
+
+
+def is_at_end(record: OrderRecord) -> bool:
+    """Whether nothing of an order can change any more: all legs ended, none still to be told another shard, nothing parked."""
+    if record.state not in _ENDED and record.state != OrderState.COMMITTED:
+        return False
+    if any(leg.driving for leg in record.legs) or any(demand.parked for demand in record.demand):
+        return False
+    return record.state in _ENDED or all(leg.state in _LEG_ENDED for leg in record.legs)
+
+
 _encode = msgspec.msgpack.Encoder().encode
 decode_record = msgspec.msgpack.Decoder(OrderRecord).decode
 _TAIL_DEFAULTS: tuple[object, ...] = (

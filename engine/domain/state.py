@@ -34,6 +34,7 @@ from engine.domain.events import (
     LegHeld,
     LegShifted,
     OrderPut,
+    OrdersClosed,
     PositionSet,
     Recovered,
     StockCounted,
@@ -42,7 +43,7 @@ from engine.domain.events import (
 from engine.domain.ids import EPOCH_2020_MS, order_no_time_ms
 from engine.domain.keys import IdTable, KeyTable, hash_of
 from engine.domain.movements import Movements
-from engine.domain.orders import LegState, OrderRecord, OrderState, decode_record, encode_record
+from engine.domain.orders import LegState, OrderRecord, OrderState, decode_record, encode_record, is_at_end
 from engine.domain.positions import Capacity, Positions
 from engine.domain.stock import apply_capacity, apply_stock, change_on_hand, note_short, refence
 
@@ -124,6 +125,8 @@ class ShardState:
         self.seq = 0
         self.time_ms = 0
         """Journal time of the newest entry applied: never goes back."""
+        self.closed_orders = 0
+        """Orders that left since this process began."""
         self.recovered_at_ms = 0
         self.grace_until_ms = 0
         self.part_seq: dict[str, int] = {}
@@ -173,9 +176,10 @@ class ShardState:
         """The newest order under the caller's id in a slot."""
         part = self.slots.get(slot)
         order_no = part.ids.get(hash_of(order_id)) if part else None
-        if part is None or order_no is None:
+        packed = part.orders.get(order_no) if part is not None and order_no is not None else None
+        if packed is None or order_no is None:
             return None
-        record = decode_record(part.orders[order_no])
+        record = decode_record(packed)
         return (order_no, record) if record.order_id == order_id else None
 
     def foreign_leg(self, order_no: int, leg_no: int) -> tuple[int, ForeignLeg] | None:
@@ -250,6 +254,18 @@ def _apply_acked(state: ShardState, event: DriveAcked, seq: int, time_ms: int, r
         if leg.leg_no in event.leg_nos:
             leg.driving = False
     orders[event.order_no] = encode_record(record)
+    state.dirty[event.slot] = None
+
+
+def _apply_closed(state: ShardState, event: OrdersClosed, seq: int, time_ms: int, replay: bool) -> None:
+    if replay and seq <= state.part_seq.get("slot:" + event.slot, 0):
+        return
+    part = state.slot(event.slot)
+    for order_no in event.order_nos:
+        packed = part.orders.pop(order_no, None)
+        if packed is not None:
+            part.ids.discard(hash_of(decode_record(packed).order_id), order_no)
+            state.closed_orders += 1
     state.dirty[event.slot] = None
 
 
@@ -400,6 +416,7 @@ _APPLY: dict[type, Callable[[ShardState, Any, int, int, bool], None]] = {
     StockCounted: _apply_counted,
     PositionSet: _apply_set,
     Recovered: _apply_recovered,
+    OrdersClosed: _apply_closed,
 }
 
 
@@ -442,11 +459,13 @@ class Derived(NamedTuple):
     """By the shard that made it."""
     waiting: list[tuple[str, int]]
     """Committed orders with demand."""
+    ended: list[tuple[str, int]]
+    """Orders that may leave the state."""
 
 
 def rebuild_indexes(state: ShardState) -> Derived:
     """After loading and replaying: recount what is derived."""
-    derived = Derived([], [], {}, [])
+    derived = Derived([], [], {}, [], [])
     state.open_holds = state.open_orders = 0
     state.work.clear()
     state.dedupe_count = sum(len(table) for table in state.key_tables())
@@ -458,6 +477,8 @@ def rebuild_indexes(state: ShardState) -> Derived:
             part.ids.put(hash_of(record.order_id), order_no)
             maker = order_no >> 14 & 0xFF
             derived.newest_order_no[maker] = max(order_no, derived.newest_order_no.get(maker, 0))
+            if is_at_end(record):
+                derived.ended.append((slot, order_no))
             if any(leg.driving for leg in record.legs):
                 derived.driving.append((slot, order_no))
             if record.state == OrderState.HELD:

@@ -11,7 +11,7 @@ Keys of shard N (one hash tag, so one cluster slot). Layouts of packed values: e
   p  qm:{sN}:p            hash: part -> references of its snapshots (packed), newest first, at most two
   w  qm:{sN}:w:<epoch>    string: the snapshot being written, expires; one name an epoch, so a zombie cannot touch ours
   s  qm:{sN}:s:<part>:<seq>  string: a published snapshot
-  a  qm:{sN}:a            hash: a = entries archived, i = entries indexed (decimal). The archiver's, not used by these functions
+  a  qm:{sN}:a            hash: a = entries archived, i = indexed, m = time of that entry, t = when it said so (decimal). The archiver's own
 
 Every answer is an array that opens with a code, then the server's time in ms.
 --]]

@@ -30,6 +30,7 @@ from engine.journal.port import (
     SCHEMA_VERSION,
     Acquired,
     Appended,
+    ArchiveCursor,
     Behind,
     Conflict,
     Corrupt,
@@ -56,6 +57,7 @@ class _Shard:
     """By (epoch, sequence)."""
     parts: dict[str, list[PartRef]] = field(default_factory=dict)
     snapshots: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    archive: ArchiveCursor | None = None
 
 
 class MemoryServer:
@@ -202,6 +204,9 @@ class MemoryJournal:
         for seq in gone:
             shard.decisions.pop((shard.entries.pop(seq).epoch, seq), None)
         return len(gone)
+
+    async def archive_cursor(self) -> ArchiveCursor | None:
+        return self._reach().archive
 
     async def read_decision(self, epoch: int, seq: int, index: int) -> bytes | None:
         records = self._reach().decisions.get((epoch, seq), ())

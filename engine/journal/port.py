@@ -61,6 +61,17 @@ class Appended(NamedTuple):
     server_time_ms: int
 
 
+class ArchiveCursor(NamedTuple):
+    """How far the archive of a shard is: entries up to `archived_seq` are in segments, up to `indexed_seq` in the index."""
+
+    archived_seq: int
+    indexed_seq: int
+    indexed_ms: int
+    """Entry time of `indexed_seq`."""
+    heard_ms: int
+    """When the archiver last said so, by its own clock."""
+
+
 class JournalError(Exception):
     """Base. `retryable` says whether the same call may succeed later."""
 
@@ -136,6 +147,9 @@ class Journal(Protocol):
         Never goes past the older of the two snapshots of any part (a part with one snapshot allows none), the archive's
         cursor where one is given, or the entry before the newest.
         """
+
+    async def archive_cursor(self) -> ArchiveCursor | None:
+        """How far the archiver says it is; None = it has never said anything."""
 
     async def read_decision(self, epoch: int, seq: int, index: int) -> bytes | None:
         """The decision record `index` of entry (epoch, seq); None where it was trimmed or never was."""

@@ -36,6 +36,7 @@ from engine.journal.port import (
     PAYLOAD_BYTES_MAX,
     Acquired,
     Appended,
+    ArchiveCursor,
     Behind,
     Conflict,
     Corrupt,
@@ -274,6 +275,13 @@ class RedisJournal:
             removed += count[0]
             self._first_seq = slice_end + 1
         return removed
+
+    async def archive_cursor(self) -> ArchiveCursor | None:
+        reads = await self._reads()
+        numbers = await reads.call("HMGET", self._keys.archive, "a", "i", "m", "t")
+        if any(number is None for number in numbers):
+            return None
+        return ArchiveCursor(*map(int, numbers))
 
     # -- the server -----------------------------------------------------------------------------------------------
 

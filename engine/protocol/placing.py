@@ -291,7 +291,8 @@ def answer_repeat(core: ShardCore, conn: int, corr: int, slot: str, order_no: in
         return
     record = core.state.order(slot, order_no)
     if record is None:
-        core.answer(conn, corr, refuse("not_found", "", "the order of this key is no longer kept"))
+        detail = "the order of this key has left the shard"  # what the key made is in the index: it is asked by these numbers
+        core.answer(conn, corr, refuse("not_found", "", detail, slot=slot, order_no=order_no))
         return
     core.count("replayed")
     core.answer(conn, corr, order_view(core.catalog, slot, order_no, record, token=core.token(), replayed=True))

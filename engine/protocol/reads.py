@@ -240,13 +240,15 @@ class OrderNumbers:
 
     def __init__(self) -> None:
         self._numbers = np.empty(0, np.int64)
+        self._closed = 0
         self._slot_of = np.empty(0, np.int32)
         self._slots: list[str] = []
 
     def after(self, state: ShardState, order_no: int) -> Iterator[tuple[str, int]]:
         """(slot, order number) of every order after one."""
         count = sum(len(part.orders) for part in state.slots.values())
-        if count != len(self._numbers):
+        if count != len(self._numbers) or self._closed != state.closed_orders:
+            self._closed = state.closed_orders
             self._slots = list(state.slots)
             sizes = [len(part.orders) for part in state.slots.values()]
             every = chain.from_iterable(part.orders for part in state.slots.values())

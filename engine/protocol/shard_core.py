@@ -31,6 +31,7 @@ from engine.domain.problems import CODES
 from engine.domain.replies import ConfigDoc, Problem, Reply
 from engine.domain.state import ShardState, apply, index_work, rebuild_indexes
 from engine.protocol.claims import Claims
+from engine.protocol.closing import Closing
 from engine.protocol.demand_log import DemandLog
 from engine.protocol.demand_queue import DemandQueue
 from engine.protocol.driver import Driver
@@ -94,6 +95,7 @@ class ShardCore:
         solver_deadline_ms: int = 40,
         solver_in_flight_max: int = 0,
         hold_limits: HoldLimits = HoldLimits(),
+        close_after_ms: int = 3_600_000,
     ) -> None:
         self.shard = shard
         self.catalog = catalog
@@ -115,6 +117,7 @@ class ShardCore:
         self.demand = DemandQueue(self)
         self.demand_log = DemandLog(self)
         self.resourcing = Resourcing(self)
+        self.closing = Closing(self, close_after_ms)
         self.shell_facts: dict[str, Any] = {}
         self.counts: defaultdict[str, int] = defaultdict(int)
         self._finishing: deque[tuple[int, int, Command]] = deque()
@@ -167,6 +170,8 @@ class ShardCore:
         self.driver.recovered(derived.driving)
         self.participant.recovered(now_ms)
         self.demand.recovered(derived.waiting, now_ms)
+        for slot, order_no in derived.ended:
+            self.closing.ended(slot, order_no, state.time_ms)
         if state.open_holds:
             batch = self.batch(now_ms)
             self.put(batch, Recovered(batch.time_ms, batch.time_ms + GRACE_MS))
@@ -183,6 +188,11 @@ class ShardCore:
         kind, _, name = part.partition(":")
         self.state.dirty.pop(int(name) if kind == "node" else name, None)
         return self.state.seq, pack_part(self.state, part, self.rows)
+
+    @property
+    def building_seq(self) -> int:
+        """Sequence of the entry being built; 0 = none is."""
+        return self._building.seq if self._building is not None else 0
 
     @property
     def idle(self) -> bool:
@@ -235,6 +245,10 @@ class ShardCore:
     def disconnected(self, conn: int) -> None:
         """Answers to this connection will go nowhere; what was asked stays decided."""
         self.views.disconnected(conn)
+
+    def archived(self, indexed_seq: int, indexed_ms: int) -> None:
+        """The index holds every entry up to `indexed_seq`, the newest of `indexed_ms`: ended orders up to there may leave."""
+        self.closing.indexed(indexed_seq, indexed_ms)
 
     def note_shell(self, facts: dict[str, Any]) -> None:
         """Measurements of the shell (append latency, journal memory) for status and metrics."""
@@ -333,6 +347,7 @@ class ShardCore:
             if cause == Cause.COMMITTED:
                 self.demand_log.waits(slot, record, batch.time_ms)
         self.driver.drive(batch.seq, slot, order_no, record)
+        self.closing.changed(slot, order_no, record, batch.time_ms)
 
     def watch_expiry(self, expires_at_ms: int, slot: str, order_no: int) -> None:
         self._expiries.push(expires_at_ms, slot, order_no)
@@ -341,6 +356,7 @@ class ShardCore:
 
     def poll(self, *, now_ms: int) -> Effects:
         """Decide what is queued, as far as one entry goes, and say what to do. Cheap when there is nothing to do."""
+        self.closing.tick(now_ms)
         self._expire(now_ms)
         self.two_phase.tick(now_ms)
         self.claims.tick(now_ms)
@@ -412,6 +428,7 @@ class ShardCore:
             self.claims.wake_at_ms(now_ms),
             self.driver.wake_at_ms(),
             self.participant.wake_at_ms(),
+            self.closing.wake_at_ms(now_ms),
             self.views.wake_at_ms(),
             self.demand.wake_at_ms(now_ms),
             self.resourcing.wake_at_ms(now_ms),

@@ -1,0 +1,213 @@
+"""Follows one shard's journal into the archive and the index. The loop is the caller's: `open`, then `round` again and again.
+
+L1  Entries reach segments in order and once; the journal keeps what no segment holds, so a crash costs reading it again.
+L2  The archive never waits for the index: while that cannot be written it falls behind, and catches up from segments and journal.
+L3  The shard is told how far both are only after they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import structlog
+
+from engine.archive.feed import JournalFeed
+from engine.archive.fold import Fold
+from engine.archive.index import IndexWriter, OutOfStep, Progress
+from engine.archive.segment import Record
+from engine.archive.store import SegmentStore
+from engine.archive.writer import SEGMENT_BYTES, ArchiveWriter
+from engine.journal.port import ArchiveCursor, Corrupt, Entry, Unavailable
+
+BATCH_ENTRIES = 1_000
+"""Entries of a batch when the index catches up."""
+INDEX_RETRY_S = 2.0
+MEMORY_TIGHT = 0.5
+"""Share of the server's memory past which segments are sealed early, so that the journal can be trimmed."""
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+
+class ShardFollower:
+    """One shard. `index_lock` is shared by all: the index has one writer."""
+
+    def __init__(
+        self,
+        shard: int,
+        feed: JournalFeed,
+        store: SegmentStore,
+        index: IndexWriter,
+        index_lock: asyncio.Lock,
+        *,
+        seal_s: float,
+        segment_bytes: int = SEGMENT_BYTES,
+        tell_every_s: float = 1.0,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.shard = shard
+        self.indexed_seq = 0
+        self.indexed_ms = 0
+        self.index_trouble = ""
+        """Why the index is behind; empty = it is not."""
+        self._feed = feed
+        self._store = store
+        self._index = index
+        self._lock = index_lock
+        self.writer = ArchiveWriter(store, shard)
+        self._seal_s = seal_s
+        self._segment_bytes = segment_bytes
+        self._tell_every_s = tell_every_s
+        self._now_ms = now_ms
+        self._opened_at = 0.0
+        """When the oldest entry of the segment in the making was taken."""
+        self._told: ArchiveCursor | None = None
+        self._told_at = float("-inf")
+        self._index_due = 0.0
+
+    async def open(self) -> None:
+        """Stand where the segments end. Raises Unavailable, Corrupt (also where journal and archive are not of one history)."""
+        await _in_thread(self.writer.open)
+        tail = await self._feed.tail()
+        have = self.writer.archived_seq
+        if have and (tail is None or tail.seq < have):
+            there = tail.seq if tail is not None else 0
+            raise Corrupt(
+                f"shard {self.shard}: the archive ends at entry {have}, the journal at {there}: it is another journal, or has lost its end"
+            )
+        await self._catch_up()
+
+    async def round(self) -> bool:
+        """Take one page; True where there is more at once. After any exception: `open` again. Raises Unavailable, Exists, Corrupt."""
+        writer = self.writer
+        if self.index_trouble and time.monotonic() >= self._index_due:
+            await self._catch_up()
+        page = await self._feed.page(after_seq=writer.taken_seq)
+        if page.records:
+            if not writer.pending_entries:
+                self._opened_at = time.monotonic()
+            first_seq = page.records[0].seq
+            if first_seq > writer.taken_seq + 1:
+                if writer.taken_seq:
+                    log.error(
+                        "entries are missing in the journal", shard=self.shard, after=writer.taken_seq, next=first_seq
+                    )
+                await _in_thread(lambda: writer.skip_to(first_seq))
+            entries = await _in_thread(lambda: [writer.take(record) for record in page.records])
+            if not self.index_trouble:
+                await self._write_index(entries)
+        await self._seal_when_due(tight=await self._is_tight())
+        await self._tell()
+        return page.more
+
+    async def seal(self) -> None:
+        """Write what was taken, for an orderly end. Raises Unavailable, Exists, Corrupt."""
+        await _in_thread(self.writer.seal)
+        await self._tell()
+
+    async def _is_tight(self) -> bool:
+        due = time.monotonic() - self._told_at >= self._tell_every_s
+        return due and self.writer.pending_entries > 0 and await self._feed.memory_share() >= MEMORY_TIGHT
+
+    async def _seal_when_due(self, *, tight: bool) -> None:
+        writer = self.writer
+        if not writer.pending_entries:
+            return
+        old = time.monotonic() - self._opened_at >= self._seal_s
+        if old or tight or writer.pending_bytes >= self._segment_bytes:
+            await _in_thread(writer.seal)
+
+    async def _tell(self) -> None:
+        now = time.monotonic()
+        cursor = ArchiveCursor(self.writer.archived_seq, self.indexed_seq, self.indexed_ms, self._now_ms())
+        if self._told is None or now - self._told_at >= self._tell_every_s:
+            await self._feed.publish(cursor)
+            self._told, self._told_at = cursor, now
+
+    # -- the index ------------------------------------------------------------------------------------------------
+
+    async def _write_index(self, entries: Sequence[Entry]) -> None:
+        new = [entry for entry in entries if entry.seq > self.indexed_seq]
+        if not new:
+            return
+        try:
+            await self._fold(new)
+        except (Unavailable, OutOfStep) as error:
+            self._index_behind(error)
+
+    def _index_behind(self, error: Exception) -> None:
+        if not self.index_trouble:
+            log.warning("the index is behind", shard=self.shard, error=str(error))
+        self.index_trouble = str(error)
+        self._index_due = time.monotonic() + INDEX_RETRY_S
+
+    async def _catch_up(self) -> None:
+        """L2: fold what was taken and is not in the index, from the segments and then from the journal."""
+        try:
+            async with self._lock:
+                progress = await _in_thread(lambda: self._index.progress(self.shard))
+            self.indexed_seq, self.indexed_ms = (progress.seq, progress.time_ms) if progress is not None else (0, 0)
+            if self.indexed_seq < self.writer.archived_seq:
+                await self._fold_segments()
+            while self.indexed_seq < self.writer.taken_seq:
+                page = await self._feed.page(after_seq=self.indexed_seq)
+                wanted = [record.unpacked() for record in page.records if record.seq <= self.writer.taken_seq]
+                if not wanted:
+                    break
+                await self._fold(wanted)
+        except (Unavailable, OutOfStep) as error:
+            self._index_behind(error)
+        else:
+            self.index_trouble = ""
+
+    async def _fold_segments(self) -> None:
+        records = self._store.records(self.shard, after_seq=self.indexed_seq)
+
+        def next_batch() -> list[Entry]:
+            batch: list[Entry] = []
+            for record in records:
+                batch.append(record.unpacked())
+                if len(batch) == BATCH_ENTRIES:
+                    break
+            return batch
+
+        while batch := await _in_thread(next_batch):
+            await self._fold(batch)
+
+    async def _fold(self, entries: Sequence[Entry]) -> None:
+        async with self._lock:
+            progress = await _in_thread(lambda: write_batch(self._index, self.shard, entries))
+        self.indexed_seq, self.indexed_ms = progress.seq, progress.time_ms
+
+
+def write_batch(index: IndexWriter, shard: int, entries: Sequence[Entry]) -> Progress:
+    """Fold entries into the index as one batch; returns where it is then. Raises Unavailable, OutOfStep, Corrupt."""
+    fold = Fold(shard)
+    for entry in entries:
+        fold.add(entry)
+    return index.write(fold)
+
+
+def rebuild(index: IndexWriter, store: SegmentStore, shard: int) -> int:
+    """Fold a shard's segments into an index, from where it ends; returns the newest entry. Blocking."""
+    progress = index.progress(shard)
+    seq = progress.seq if progress is not None else 0
+    batch: list[Record] = []
+    for record in store.records(shard, after_seq=seq):
+        batch.append(record)
+        if len(batch) == BATCH_ENTRIES:
+            seq = write_batch(index, shard, [one.unpacked() for one in batch]).seq
+            batch = []
+    return write_batch(index, shard, [one.unpacked() for one in batch]).seq if batch else seq
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """Blocking work in a thread. A cancellation waits for its end: nothing may go on half-known."""
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise

@@ -1,0 +1,261 @@
+"""An archiver beside a living journal on a real server: nothing lost, nothing twice, killed at any moment or not."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from engine.archive.feed import JournalFeed
+from engine.archive.follower import ShardFollower, rebuild
+from engine.archive.index import IndexWriter, connect_index, contents, migrate, sqlite_url
+from engine.archive.store import SegmentStore
+from engine.journal.embedded import EmbeddedServer
+from engine.journal.port import Corrupt, Tail, Unavailable
+from engine.journal.redis_journal import RedisJournal
+from tests.conftest import eventually
+from tests.contract.journal_backends import started
+from tests.sim.little_cluster import LittleCluster
+from tests.unit.test_verify_books import Traffic
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    made = started("valkey", tmp_path_factory.mktemp("valkey"))
+    yield made
+    made.stop(timeout_s=20)
+
+
+class Writer:
+    """The shard: traffic of a real core, appended to its journal."""
+
+    def __init__(self, journal: RedisJournal, tail: Tail, seed: int) -> None:
+        self.journal, self.tail = journal, tail
+        self.cluster = LittleCluster()
+        self.traffic = Traffic(self.cluster, seed)
+        self._written = 0
+
+    async def run(self, steps: int) -> None:
+        self.traffic.run(steps)
+        for append in self.cluster.entries[0][self._written :]:
+            time_ms = max(append.time_ms, self.tail.time_ms)
+            done = await self.journal.append(
+                self.tail, time_ms=time_ms, payload=append.payload, decisions=append.decisions
+            )
+            self.tail = done.tail
+        self._written = len(self.cluster.entries[0])
+
+
+@pytest.fixture
+async def feed(server: EmbeddedServer) -> AsyncIterator[JournalFeed]:
+    made = JournalFeed(server.url, 0)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def writer(server: EmbeddedServer, feed: JournalFeed) -> AsyncIterator[Writer]:
+    journal = RedisJournal(server.url, 0)
+    await (await feed._connected()).call("FLUSHALL")
+    acquired = await journal.acquire("nonce", [])
+    yield Writer(journal, acquired.tail, 23)
+    await journal.close()
+
+
+def follower(feed: JournalFeed, folder: Path, index: IndexWriter, **options: float) -> ShardFollower:
+    store = SegmentStore(str(folder / "archive"))
+    made = {"seal_s": 1_000.0, "tell_every_s": 0.0, **options}
+    return ShardFollower(0, feed, store, index, asyncio.Lock(), **made)  # type: ignore[arg-type]
+
+
+def index_at(path: Path) -> IndexWriter:
+    engine = connect_index(sqlite_url(path))
+    _engines.append(engine)
+    migrate(engine)
+    return IndexWriter(engine)
+
+
+_engines: list[sa.Engine] = []
+
+
+@pytest.fixture(autouse=True)
+def dispose() -> Iterator[None]:
+    yield
+    for engine in _engines:
+        engine.dispose()
+    _engines.clear()
+
+
+async def drained(one: ShardFollower) -> None:
+    while await one.round():
+        pass
+    await one.round()
+
+
+async def assert_complete(writer: Writer, folder: Path) -> None:
+    """The archive is the journal, and an index rebuilt from it equals the live one."""
+    store = SegmentStore(str(folder / "archive"))
+    archived = [record.unpacked() for record in store.records(0)]
+    assert archived == [entry async for entry in writer.journal.read(after_seq=0)]
+    for record in store.records(0):
+        first = await writer.journal.read_decision(record.epoch, record.seq, 0)
+        assert (record.decisions != b"") == (first is not None)
+    live, again = index_at(folder / "index.db"), index_at(folder / "rebuilt.db")
+    rebuild(again, store, 0)
+    assert contents(live._engine) == contents(again._engine)
+
+
+async def test_what_is_appended_is_archived_and_indexed(feed: JournalFeed, writer: Writer, tmp_path: Path) -> None:
+    one = follower(feed, tmp_path, index_at(tmp_path / "index.db"))
+    await one.open()
+    await writer.run(60)
+    await drained(one)
+    assert (one.indexed_seq, one.writer.archived_seq) == (writer.tail.seq, 0)  # the index does not wait for a segment
+    await one.seal()
+    await writer.run(60)
+    await drained(one)
+    await one.seal()
+    cursor = await writer.journal.archive_cursor()
+    assert cursor is not None and cursor[:2] == (writer.tail.seq, writer.tail.seq)
+    assert one.writer.segments == 2
+    await assert_complete(writer, tmp_path)
+
+
+async def test_killed_again_and_again_it_loses_and_doubles_nothing(
+    server: EmbeddedServer, writer: Writer, tmp_path: Path
+) -> None:
+    draw = random.Random(4)
+
+    async def start() -> asyncio.subprocess.Process:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "tests.integration.archive_process",
+            server.url,
+            str(tmp_path),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"open\n"
+        return process
+
+    async def archived() -> int:
+        cursor = await writer.journal.archive_cursor()
+        return cursor.archived_seq if cursor is not None else 0
+
+    for _ in range(8):
+        process = await start()
+        before = await archived()
+        working = asyncio.create_task(writer.run(30))
+        ahead = draw.randint(1, 20)
+        await eventually(partial(_at_least, archived, before + ahead, working))
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+        await working
+    process = await start()
+
+    async def done() -> bool:
+        return await archived() == writer.tail.seq
+
+    await eventually(done, what="archived to the end")
+    process.kill()
+    await process.wait()
+    await assert_complete(writer, tmp_path)
+
+
+async def _at_least(archived: object, seq: int, working: asyncio.Task[None]) -> bool:
+    return working.done() or await archived() >= seq  # type: ignore[operator]
+
+
+async def test_trim_stays_behind_the_archive(feed: JournalFeed, writer: Writer, tmp_path: Path) -> None:
+    one = follower(feed, tmp_path, index_at(tmp_path / "index.db"))
+    await one.open()
+    await writer.run(40)
+    await drained(one)
+    await one.seal()
+    archived_seq = one.writer.archived_seq
+    await writer.run(40)
+    await writer.journal.trim(up_to_seq=writer.tail.seq, archived_seq=archived_seq)
+    assert await feed.first_seq() == archived_seq + 1
+    await drained(one)
+    await one.seal()
+    assert [record.seq for record in SegmentStore(str(tmp_path / "archive")).records(0)] == list(
+        range(1, writer.tail.seq + 1)
+    )
+
+
+async def test_the_archive_goes_on_while_the_index_cannot_be_written(
+    feed: JournalFeed, writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L2: and the index catches up from the segments and the journal."""
+    index = index_at(tmp_path / "index.db")
+    one = follower(feed, tmp_path, index)
+    await one.open()
+    await writer.run(20)
+    await drained(one)
+    with monkeypatch.context() as patch:
+
+        def fails(fold: object) -> None:
+            raise Unavailable("the database is away")
+
+        patch.setattr(index, "write", fails)
+        await writer.run(20)
+        await drained(one)
+        await one.seal()
+        await writer.run(20)
+        await drained(one)
+    assert "away" in one.index_trouble
+    assert one.writer.taken_seq == writer.tail.seq > one.writer.archived_seq > one.indexed_seq
+    monkeypatch.setattr(one, "_index_due", 0.0)
+    await drained(one)
+    assert (one.index_trouble, one.indexed_seq) == ("", writer.tail.seq)
+    await one.seal()
+    await assert_complete(writer, tmp_path)
+
+
+async def test_an_index_that_was_lost_is_folded_again(feed: JournalFeed, writer: Writer, tmp_path: Path) -> None:
+    one = follower(feed, tmp_path, index_at(tmp_path / "lost.db"))
+    await one.open()
+    await writer.run(50)
+    await drained(one)
+    await one.seal()
+    await writer.journal.trim(up_to_seq=one.writer.archived_seq)
+    await writer.run(10)
+    two = follower(feed, tmp_path, index_at(tmp_path / "index.db"))
+    await two.open()
+    await drained(two)
+    assert two.indexed_seq == writer.tail.seq
+
+
+async def test_another_journal_is_not_archived_into_this_archive(
+    feed: JournalFeed, writer: Writer, tmp_path: Path
+) -> None:
+    one = follower(feed, tmp_path, index_at(tmp_path / "index.db"))
+    await one.open()
+    await writer.run(30)
+    await drained(one)
+    await one.seal()
+    await (await feed._connected()).call("FLUSHALL")
+    await writer.journal.acquire("other", [])
+    with pytest.raises(Corrupt, match="another journal"):
+        await one.open()
+
+
+async def test_a_journal_that_was_trimmed_before_begins_where_it_begins(
+    feed: JournalFeed, writer: Writer, tmp_path: Path
+) -> None:
+    await writer.run(30)
+    await writer.journal.trim(up_to_seq=10)
+    one = follower(feed, tmp_path, index := index_at(tmp_path / "index.db"))
+    await one.open()
+    await drained(one)
+    await one.seal()
+    progress = index.progress(0)
+    assert progress is not None and (progress.first_seq, progress.gaps, one.writer.gaps) == (11, 0, 0)
