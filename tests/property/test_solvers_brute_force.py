@@ -210,14 +210,18 @@ def planner_settings() -> Settings:
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_a_plan_is_the_cheapest_way_within_the_scope_that_it_claims(chunk: int, planner_settings: Settings) -> None:
+    compared = 0
     for seed in range(chunk * SEEDS, (chunk + 1) * SEEDS):
         try:
-            check_seed(seed, planner_settings)
+            compared += check_seed(seed, planner_settings)
         except AssertionError as error:
             raise AssertionError(f"seed {seed}: {error}") from error
+    assert compared >= SEEDS // 2, "too few plans claim to be the best of all: the comparison shows nothing"
 
 
-def check_seed(seed: int, planner_settings: Settings) -> None:
+def check_seed(seed: int, planner_settings: Settings) -> int:
+    """Plans that were compared with the brute-force optimum and met it."""
+    compared = 0
     rng = Random(seed)
     catalog = worlds(rng)
     state = ShardState(catalog)
@@ -247,6 +251,7 @@ def check_seed(seed: int, planner_settings: Settings) -> None:
             assert sum(plan.money_minor) >= best
             if record.scope == 0 and distinct:
                 assert sum(plan.money_minor) == best
+                compared += 1
         elif plan.unfilled and distinct and not any(node.capacity for node in catalog.nodes if node):
             assert not reference.can_split(request.order, channel, request.lines, request.excluded, request.max_legs)
         if plan.legs:
@@ -257,3 +262,4 @@ def check_seed(seed: int, planner_settings: Settings) -> None:
             assert plan.record == msgspec.msgpack.encode(fields if packed.gap else fields[:-1]), "not the shortest form"
             assert sum(leg.cash_parcels for leg in legs_of(packed)) == sum(leg.cash_minor[0] for leg in plan.legs)
         take(reference, request, plan)
+    return compared

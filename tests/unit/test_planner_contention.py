@@ -14,6 +14,7 @@ from engine.domain.orders import Destination, LineRecord, OnShort, Rung
 from engine.domain.plan import Plan, PlanRequest
 from engine.domain.state import ShardState
 from engine.settings import Settings
+from solvers.joint_wire import JointAnswer, pack_answer, unpack_arrays
 from solvers.worker import answer
 from tests.builders import NOW_MS, a_catalog, a_channel, a_line, a_node, a_service, an_item, an_order
 from tests.property.solvers_reference import Reference
@@ -91,6 +92,19 @@ def test_the_solver_gives_the_last_cheap_unit_to_the_order_that_gains_most(plann
     assert record.gap[0] == record.gap[1] == total(final)
     assert [leg.node for leg in legs_of(record)] == [1]
     assert next(candidates_of(record)).node == 1
+
+
+def test_an_answer_dearer_than_the_greedy_plans_is_an_error(planner_settings: Settings) -> None:
+    state = a_world({(0, 0): 1, (1, 0): 1, (0, 1): 1, (1, 2): 1}, nodes=3)
+    planner = SolverPlanner(state, planner_settings)
+    plans = planner.plan([a_request(1, {0: 1}), a_request(2, {0: 1, 1: 1})], now_ms=NOW_MS)
+    problem = unpack_arrays(planner.component_problem(plans[0].component))
+    starts, ends = problem.ptr[:-1].tolist(), problem.ptr[1:].tolist()
+    dearest = [max(range(a, b), key=problem.cost.__getitem__) - a for a, b in zip(starts, ends, strict=True)]
+    cost = sum(int(problem.cost[a + n]) for a, n in zip(starts, dearest, strict=True))
+    assert cost > total(plans)
+    with pytest.raises(AssertionError, match="dearer than the greedy"):
+        planner.improved(plans[0].component, pack_answer(JointAnswer(dearest, cost, cost, 0, 1)))
 
 
 def test_without_an_answer_the_greedy_plans_stand_and_say_so(planner_settings: Settings) -> None:
