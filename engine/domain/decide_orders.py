@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from engine.domain.catalog import Catalog
 from engine.domain.commands import PlaceOrder
-from engine.domain.config import Item
+from engine.domain.config import Item, Node
 from engine.domain.events import Cause, OrderPut
 from engine.domain.ids import slot_of
 from engine.domain.orders import (
@@ -250,7 +250,7 @@ def shortage(state: ShardState, prepared: Prepared, plan: Plan) -> Problem:
             "line_id": line.line_id,
             "sku": sku,
             "requested": line.quantity,
-            "available_to_promise": _available(state, line),
+            "available_to_promise": _available(state, line, order.channel),
             "unfilled": units,
             "reason": reason,
         }
@@ -261,12 +261,28 @@ def shortage(state: ShardState, prepared: Prepared, plan: Plan) -> Problem:
     return Problem(code, CODES[code].title, tuple(errors))
 
 
-def _available(state: ShardState, line: LineRecord) -> int:
-    """Units a line could get: at its own node where it names one, else anywhere."""
-    if line.pickup_node < 0:
-        return state.free_total(line.item)
-    row = state.positions.find(line.item, line.pickup_node)
-    return max(0, state.positions.free(row)) if row >= 0 else 0
+def could_serve(document: Node | None, tag: str, channel_id: str | None) -> bool:
+    """Whether a node takes new work of a method for a channel (None = of any): what availability shows and refusals add up."""
+    return (
+        document is not None
+        and document.state == "on"
+        and tag in document.offers
+        and (channel_id is None or document.channels is None or channel_id in document.channels)
+    )
+
+
+def _available(state: ShardState, line: LineRecord, channel_id: str) -> int:
+    """Units a line could get: at its own node where it names one, else at all that could serve it."""
+    if not state.free_total(line.item):
+        return 0
+    positions, nodes = state.positions, state.catalog.nodes
+    tag = _TAG_OF[line.method]
+    units = 0
+    for row in positions.rows(line.item):
+        node = positions.v_node[row]
+        if line.pickup_node in (-1, node) and node < len(nodes) and could_serve(nodes[node], tag, channel_id):
+            units += max(0, positions.free(row) - extra_safety(state, node, line.method))
+    return units
 
 
 _REASONS = {

@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.domain import decide_legs
 from engine.domain.commands import DumpPart, GetAvailability, GetDecision, GetOrder, GetStatus, ListLegs
-from engine.domain.decide_orders import METHOD_TAGS, extra_safety, refuse
+from engine.domain.decide_orders import METHOD_TAGS, could_serve, extra_safety, refuse
 from engine.domain.ids import EPOCH_2020_MS
 from engine.domain.orders import Method
 from engine.domain.problems import CODES
@@ -80,12 +80,7 @@ def availability(core: ShardCore, conn: int, corr: int, command: GetAvailability
             document = catalog.nodes[node] if node < len(catalog.nodes) else None
             if document is None or not catalog.owns_node(node):
                 continue
-            if command.node_id is not None and document.node_id != command.node_id:
-                continue
-            channels = document.channels
-            if command.channel is not None and channels is not None and command.channel not in channels:
-                continue
-            if tag in document.offers and document.state == "on":
+            if could_serve(document, tag, command.channel) and command.node_id in (None, document.node_id):
                 views.append(stock_view(core, node, item, now_ms, command.method))
     views.sort(key=lambda view: (view.sku, view.node_id))
     core.answer(conn, corr, StockReply(tuple(views), core.shard, core.epoch, core.state.seq, core.token()))

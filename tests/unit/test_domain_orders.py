@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from engine.domain.commands import AdjustStock, CancelOrder, CommitHold, GetOrder, GetStatus, ReleaseHold, StockMove
+from engine.domain.commands import (
+    AdjustStock,
+    CancelOrder,
+    CommitHold,
+    GetAvailability,
+    GetOrder,
+    GetStatus,
+    ReleaseHold,
+    StockMove,
+)
 from engine.domain.config import NodeCapacity
 from engine.domain.ids import order_no_time_ms
 from engine.domain.orders import Method, OnShort
@@ -79,6 +88,22 @@ def test_a_refusal_names_the_line_and_the_numbers() -> None:
         "reason": "out_of_stock",
     }
     assert free(shop, "SKU-1", "N-0") == 9, "a refused order holds nothing"
+
+
+def test_a_refusal_counts_only_units_of_nodes_that_could_serve() -> None:
+    """It says the same number as availability does."""
+    nodes = [
+        a_node("N-0", state="drain"),
+        a_node("N-1", channels=["store"]),
+        a_node("N-2", offers=("pickup",)),
+        a_node("N-3", safety_by_method={"ship": 4}),
+    ]
+    shop = LoneCore(a_network(nodes=nodes))
+    for node, units in (("N-0", 2), ("N-1", 3), ("N-2", 4), ("N-3", 5)):
+        shop.ask(AdjustStock(node, (StockMove("SKU-0", "received", units),)))
+    reply = shop.ask(a_place(an_order(lines={"SKU-0": 50})))
+    seen = shop.ask(GetAvailability(("SKU-0",), channel="web")).positions
+    assert reply.errors[0].facts["available_to_promise"] == sum(p.available_to_promise for p in seen) == 1
 
 
 def test_partial_keeps_what_there_is_and_parked_waits_for_more() -> None:
