@@ -85,6 +85,24 @@ def test_the_default_policy_is_neutral_and_a_ban_is_beyond_all_money() -> None:
     rows = m[m[at.M_POLICY] :][: 2 * at.POLICY_COLUMNS].reshape(2, at.POLICY_COLUMNS)
     assert rows[:, at.Y_NEUTRAL].tolist() == [1, 0] and rows[:, at.Y_MAX_LEGS].tolist() == [16, 2]
     assert m[m[at.M_POLICY_NODE] :][:4].tolist() == [0, 0, -50, at.LIMIT]
+    assert rows[:, at.Y_BANS].tolist() == [0, 1]
+    money = Compiled([a_node()], ["web"], [], [PolicySpec({0: 5}), PolicySpec({0: at.LIMIT})]).atlas
+    rows = money[money[at.M_POLICY] :][: 2 * at.POLICY_COLUMNS].reshape(2, at.POLICY_COLUMNS)
+    assert rows[:, at.Y_BANS].tolist() == [0, 1], "as much money is a ban too"
+
+
+def test_who_keeps_units_back_is_known_by_method() -> None:
+    def keeps(**safety: int) -> Compiled:
+        return Compiled([None, a_node(), a_node(safety_by_method=safety)], ["web"], [])
+
+    assert keeps().atlas[at.M_KEEPS_BACK] == keeps(ship=0).atlas[at.M_KEEPS_BACK] == 0
+    assert keeps(ship=1).atlas[at.M_KEEPS_BACK] == 1
+    compiled = keeps(pickup=2, ship_to_store=1)
+    assert compiled.atlas[at.M_KEEPS_BACK] == 0b110
+    compiled.keep_back(True)
+    assert compiled.atlas[at.M_KEEPS_BACK] == 0b110 | at.KEEPS_STALE
+    compiled.keep_back(False)
+    assert compiled.atlas[at.M_KEEPS_BACK] == 0b110
 
 
 def test_items_without_a_weight_follow_their_category_whatever_the_order_of_changes() -> None:
