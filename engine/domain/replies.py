@@ -100,6 +100,7 @@ class StockView(Struct, array_like=True, frozen=True, gc=False):
     short_by: int = 0
     supply: str = "counted"
     feed_age_s: int | None = None
+    node_state: str = "on"
 
 
 class StockReply(Struct, array_like=True, tag=4, frozen=True, gc=False):

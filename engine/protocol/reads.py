@@ -8,6 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import structs
 
 from engine.domain import decide_legs
 from engine.domain.commands import DumpPart, GetAvailability, GetDecision, GetOrder, GetStatus, ListLegs
@@ -39,8 +40,10 @@ def stock_view(core: ShardCore, node: int, item: int, now_ms: int, method: int =
     """One position with its numbers and the age of the count behind it."""
     positions, catalog = core.state.positions, core.catalog
     row = positions.find(item, node)
+    document = catalog.nodes[node]
+    state = document.state if document is not None else "on"
     if row < 0:
-        return StockView(catalog.node_id(node), catalog.sku(item), 0, 0, 0, 0, 0)
+        return StockView(catalog.node_id(node), catalog.sku(item), 0, 0, 0, 0, 0, node_state=state)
     extra = extra_safety(core.state, node, method)
     part = core.state.nodes.get(node)
     setting = part.settings.get(item) if part else None
@@ -57,6 +60,7 @@ def stock_view(core: ShardCore, node: int, item: int, now_ms: int, method: int =
         max(0, -free - positions.v_claimed[row]),
         setting[0] if setting else "counted",
         max(0, (now_ms - EPOCH_2020_MS) // 1_000 - counted_s) if counted_s else None,
+        state,
     )
 
 
@@ -80,8 +84,13 @@ def availability(core: ShardCore, conn: int, corr: int, command: GetAvailability
             document = catalog.nodes[node] if node < len(catalog.nodes) else None
             if document is None or not catalog.owns_node(node):
                 continue
-            if could_serve(document, tag, command.channel) and command.node_id in (None, document.node_id):
+            if command.node_id not in (None, document.node_id):
+                continue
+            if could_serve(document, tag, command.channel):
                 views.append(stock_view(core, node, item, now_ms, command.method))
+            elif command.node_id is not None:  # whoever names a node is told what lies there, though it is not for sale
+                view = stock_view(core, node, item, now_ms, command.method)
+                views.append(structs.replace(view, available_to_promise=0))
     views.sort(key=lambda view: (view.sku, view.node_id))
     core.answer(conn, corr, StockReply(tuple(views), core.shard, core.epoch, core.state.seq, core.token()))
 

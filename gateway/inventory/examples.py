@@ -50,6 +50,7 @@ POSITION: dict[str, Any] = {
     "short_by": 0,
     "supply": "counted",
     "feed_age_s": 61,
+    "node_state": "on",
 }
 STOCK: dict[str, Any] = {
     "node_id": "NJ-1",

@@ -93,7 +93,10 @@ class AvailabilityQuery(Body, kw_only=True):
 
 
 class Position(Shown):
-    """Units of one SKU at one node. `short_by` > 0: facts left it with less than was promised, and it sells nothing."""
+    """Units of one SKU at one node. `short_by` > 0: facts left it with less than was promised, and it sells nothing.
+
+    `node_state`: a node that is not `on` sells nothing either; availability shows it, with 0 to promise, when it is named.
+    """
 
     node_id: str
     sku: str
@@ -105,6 +108,7 @@ class Position(Shown):
     short_by: int
     supply: str
     feed_age_s: int | None
+    node_state: str
 
 
 class AsOf(Shown):
@@ -155,6 +159,7 @@ def position_shown(view: StockView) -> Position:
         view.short_by,
         view.supply,
         view.feed_age_s,
+        view.node_state,
     )
 
 

@@ -280,6 +280,17 @@ def test_availability_shows_what_can_be_promised_by_method_and_channel() -> None
     assert [p.node_id for p in shop.ask(GetAvailability(("SKU-0",), node_id="N-1")).positions] == ["N-1"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "state"), [({"state": "drain"}, "drain"), ({"state": "off"}, "off"), ({"offers": ("pickup",)}, "on")]
+)
+def test_a_node_that_is_named_is_shown_though_it_sells_nothing(fields: dict[str, Any], state: str) -> None:
+    shop = LoneCore(a_network(nodes=[a_node("N-0", **fields), a_node("N-1")]))
+    shop.ask(AdjustStock("N-0", (StockMove("SKU-0", "received", 5),)))
+    assert shop.ask(GetAvailability(("SKU-0",))).positions == ()
+    (shown,) = shop.ask(GetAvailability(("SKU-0",), node_id="N-0")).positions
+    assert (shown.on_hand, shown.available_to_promise, shown.node_state) == (5, 0, state)
+
+
 # -- the movements kept -------------------------------------------------------------------------------------------
 
 

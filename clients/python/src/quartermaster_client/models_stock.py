@@ -47,6 +47,7 @@ class Position(Answer, kw_only=True, frozen=True):
     short_by: int
     supply: str
     feed_age_s: int | None
+    node_state: str = "on"
 
 
 class AsOf(Answer, kw_only=True, frozen=True):
