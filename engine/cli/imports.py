@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 if TYPE_CHECKING:
     from engine.cli.formats.own import OrderRow
     from engine.cli.formats.table import BadRow
-    from engine.cli.uploads import Outcome, Uploader
+    from engine.cli.uploads import Feed, Outcome, Uploader
 
 SHOW_PROGRESS_AFTER_S = 2.0
 ERRORS_SHOWN = 10
@@ -68,15 +69,85 @@ def nodes(file: File, key: Key, url: Url = URL_DEFAULT, allow_errors: AllowError
 
 
 @app.command()
-def stock(file: File, key: Key, url: Url = URL_DEFAULT, allow_errors: AllowErrors = False) -> None:
-    """Counts. Columns: node_id, sku, quantity, and safety if you like. They are absolute, as of now.
+def stock(
+    file: File,
+    key: Key,
+    url: Url = URL_DEFAULT,
+    allow_errors: AllowErrors = False,
+    node: Annotated[
+        list[str] | None, typer.Option(help="NAME=NODE: the node that a location or source of the file is. Repeat it.")
+    ] = None,
+    scope: Annotated[
+        str, typer.Option(help="delta, or full: what a node's rows leave out, it has none of; nonzero.")
+    ] = "delta",
+    source: Annotated[str | None, typer.Option(help="Who counted; older counts of a source are refused.")] = None,
+    source_seq: Annotated[int | None, typer.Option(min=0, help="Number of this count; else its instant.")] = None,
+    as_of: Annotated[str | None, typer.Option(help="When it was counted, e.g. 2026-12-01T18:00:00Z; else now.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")] = False,
+    report: Annotated[Path | None, typer.Option(dir_okay=False, help="Write every row not taken to this CSV.")] = None,
+) -> None:
+    """Counts. Columns: node_id, sku, quantity, then safety and as_of if you like. They are absolute, as of an instant: what the
+    engine booked after it stays booked.
+
+    Magento's stock_sources.csv and Shopify's inventory CSV are recognised by their header. Their sources and locations are nodes
+    by --node, else by id or name. Shopify's "On hand (new)" is set only where "On hand (current)" is still true.
 
     Example: quartermaster import stock stock.csv --key qm_...
+    Example: quartermaster import stock inventory_export.csv --node "Shop location=NYC" --dry-run --key qm_...
     """
+    from engine.cli.formats.commerce import is_magento, is_shopify, read_magento, read_shopify
     from engine.cli.formats.own import read_stock
+    from engine.cli.stock_uploads import StockUploader
 
-    with _work(file, url, key, "positions", allow_errors) as up:
-        up.stock(read_stock(file))
+    told, feed = _told_nodes(node or []), _feed(scope, source, source_seq, as_of)
+    with _work(file, url, key, "positions", allow_errors, report) as up:
+        shopify = is_shopify(file)
+        if shopify and feed != _feed("delta", None, None, None):
+            _give_up("Shopify's file is compared and set: it takes no --scope, --source, --source-seq or --as-of", 2)
+        magento = not shopify and is_magento(file)
+        if not (shopify or magento or told or dry_run):
+            up.stock(read_stock(file), feed)
+            return
+        stocks = StockUploader(up, told, dry_run=dry_run)
+        if shopify:
+            stocks.set_units(read_shopify(file))
+        elif dry_run:
+            stocks.compare(read_magento(file) if magento else read_stock(file))
+        else:
+            up.stock(stocks.on_nodes(read_magento(file) if magento else read_stock(file)), feed)
+            return
+        done = stocks.summary
+        would = "would change" if dry_run else "changed"
+        _out.print(
+            f"{done.changed:,} positions {would} (+{done.units_added:,} and -{done.units_taken:,} units), "
+            f"{done.unchanged:,} are so already",
+            highlight=False,
+        )
+
+
+def _told_nodes(pairs: list[str]) -> dict[str, str]:
+    told: dict[str, str] = {}
+    for pair in pairs:
+        name, separator, node_id = pair.rpartition("=")
+        if not separator or not name or not node_id:
+            _give_up(f"--node {pair!r}: expected NAME=NODE", 2)
+        told[name] = node_id
+    return told
+
+
+def _feed(scope: str, source: str | None, source_seq: int | None, as_of: str | None) -> Feed:
+    from engine.cli.formats.own import instant
+    from engine.cli.formats.table import BadValue
+    from engine.cli.uploads import Feed
+
+    if scope not in ("delta", "full", "nonzero"):
+        _give_up(f"--scope {scope!r}: expected delta, full or nonzero", 2)
+    if source_seq is not None and source is None:
+        _give_up("--source-seq numbers the counts of a source: say --source too", 2)
+    try:
+        return Feed(scope, source, source_seq, instant(as_of) if as_of else None)
+    except BadValue as error:
+        _give_up(f"--as-of: {error}", 2)
 
 
 @app.command()
@@ -116,14 +187,17 @@ def orders(
 
 
 @contextmanager
-def _work(file: Path, url: str, key: str, what: str, allow_errors: bool) -> Iterator[Uploader]:
-    """An uploader with its progress line; afterwards the summary and the exit code."""
+def _work(
+    file: Path, url: str, key: str, what: str, allow_errors: bool, report: Path | None = None
+) -> Iterator[Uploader]:
+    """An uploader with its progress line; afterwards the summary, the report and the exit code."""
     from engine.cli.formats.table import FormatError
     from engine.cli.uploads import Uploader, UploadError
 
     started = time.monotonic()
-    with _Line(f"{what} of {file.name}", started) as line:
+    with _report(report) as sink, _Line(f"{what} of {file.name}", started) as line:
         up = Uploader(url, key, advance=line.update)
+        up.outcome.sink = sink
         try:
             yield up
         except FormatError as error:
@@ -136,6 +210,22 @@ def _work(file: Path, url: str, key: str, what: str, allow_errors: bool) -> Iter
     _summary(up.outcome, what, started)
     if up.outcome.refused and not allow_errors:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _report(path: Path | None) -> Iterator[Callable[[int, str, str], None] | None]:
+    """Takes every row that was not taken, into a CSV of line, code and detail; None where none was asked for."""
+    if path is None:
+        yield None
+        return
+    try:
+        file = path.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        _give_up(f"the report cannot be written: {error}", 2)
+    with file:
+        writer = csv.writer(file)
+        writer.writerow(("line", "code", "detail"))
+        yield lambda line, code, detail: writer.writerow((line, code, detail))
 
 
 def _summary(outcome: Outcome, what: str, started: float) -> None:

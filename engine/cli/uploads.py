@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from datetime import datetime
+from itertools import groupby
+from typing import Any, NamedTuple, TypeVar
 
 import httpx
 import msgspec
@@ -44,15 +46,28 @@ class Outcome:
     """How often each reason occurred."""
     errors: list[RowError] = field(default_factory=list)
     """The first thousand."""
+    sink: Callable[[int, str, str], None] | None = None
+    """Gets every one of them: line, code, detail."""
 
     def refuse(self, line: int, code: str, detail: str) -> None:
         self.refused += 1
+        if self.sink is not None:
+            self.sink(line, code, detail)
         self.codes[code] = self.codes.get(code, 0) + 1
         if len(self.errors) < ERRORS_KEPT:
             self.errors.append(RowError(line, detail))
 
 
 Advance = Callable[[Outcome], None]
+
+
+class Feed(NamedTuple):
+    """How counts are meant; see POST /v1/inventory/counts. Without `as_of` they are of the moment of the upload."""
+
+    scope: str = "delta"
+    source: str | None = None
+    source_seq: int | None = None
+    as_of: datetime | None = None
 
 
 class Uploader:
@@ -73,10 +88,13 @@ class Uploader:
     def documents(self, path: str, rows: Iterable[DocumentRow | BadRow]) -> Outcome:
         """Items or nodes, by import jobs on `path`."""
         encode = msgspec.json.Encoder().encode
-        return self._by_jobs(path, rows, lambda row: encode(row.document))
+        return self._by_jobs(path, _cut(self.good(rows), PART_ROWS), lambda row: encode(row.document))
 
-    def stock(self, rows: Iterable[StockRow | BadRow]) -> Outcome:
-        """Counts as of now, then the safety units of rows that state them."""
+    def stock(self, rows: Iterable[StockRow | BadRow], feed: Feed = Feed()) -> Outcome:
+        """Absolute counts, then the safety units of rows that state them. Rows of one instant follow each other.
+
+        A scope other than delta says something about whole nodes, so the rows of a node then stay in one job.
+        """
         encode = msgspec.json.Encoder().encode
         safety: dict[str, list[tuple[StockRow, int]]] = {}
 
@@ -85,20 +103,31 @@ class Uploader:
                 safety.setdefault(row.node_id, []).append((row, row.safety))
             return encode({"node_id": row.node_id, "sku": row.sku, "quantity": row.quantity})
 
-        self._by_jobs("/v1/inventory/import", rows, line)
+        good: Iterable[StockRow] = self.good(rows)
+        if feed.scope != "delta":
+            good = sorted(good, key=lambda row: (row.as_of.timestamp() if row.as_of else 0.0, row.node_id))
+        cut = _cut if feed.scope == "delta" else _cut_between_nodes
+        for as_of, same in groupby(good, key=lambda row: row.as_of):
+            self._by_jobs("/v1/inventory/import", cut(same, PART_ROWS), line, _params(feed, as_of))
         for node_id, settings in safety.items():
             for part in _cut(settings, 5_000):
                 self._set_safety(node_id, part)
         return self.outcome
 
-    def _by_jobs(self, path: str, rows: Iterable[T | BadRow], encode: Callable[[T], bytes]) -> Outcome:
-        for part in _cut(self._good(rows), PART_ROWS):
+    def _by_jobs(
+        self,
+        path: str,
+        parts: Iterable[list[T]],
+        encode: Callable[[T], bytes],
+        params: Sequence[tuple[str, str | int]] = (),
+    ) -> Outcome:
+        for part in parts:
             lines = [row.line for row in part]  # type: ignore[attr-defined]
             body = b"\n".join(encode(row) for row in part) + b"\n"
             before = self.outcome.taken
-            response = self._send("POST", path, body, "application/x-ndjson")
+            response = self.send("POST", path, body, "application/x-ndjson", params=params)
             if response.status_code != 202:
-                raise UploadError(_refusal(response))
+                raise UploadError(refusal_of(response))
             job = self._watch(response.json()["job_id"], before)
             for error in job["errors"]:
                 at = error["line"]
@@ -118,9 +147,9 @@ class Uploader:
     def _watch(self, job_id: str, before: int) -> dict[str, Any]:
         deadline = time.monotonic() + JOB_WAIT_S
         while True:
-            response = self._send("GET", f"/v1/jobs/{job_id}", None, "")
+            response = self.send("GET", f"/v1/jobs/{job_id}", None, "")
             if response.status_code != 200:
-                raise UploadError(_refusal(response))
+                raise UploadError(refusal_of(response))
             job: dict[str, Any] = response.json()
             if job["state"] in ("done", "failed"):
                 return job
@@ -133,10 +162,10 @@ class Uploader:
     def _set_safety(self, node_id: str, part: list[tuple[StockRow, int]]) -> None:
         positions = [{"sku": row.sku, "safety_units": units} for row, units in part]
         body = msgspec.json.encode({"node_id": node_id, "positions": positions})
-        response = self._send("PUT", "/v1/inventory/positions", body, "application/json")
+        response = self.send("PUT", "/v1/inventory/positions", body, "application/json")
         if response.status_code != 200:
             for row, _ in part:
-                self.outcome.refuse(row.line, "safety", f"safety units: {_refusal(response)}")
+                self.outcome.refuse(row.line, "safety", f"safety units: {refusal_of(response)}")
 
     # -- orders ---------------------------------------------------------------------------------------------------
 
@@ -144,7 +173,7 @@ class Uploader:
         """Orders in batches. The key of each follows from its id: sending a file again takes nothing twice."""
         batch: list[OrderRow] = []
         lines = 0
-        for row in self._good(rows):
+        for row in self.good(rows):
             batch.append(row)
             lines += len(row.body["lines"])
             if len(batch) >= BATCH_ORDERS or lines >= BATCH_LINES_MAX:
@@ -156,11 +185,11 @@ class Uploader:
 
     def _send_batch(self, batch: list[OrderRow], key_prefix: str) -> None:
         orders = [{"idempotency_key": f"{key_prefix}-{row.order_id}", **row.body} for row in batch]
-        response = self._send(
+        response = self.send(
             "POST", "/v1/allocations/batch", msgspec.json.encode({"orders": orders}), "application/json"
         )
         if response.status_code != 200:
-            raise UploadError(_refusal(response))
+            raise UploadError(refusal_of(response))
         for row, result in zip(batch, response.json()["results"], strict=True):
             if 200 <= result["status"] < 300:
                 self.outcome.taken += 1
@@ -171,9 +200,13 @@ class Uploader:
             self.outcome.refuse(row.line, problem["code"], detail.rstrip())
         self._advance(self.outcome)
 
+    def advance(self) -> None:
+        """Show how far it is."""
+        self._advance(self.outcome)
+
     # -- both -----------------------------------------------------------------------------------------------------
 
-    def _good(self, rows: Iterable[T | BadRow]) -> Iterator[T]:
+    def good(self, rows: Iterable[T | BadRow]) -> Iterator[T]:
         """Rows that could be read; the others are noted."""
         for row in rows:
             if isinstance(row, BadRow):
@@ -181,7 +214,15 @@ class Uploader:
             else:
                 yield row
 
-    def _send(self, method: str, path: str, body: bytes | None, content_type: str) -> httpx.Response:
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        content_type: str,
+        *,
+        params: Sequence[tuple[str, str | int]] = (),
+    ) -> httpx.Response:
         """One request, repeated under the same key while the gateway says "later" or is away."""
         headers = {"idempotency-key": f"import-{time.time_ns():x}"} if method != "GET" else {}
         if content_type:
@@ -190,13 +231,13 @@ class Uploader:
         for attempt in range(RETRIES):
             last = attempt == RETRIES - 1
             try:
-                response = self._client.request(method, path, content=body, headers=headers)
+                response = self._client.request(method, path, content=body, headers=headers, params=list(params))
             except httpx.HTTPError as error:
                 if last:
                     raise UploadError(f"no answer from {self._client.base_url}: {error}") from error
             else:
                 if response.status_code in (401, 403):
-                    raise UploadError(_refusal(response))
+                    raise UploadError(refusal_of(response))
                 if response.status_code not in RETRY_STATUS or last:
                     return response
             time.sleep(wait_s)
@@ -204,7 +245,7 @@ class Uploader:
         raise AssertionError("the loop above returns or raises")
 
 
-def _refusal(response: httpx.Response) -> str:
+def refusal_of(response: httpx.Response) -> str:
     """What the gateway said, in a sentence."""
     try:
         problem = response.json()
@@ -224,3 +265,29 @@ def _cut(rows: Iterable[T], size: int) -> Iterator[list[T]]:
             part = []
     if part:
         yield part
+
+
+def _cut_between_nodes(rows: Iterable[StockRow], size: int) -> Iterator[list[StockRow]]:
+    """Parts of about `size` rows; the rows of a node stay together."""
+    part: list[StockRow] = []
+    for row in rows:
+        if len(part) >= size and row.node_id != part[-1].node_id:
+            yield part
+            part = []
+        part.append(row)
+    if part:
+        yield part
+
+
+def _params(feed: Feed, as_of: datetime | None) -> list[tuple[str, str | int]]:
+    """Query of an import job. A source that does not number its counts is numbered by their instants."""
+    as_of = as_of or feed.as_of
+    params: list[tuple[str, str | int]] = [("scope", feed.scope)] if feed.scope != "delta" else []
+    if as_of is not None:
+        params.append(("as_of", as_of.isoformat()))
+    if feed.source is not None:
+        number = feed.source_seq
+        if number is None:
+            number = int(as_of.timestamp() * 1_000) if as_of is not None else time.time_ns() // 1_000_000
+        params += [("source", feed.source), ("source_seq", number)]
+    return params

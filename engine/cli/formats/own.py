@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +47,8 @@ class StockRow(NamedTuple):
     sku: str
     quantity: int
     safety: int | None
+    as_of: datetime | None = None
+    """When it was counted; None = the file does not say."""
 
 
 class OrderRow(NamedTuple):
@@ -138,7 +141,7 @@ def _checked(line: int, document: dict[str, Any], kind: type[Item] | type[Node],
 
 
 def read_stock(path: Path) -> Iterator[StockRow | BadRow]:
-    """Counts: units on the shelf by node and SKU; `safety` is optional."""
+    """Counts: units on the shelf by node and SKU; `safety` and `as_of` are optional."""
     aliases = {"quantity": ("units", "qty", "on_hand")}
     return typed(read_table(path, required=STOCK_COLUMNS, aliases=aliases), _stock)
 
@@ -152,7 +155,20 @@ def _stock(line: int, row: Row) -> StockRow:
     for name in ("node_id", "sku"):
         if not row[name]:
             raise BadValue(f"{name} is empty")
-    return StockRow(line, row["node_id"], row["sku"], quantity, safety)
+    return StockRow(
+        line, row["node_id"], row["sku"], quantity, safety, instant(row["as_of"]) if row.get("as_of") else None
+    )
+
+
+def instant(text: str) -> datetime:
+    """An instant with its offset from UTC, as ISO 8601 has it. Raises BadValue."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise BadValue(f"as_of is {text!r}, expected an instant like 2026-12-01T18:00:00Z") from error
+    if found.tzinfo is None:
+        raise BadValue(f"as_of is {text!r}: say the offset from UTC, Z for none")
+    return found
 
 
 def read_orders(path: Path) -> Iterator[OrderRow | BadRow]:
