@@ -21,13 +21,16 @@ def build() -> typer.Typer:
     from engine.cli.demo import demo
     from engine.cli.explain import explain
     from engine.cli.imports import app as imports
+    from engine.cli.keys import app as keys
     from engine.cli.status import status
+    from engine.cli.transfer import export, restore
     from engine.cli.up import up
     from engine.cli.verify import verify
 
-    for command in (up, demo, explain, verify, status):
+    for command in (up, demo, explain, verify, status, export, restore):
         app.command()(command)
     app.add_typer(imports, name="import")
+    app.add_typer(keys, name="keys")
     return app
 
 

@@ -1,0 +1,247 @@
+"""All journals of a server out to a folder, and back into an empty server. The shards need not stop for the first.
+
+T1  The moment of an export is one transaction of the server, which reads every shard's tail and snapshot references. What lies behind them
+    is read afterwards: entries are never changed, and where trimming was faster the export begins anew.
+T2  A restore checks every byte before it writes the first, and writes each shard's tail last: a half-restored shard does not start.
+T3  A restored shard's epoch is above every epoch given out before, so a copy of the old engine that still runs somewhere is fenced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from engine.journal.backup import (
+    EntryRecord,
+    Manifest,
+    PartRecord,
+    ShardFile,
+    ShardWriter,
+    check,
+    read_manifest,
+    records,
+    write_manifest,
+)
+from engine.journal.chain import Verifier, pack_refs, pack_tail, part_hash, unpack_entry, unpack_refs, unpack_tail
+from engine.journal.connection import Connection, connect, parse_url
+from engine.journal.keys import Keys
+from engine.journal.port import Corrupt, JournalError, PartRef, Tail
+
+TIMEOUT_S = 60.0
+PAGE_ENTRIES = 256
+CHUNK_BYTES = 1024 * 1024
+ATTEMPTS = 5
+WRITE_AHEAD = 128
+
+Progress = Callable[[str, int, int], None]
+"""(what, done, total)"""
+
+
+class NotEmpty(JournalError):
+    """The server to restore to has journals already."""
+
+
+class NothingThere(JournalError):
+    """The server has no journals to export."""
+
+
+class _Moment(NamedTuple):
+    """One shard as the transaction saw it."""
+
+    shard: int
+    epoch: int
+    tail: Tail
+    first_seq: int
+    refs: dict[str, list[PartRef]]
+
+
+async def export_all(url: str, folder: Path, *, version: str, progress: Progress = lambda *_: None) -> Manifest:
+    """Write all journals of a server into an empty folder. Raises JournalError and its kind."""
+    connection = await connect(parse_url(url), timeout_s=TIMEOUT_S, name="qm-export")
+    try:
+        for attempt in range(1, ATTEMPTS + 1):
+            moments = await _moment(connection)
+            made_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+            files: list[ShardFile] = []
+            try:
+                for moment in moments:
+                    files.append(await _write_shard(connection, folder, moment, progress))
+            except Corrupt:
+                for one in files:
+                    (folder / one.file).unlink()
+                if attempt == ATTEMPTS:
+                    raise
+                continue  # T1: trimmed under our hands
+            manifest = Manifest(version=version, made_at=made_at, shards=files)
+            write_manifest(folder, manifest)
+            return read_manifest(folder)
+        raise AssertionError("the loop above returns or raises")
+    finally:
+        connection.close()
+
+
+async def _shards(connection: Connection) -> list[int]:
+    """Numbers of the shards that the server has something of."""
+    found: set[int] = set()
+    cursor = b"0"
+    while True:
+        cursor, keys = await connection.call("SCAN", cursor, "MATCH", "qm:{s*}:*", "COUNT", 1_000)
+        for key in keys:
+            number = re.match(rb"qm:\{s(\d+)\}:", key)
+            if number is not None:
+                found.add(int(number[1]))
+        if cursor == b"0":
+            return sorted(found)
+
+
+async def _moment(connection: Connection) -> list[_Moment]:
+    """T1."""
+    shards = await _shards(connection)
+    if not shards:
+        raise NothingThere("the server has no journals")
+    calls = [connection.call("MULTI")]
+    for shard in shards:
+        keys = Keys(shard)
+        calls += [
+            connection.call("HMGET", keys.meta, "e", "t"),
+            connection.call("HGETALL", keys.parts),
+            connection.call("XRANGE", keys.entries, "-", "+", "COUNT", 1),
+        ]
+    *_, replies = await asyncio.gather(*calls, connection.call("EXEC"))
+    moments = []
+    for n, shard in enumerate(shards):
+        (epoch, tail), flat, first = replies[3 * n : 3 * n + 3]
+        if tail is None:
+            continue  # taken over once, and nothing was ever written
+        names = [name.decode() for name in flat[::2]]
+        refs = {name: unpack_refs(name, packed) for name, packed in zip(names, flat[1::2], strict=True)}
+        first_seq = int(first[0][0].partition(b"-")[0]) if first else 1
+        moments.append(_Moment(shard, int(epoch), unpack_tail(tail), first_seq, refs))
+    if not moments:
+        raise NothingThere("the server has no journals")
+    return moments
+
+
+async def _write_shard(connection: Connection, folder: Path, moment: _Moment, progress: Progress) -> ShardFile:
+    """Raises Corrupt where something is damaged, or was trimmed meanwhile."""
+    keys, tail = Keys(moment.shard), moment.tail
+    writer = ShardWriter(folder, moment.shard)
+    try:
+        for name, refs in sorted(moment.refs.items()):
+            for ref in reversed(refs):  # the older one first, so that a restore publishes them in order
+                data = await _snapshot(connection, keys, ref)
+                writer.part(PartRecord(name, ref.seq, ref.schema, ref.hash, data))
+        verifier = Verifier(after_seq=moment.first_seq - 1)
+        seq = moment.first_seq - 1
+        while seq < tail.seq:
+            page, decided = await asyncio.gather(
+                connection.call("XRANGE", keys.entries, seq + 1, tail.seq, "COUNT", PAGE_ENTRIES),
+                connection.call("XRANGE", keys.decisions, seq + 1, tail.seq, "COUNT", PAGE_ENTRIES),
+            )
+            decisions = {entry_id: fields[1] for entry_id, fields in decided}
+            if not page:
+                break
+            for entry_id, fields in page:
+                seq, epoch = (int(number) for number in entry_id.split(b"-"))
+                verifier.check(unpack_entry(epoch, seq, fields[1]))
+                writer.entry(EntryRecord(seq, epoch, fields[1], decisions.get(entry_id, b"")))
+            progress(_name(moment.shard), seq - moment.first_seq + 1, tail.seq - moment.first_seq + 1)
+        verifier.check_end(tail)
+        return writer.finish(epoch=moment.epoch, tail=tail)
+    except BaseException:
+        writer.abandon()
+        raise
+
+
+async def _snapshot(connection: Connection, keys: Keys, ref: PartRef) -> bytes:
+    key = keys.snapshot(ref.part, ref.seq)
+    chunks = [
+        await connection.call("GETRANGE", key, start, start + CHUNK_BYTES - 1)
+        for start in range(0, ref.size_bytes, CHUNK_BYTES)
+    ]
+    data = b"".join(chunks)
+    if part_hash(ref.part, ref.seq, ref.schema, data) != ref.hash:
+        raise Corrupt(f"the snapshot of {ref.part} at {ref.seq} is damaged")
+    return data
+
+
+def verify_export(folder: Path, *, progress: Progress = lambda *_: None) -> Manifest:
+    """T2: every hash of every file. Raises BackupError, Corrupt, Misconfigured."""
+    manifest = read_manifest(folder)
+    for shard in manifest.shards:
+        for done in check(folder, shard):
+            progress(f"checking {_name(shard.shard)}", done, shard.entries + shard.parts)
+    return manifest
+
+
+async def restore_all(url: str, folder: Path, *, force: bool, progress: Progress = lambda *_: None) -> Manifest:
+    """Put an export into a server. Raises NotEmpty (without `force`), BackupError, Corrupt, JournalError."""
+    manifest = verify_export(folder, progress=progress)
+    connection = await connect(parse_url(url), timeout_s=TIMEOUT_S, name="qm-restore")
+    try:
+        there = await _shards(connection)
+        if there and not force:
+            raise NotEmpty(f"the server has journals of shards {', '.join(map(str, there))}")
+        epochs = await _given_out(connection, there)
+        for shard in there:
+            await _remove(connection, shard)
+        for one in manifest.shards:
+            await _put_shard(connection, folder, one, max(epochs.get(one.shard, 0), one.epoch), progress)
+        return manifest
+    finally:
+        connection.close()
+
+
+async def _given_out(connection: Connection, shards: list[int]) -> dict[int, int]:
+    found = {shard: await connection.call("HGET", Keys(shard).meta, "e") for shard in shards}
+    return {shard: int(epoch) for shard, epoch in found.items() if epoch is not None}
+
+
+async def _remove(connection: Connection, shard: int) -> None:
+    """Every key of a shard, its tail first: a restore that breaks off here leaves nothing that would start."""
+    await connection.call("DEL", Keys(shard).meta)
+    cursor = b"0"
+    while True:
+        cursor, keys = await connection.call("SCAN", cursor, "MATCH", f"qm:{{s{shard}}}:*", "COUNT", 1_000)
+        if keys:
+            await connection.call("UNLINK", *keys)
+        if cursor == b"0":
+            return
+
+
+async def _put_shard(connection: Connection, folder: Path, one: ShardFile, epoch: int, progress: Progress) -> None:
+    keys = Keys(one.shard)
+    refs: dict[str, list[PartRef]] = {}
+    waiting: list[Any] = []
+    done = 0
+    for record in records(folder, one):
+        if isinstance(record, EntryRecord):
+            entry_id = f"{record.seq}-{record.epoch}"
+            waiting.append(connection.call("XADD", keys.entries, entry_id, "e", record.entry))
+            if record.decisions:
+                waiting.append(connection.call("XADD", keys.decisions, entry_id, "d", record.decisions))
+        else:
+            key = keys.snapshot(record.part, record.seq)
+            for start in range(0, len(record.data), CHUNK_BYTES):
+                await connection.call("SETRANGE", key, start, record.data[start : start + CHUNK_BYTES])
+            refs[record.part] = [record.ref, *refs.get(record.part, [])][:2]
+        done += 1
+        if len(waiting) >= WRITE_AHEAD:
+            await asyncio.gather(*waiting)
+            waiting.clear()
+            progress(f"writing {_name(one.shard)}", done, one.entries + one.parts)
+    await asyncio.gather(*waiting)
+    for part, kept in refs.items():
+        await connection.call("HSET", keys.parts, part, pack_refs(kept))
+    epoch = max(epoch + 1, int(time.time()))  # T3
+    await connection.call("HSET", keys.meta, "e", str(epoch), "o", "restored", "t", pack_tail(one.tail))
+    progress(f"writing {_name(one.shard)}", done, done)
+
+
+def _name(shard: int) -> str:
+    return "the control shard" if shard == 255 else f"shard {shard}"
