@@ -240,12 +240,12 @@ class DemandQueue:
         if self._room_back and now_ms >= self._room_at_ms:
             self._wake_no_room(now_ms)
         attempts, looks = ATTEMPTS_PER_POLL, LOOKS_PER_POLL
-        while self._due and self._due[0][0] <= now_ms and attempts and room():
+        while self._due and self._due[0][0] <= now_ms and looks > 0:
+            looks -= 1
             due_ms, order_no = heapq.heappop(self._due)
             entry = self.entries.get(order_no)
             if entry is not None and entry.due_ms == due_ms:
-                entry.due_ms = 0
-                attempts -= self._try(entry, now_ms)
+                self._call(entry)
         while self._passes and attempts > 0 and looks > 0 and room():
             item = next(iter(self._passes))
             looks -= 1
@@ -280,6 +280,14 @@ class DemandQueue:
                 break
             self._sweep = entry.place
             attempts -= self._try(entry, now_ms)
+
+    def _call(self, entry: Entry) -> None:
+        """Its time has come: those before it who wait for the same item are asked first, as ever (Q2)."""
+        entry.due_ms = 0
+        item = next((item for item in entry.items if self.keeping.has_free(item)), None)
+        if item is not None:
+            before = (entry.place[0], entry.place[1] - 1)
+            self._passes[item] = min(self._passes.get(item, FIRST), before)
 
     def _try(self, entry: Entry, now_ms: int) -> int:
         """Plan one order again; 0 = there was nothing to try."""
