@@ -43,6 +43,15 @@ def resident_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def proportional_bytes(pid: int) -> int:
+    """The same, but a page that several processes share is counted in equal parts (PSS)."""
+    try:
+        lines = (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1_024 for line in lines if line.startswith("Pss:"))
+
+
 def descendants(pid: int) -> list[int]:
     """All processes below one, parents first; itself not included."""
     children: dict[int, list[int]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,8 @@ from engine.domain.replies import Problem, Reply, StatusReply
 from engine.settings import Settings
 
 ASK_TIMEOUT_S = 5.0
-_out = Console()
+WIDTH_WITHOUT_TERMINAL = 140
+_out = Console() if sys.stdout.isatty() else Console(width=WIDTH_WITHOUT_TERMINAL)
 
 
 def status(
