@@ -196,6 +196,20 @@ def test_an_order_on_hold_is_not_released() -> None:
     assert problem(act(shop, view, "release"))[0] == "wrong_state"
 
 
+def test_the_first_shipment_of_a_leg_keeps_the_order_that_it_took_of_the_day() -> None:
+    """Where capacity counts orders, cancelling what stays behind gives nothing back: a parcel of the order has left."""
+    shop = a_shop(
+        {"N-0": {"SKU-0": 5, "SKU-1": 5}}, nodes=[a_node("N-0", capacity=NodeCapacity(unit="orders", per_day=9))]
+    )
+    view = shop.ask(a_place(an_order(lines={"SKU-0": 3, "SKU-1": 1})))
+    ((day, used),) = shop.state.capacity.rows(0)
+    act(shop, view, "release")
+    act(shop, view, "ship", lines=(("1", 2),))
+    assert (used, shop.state.capacity.get(0, day)) == (1, 1)
+    shop.ask(CancelOrder(view.slot, view.order_no))
+    assert shop.state.capacity.get(0, day) == 1
+
+
 def test_part_of_a_leg_ships_as_a_shipment_of_its_own() -> None:
     shop = a_shop(
         {"N-0": {"SKU-0": 5, "SKU-1": 5}}, nodes=[a_node("N-0", capacity=NodeCapacity(unit="units", per_day=99))]
