@@ -286,6 +286,8 @@ class World:
         self.on_answer: Callable[[int, Reply], None] = lambda corr, reply: None
         self.on_recovered: Callable[[int, ShardCore | ControlCore], None] = lambda shard, core: None
         self._channel_ms: dict[tuple[int, int], int] = {}
+        self.slow_replies_ms = 0
+        """How much later answers to other shards leave than what their followers are shown."""
         self.start(CONTROL_SHARD)
         self._put_config(list(documents if documents is not None else a_network(shards=shards, nodes=2 * shards)))
         for shard in range(shards):
@@ -327,7 +329,7 @@ class World:
 
     def step(self, process: Process) -> bool:
         """Count a step of a shard; True = it dies instead of taking it."""
-        if not self.counting or process.shard == CONTROL_SHARD:
+        if not self.counting:
             return False
         self.steps += 1
         if self.steps in self.crash_at or self.happens(self.faults.crash):
@@ -366,6 +368,9 @@ class World:
                     other.core.disconnected(old.conn)
         if shard == CONTROL_SHARD:
             process.recover()
+            for follower in list(self.processes.values()):  # as a broken connection is made again
+                if follower is not process:
+                    self._follow_config(follower)
         else:
             self._follow_config(process)
 
@@ -413,9 +418,9 @@ class World:
 
         self._lossy(arrive)
 
-    def _lossy(self, arrive: Callable[[], None]) -> None:
+    def _lossy(self, arrive: Callable[[], None], later_ms: int = 0) -> None:
         if not self.happens(self.faults.loss):
-            self.after(self.delay(), arrive)
+            self.after(self.delay() + later_ms, arrive)
         if self.happens(self.faults.repeat):
             self.after(self.delay() * 3, arrive)
 
@@ -433,7 +438,7 @@ class World:
             return
         follower = self.by_conn[conn]
         if corr:
-            self._lossy(lambda: self._peer_replied(follower, sender.shard, corr, reply))
+            self._lossy(lambda: self._peer_replied(follower, sender.shard, corr, reply), self.slow_replies_ms)
             return
         if self.happens(self.faults.break_connection) and isinstance(sender.core, ShardCore):
             sender.core.disconnected(conn)
@@ -452,9 +457,10 @@ class World:
     def _followed(self, follower: Process, sender: Process, reply: Reply) -> None:
         if not follower.alive:
             return
+        if self.processes[sender.shard] is not sender:
+            return  # whoever follows has a connection to one copy only: the newer one
         if not isinstance(reply, ConfigReply):
-            if self.processes[sender.shard] is sender:
-                self._peer_replied(follower, sender.shard, 0, reply)
+            self._peer_replied(follower, sender.shard, 0, reply)
             return
         if follower.core is None:
             follower.catalog.apply(reply.documents, reply.version)
@@ -477,6 +483,9 @@ class World:
             checker.check_core(core)
         checker.check_agreement(cores)
         checker.check_views(cores)
+        control = self.processes[CONTROL_SHARD].core
+        assert isinstance(control, ControlCore)
+        checker.check_configuration(cores, control)
 
 
 def _kind(document: Document) -> str:

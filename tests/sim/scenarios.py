@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from engine.domain.commands import ActOnLeg, AdjustStock, CancelOrder, Command, CommitHold, ReleaseHold, StockMove
 from engine.domain.placement import shard_of_node
 from engine.domain.replies import OrderView, Reply
 from tests.builders import a_destination
-from tests.sim.checker import conserved
+from tests.sim.checker import check_views, conserved
 from tests.sim.clients import Clients, Op
 from tests.sim.harness import Faults, World
 from tests.sim.run_seed import ITEMS, a_small_network, postal_codes
@@ -55,6 +57,19 @@ class Script:
             self.world.run(500)
             op = clients.send(op.shard, op.command)
         raise AssertionError(f"never placed: {op.reply}")
+
+    def switch(self, node_id: str, state: str) -> None:
+        """Change a node's state, again and again until all shards know it: a crash may lose the request."""
+        world = self.world
+        node = next(node for node in self.clients.nodes if node.node_id == node_id)
+        for _ in range(50):
+            world.put_document(msgspec.structs.replace(node, state=state))
+            world.run(200)
+            processes = [world.processes[shard] for shard in range(world.shards)]
+            known = [process.catalog.nodes[process.catalog.node_of[node_id]] for process in processes if process.core]
+            if len(known) == world.shards and all(document and document.state == state for document in known):
+                return
+        raise AssertionError(f"{node_id} was never switched {state}")
 
     def ask(self, command: Command) -> Reply:
         op = self.clients.send(0, command)
@@ -148,6 +163,30 @@ def elsewhere(crash_at: tuple[int, ...] = ()) -> World:
     return s.rest()
 
 
+def configuration(crash_at: tuple[int, ...] = ()) -> World:
+    """Two shards and the control shard: a node is switched off and on while orders come; no change is lost or half known."""
+    s = Script(shards=2, crash_at=crash_at, stock=2)
+    s.switch("N-0", "off")
+    assert [leg.node_id for leg in s.place(2).legs] == ["N-1"]
+    s.switch("N-1", "drain")
+    s.switch("N-0", "on")
+    s.world.run(500 if crash_at else 0)
+    assert "N-0" in [leg.node_id for leg in s.place(1).legs]
+    return s.rest()
+
+
+def views_first(crash_at: tuple[int, ...] = ()) -> World:
+    """Two shards: what a TRY holds is in the view before its answer is there. It is counted once, by both."""
+    s = Script(shards=2, crash_at=crash_at, stock=3)
+    s.world.slow_replies_ms = 40
+    held = s.place(8, ttl_s=600)
+    assert len(held.legs) >= 3
+    s.world.run(5_000 if crash_at else 500)
+    check_views(s.world.cores())
+    assert isinstance(s.ask(ReleaseHold(held.slot, held.order_no, **s.clients.key())), OrderView)
+    return s.rest()
+
+
 def snapshot_and_trim(crash_at: tuple[int, ...] = ()) -> World:
     """Two shards that snapshot after every batch and trim: recovery rests on parts of different ages."""
     s = Script(shards=2, crash_at=crash_at, snapshot_rate=1.0, stock=3)
@@ -168,5 +207,7 @@ SCENARIOS: dict[str, Callable[[tuple[int, ...]], World]] = {
     "three_legs": three_legs,
     "expiry": expiry,
     "elsewhere": elsewhere,
+    "configuration": configuration,
+    "views_first": views_first,
     "snapshot_and_trim": snapshot_and_trim,
 }

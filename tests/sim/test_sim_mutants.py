@@ -18,6 +18,7 @@ from engine.domain.events import Cause
 from engine.domain.positions import Capacity
 from engine.domain.replies import TxnState
 from engine.protocol.claims import Claims
+from engine.protocol.control_core import ControlCore
 from engine.protocol.driver import Driver
 from engine.protocol.effects import Answer
 from engine.protocol.participant import Participant
@@ -156,6 +157,33 @@ def commits_without_an_answer(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(TwoPhase, "_conclude", careless)
 
 
+def holds_counted_twice_in_views(patch: pytest.MonkeyPatch) -> None:
+    """What a TRY held is added to the view although the owner's push already told of it."""
+    expect = TwoPhase._expect_views
+
+    def always(self: TwoPhase, pending: Any, record: Any) -> None:
+        pending.points = dict.fromkeys(pending.points, (1 << 40, 0))
+        expect(self, pending, record)
+
+    patch.setattr(TwoPhase, "_expect_views", always)
+
+
+def answers_before_versions_are_durable(patch: pytest.MonkeyPatch) -> None:
+    """Followers are shown a configuration that its shard may lose."""
+    poll = ControlCore.poll
+
+    def hasty(self: ControlCore, *, now_ms: int) -> Any:
+        effects = poll(self, now_ms=now_ms)
+        if self.durable_version == self.state.version:
+            return effects
+        self.durable_version = self.state.version
+        self._before.clear()
+        more = poll(self, now_ms=now_ms)
+        return effects._replace(answers=[*effects.answers, *more.answers])
+
+    patch.setattr(ControlCore, "poll", hasty)
+
+
 MUTANTS: list[Patch] = [
     ack_before_durable,
     dedupe_not_in_snapshots,
@@ -190,6 +218,27 @@ def find(seeds: range) -> str | None:
 def test_the_simulator_finds(mutant: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
     mutant(monkeypatch)
     assert find(range(80)) is not None
+
+
+def test_a_directed_life_finds_holds_counted_twice_in_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    holds_counted_twice_in_views(monkeypatch)
+    with pytest.raises(AssertionError, match="view of shard"):
+        SCENARIOS["views_first"](())
+
+
+def _breaks(scenario: Callable[[tuple[int, ...]], Any], step: int) -> bool:
+    try:
+        scenario((step,))
+    except AssertionError:
+        return True
+    return False
+
+
+def test_a_crash_of_the_control_shard_finds_versions_shown_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = SCENARIOS["configuration"]
+    steps = scenario(()).steps
+    answers_before_versions_are_durable(monkeypatch)
+    assert any(_breaks(scenario, step) for step in range(1, steps + 1))
 
 
 def test_a_crash_scenario_finds_a_lost_acknowledgement(monkeypatch: pytest.MonkeyPatch) -> None:
