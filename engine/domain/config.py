@@ -82,6 +82,7 @@ class Node(Document, kw_only=True):
     processing_minutes: Annotated[int, Meta(ge=0, le=100_000)] = 0
     waves: Annotated[list[Clock], Meta(max_length=48)] = []
     acceptance_deadline_s: Count | None = None
+    """Refused until legs that nobody accepts in time are taken back: must be null."""
     capacity: NodeCapacity | None = None
     handling_line_minor: MoneyMinor = 0
     handling_unit_minor: MoneyMinor = 0

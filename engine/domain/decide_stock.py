@@ -164,7 +164,7 @@ def set_position(state: ShardState, command: SetPosition) -> PositionSet | Probl
             return refuse("invalid_field", f"/rows/{n}/supply", f"one of {', '.join(SUPPLY_MODES)}")
         if not 0 <= trust_bp <= 10_000:
             return refuse("invalid_field", f"/rows/{n}/trust_bp", "0 to 10000 basis points")
-        if not 0 <= daily_cap <= UNITS_MAX:
-            return refuse("invalid_field", f"/rows/{n}/daily_cap", f"{daily_cap} is not a quantity")
+        if daily_cap:
+            return refuse("invalid_field", f"/rows/{n}/daily_cap", "not acted upon yet: only uncounted supply has one")
         rows.append((item, safety, mode, trust_bp, daily_cap))
     return PositionSet(node, tuple(rows), command.key_hash, command.fingerprint)

@@ -29,7 +29,7 @@ class Positions:
     on_hand     units on the shelf; counts and damage may bring it below what is promised (then `short_by` > 0)
     held        units of open holds                    allocated  units committed to orders, not yet shipped
     safety      units never promised                   claimed    units fenced in memory while a solver or peer works
-    fenced      units kept from general sale (distrust of the count, quotas, parked demand of higher rank)
+    fenced      units kept from general sale: distrust of the count, and what is kept for waiting demand while it has its turn
     counted_s   instant of the last absolute count, 0 = never
     counted_ms  its milliseconds within that second: counts of one second are told apart, as movements are
     """

@@ -88,6 +88,7 @@ async def set_positions(call: Call) -> Answer | Problem:
     if isinstance(reply, Problem):
         reply = _repointed(reply, "/rows/", "/positions/")
         reply = _repointed(reply, "/safety", "/safety_units")
+        reply = _repointed(reply, "/daily_cap", "/daily_cap_units")
     return _stock(call, body.node_id, reply)
 
 

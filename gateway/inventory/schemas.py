@@ -68,7 +68,10 @@ class Count(Body, kw_only=True):
 
 
 class PositionSettings(Body, kw_only=True):
-    """`safety_units` are never promised; `trust_bp` = share of the count that is trusted, in basis points."""
+    """`safety_units` are never promised; `trust_bp` = share of the count that is trusted, in basis points.
+
+    `daily_cap_units` must be 0 until there is uncounted supply.
+    """
 
     sku: Id
     safety_units: Units = 0

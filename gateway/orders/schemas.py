@@ -69,7 +69,10 @@ class OrderLine(Body, kw_only=True):
 
 
 class Order(Body, kw_only=True):
-    """An order as the storefront states it. `cancel_after`: units that still wait for stock then are cancelled."""
+    """An order as the storefront states it. `cancel_after`: units that still wait for stock then are cancelled.
+
+    `quote_id` is refused until there are quotes.
+    """
 
     order_id: PlainId
     channel: PlainId
@@ -260,7 +263,7 @@ def order_request(order: Order, *, max_lines: int, needs_destination: bool) -> O
     if order.customer_id is not None:
         names.append(order.customer_id)
     if order.quote_id is not None:
-        names.append(order.quote_id)
+        return refuse("invalid_field", "/quote_id", "there are no quotes yet: leave it out", quote_id=order.quote_id)
     value_minor = 0
     ships = False
     lines = []
@@ -364,7 +367,6 @@ def _first_bad_id(order: Order) -> Problem | None:
         channel=order.channel,
         service=order.service,
         customer_id=order.customer_id,
-        quote_id=order.quote_id,
     )
     for n, line in enumerate(order.lines):
         problem = problem or _id_problem(

@@ -253,6 +253,7 @@ def test_a_count_that_is_trusted_in_part_is_fenced_against_the_promise() -> None
         (("SKU-0", 0, "magic", 0, 0), "/rows/0/supply"),
         (("SKU-0", 0, "trusted", 10_001, 0), "/rows/0/trust_bp"),
         (("SKU-0", 0, "trusted", 1, -1), "/rows/0/daily_cap"),
+        (("SKU-0", 0, "counted", 1, 7), "/rows/0/daily_cap"),
         (("nope", 0, "counted", 0, 0), "/rows/0/sku"),
     ],
 )
