@@ -1,0 +1,109 @@
+"""The commands that people run beside an engine, as processes of their own against one that `up` started."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from loadtests.client import Client
+from loadtests.loader import load_network
+from loadtests.network import NetworkSpec, build_network
+from tests.integration.engine_process import Engine
+
+pytestmark = pytest.mark.timeout(400)
+ROOT = Path(__file__).parents[2]
+SKUS = 60
+FILES = {
+    "items": "sku,name,weight_g,unit_value_minor\nA-1,Mug,400,1200\nA-2,Lamp,900,4500\nA-3,Bad,-4,1\n",
+    "nodes": "node_id,postal_code\nWH-1,10001\nWH-2,90001\nWH-3,notazip\n",
+    "stock": "node_id,sku,quantity\nWH-1,A-1,50\nWH-2,A-2,40\nWH-9,A-1,3\n",
+    "orders": "order_id,sku,quantity,postal_code\nO-1,A-1,2,10001\nO-1,A-2,1,10001\nO-2,A-2,1,94110\nO-3,NOPE,1,94110\n",
+}
+TAKEN = {"items": 2, "nodes": 2, "stock": 2, "orders": 2}
+INVOICES = """InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country
+536365,85123A,HANGING HEART,6,12/1/2010 8:26,2.55,17850,United Kingdom
+536365,71053,WHITE LANTERN,6,12/1/2010 8:26,3.39,17850,United Kingdom
+C536379,71053,WHITE LANTERN,-1,12/1/2010 9:41,3.39,14527,United Kingdom
+536370,POST,POSTAGE,3,12/1/2010 8:45,18.00,12583,France
+"""
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    running = Engine(tmp_path_factory.mktemp("commands") / "data").start()
+    try:
+        network = build_network(NetworkSpec(seed=1, warehouses=2, stores=2, skus=SKUS))
+
+        async def load() -> None:
+            async with Client(running.url, running.facts["key"]) as client:
+                await load_network(client, network)
+
+        asyncio.run(load())
+        yield running
+    finally:
+        running.stop()
+
+
+def _run(engine: Engine, *command: str, **extra: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "QM_URL": engine.url, "QM_API_KEY": engine.facts["key"], **extra}
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180, check=False
+    )
+
+
+def _quartermaster(engine: Engine, *arguments: str) -> tuple[int, str]:
+    done = _run(engine, "-c", "from engine.cli.main import main; main()", *arguments)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_files_become_an_order_that_can_be_explained(engine: Engine, tmp_path: Path) -> None:
+    for what, text in FILES.items():
+        (tmp_path / f"{what}.csv").write_text(text)
+        code, said = _quartermaster(engine, "import", what, str(tmp_path / f"{what}.csv"))
+        assert code == 1, said  # one row of each is wrong
+        assert re.search(rf"{TAKEN[what]} \w+ taken, 1 rows refused", said), said
+        assert re.search(r"line \d: .+", said), said
+    again, said = _quartermaster(engine, "import", "orders", str(tmp_path / "orders.csv"), "--allow-errors")
+    assert again == 0 and "2 orders taken" in said, said
+
+    with engine.client() as client:
+        seen = client.get("/v1/availability", params={"sku": "A-1"}).json()
+        assert sum(position["allocated"] for position in seen["data"]) == 2, "sent twice, taken once"
+    code, said = _quartermaster(engine, "status", f"--data-dir={engine.data_dir}")
+    assert code == 0 and re.search(r"shard 0 +control", said) and "…" not in said, said
+    code, said = _quartermaster(engine, "verify", f"--data-dir={engine.data_dir}")
+    assert code == 0 and "drift 0" in said, said
+
+
+def test_invoices_give_products_and_orders(engine: Engine, tmp_path: Path) -> None:
+    file = tmp_path / "invoices.csv"
+    file.write_text(INVOICES)
+    code, said = _quartermaster(engine, "import", "items", str(file))
+    assert code == 0 and "items taken, 0 rows refused" in said, said
+    code, said = _quartermaster(engine, "import", "orders", str(file), "--on-short", "park")
+    assert code == 0 and "1 orders taken" in said and "read 1 orders" in said and "1 rows of charges" in said, said
+
+
+def test_a_wrong_key_and_no_gateway_are_said_in_a_sentence(engine: Engine, tmp_path: Path) -> None:
+    file = tmp_path / "items.csv"
+    file.write_text(FILES["items"])
+    for arguments in (("--key", "qm_no_no"), ("--url", "http://127.0.0.1:9")):
+        code, said = _quartermaster(engine, "import", "items", str(file), *arguments)
+        assert code == 3 and "Traceback" not in said and said.strip(), said
+
+
+def test_the_locust_scenario_runs(engine: Engine) -> None:
+    flags = ("--headless", "-u", "4", "-r", "4", "-t", "4s", "--only-summary")
+    command = ("-m", "locust", "-f", "loadtests/locustfile.py", "--host", engine.url, *flags)
+    done = _run(engine, *command, QM_SKUS=str(SKUS))
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    total = re.search(r"^ +Aggregated +(\d+) +(\d+)\(", said, re.M)
+    assert total is not None and int(total[1]) > 5 and int(total[2]) == 0, said
