@@ -147,6 +147,29 @@ async def test_stock_and_configuration(gateway: tuple[GatewayEngine, str], forma
         assert (await client.version()).api == "v1"
 
 
+async def test_what_waits_for_stock_is_listed_moved_ahead_and_given_up(gateway: tuple[GatewayEngine, str]) -> None:
+    engine, url = gateway
+    async with qm.AsyncClient(url, engine.admin) as client:
+        waiting = an_order("W-1", 3, on_short="park", cancel_after=datetime.now(UTC) + timedelta(days=3))
+        waiting.lines[0].sku = "SKU-2"
+        made = await client.allocate(waiting)
+        assert made.state == "parked"
+        [line] = (await client.list_demand(sku="SKU-2")).data
+        assert (line.order_id, line.quantity, line.priority) == ("W-1", 3, 0)
+        assert line.cancel_at is not None
+        await client.prioritise_demand(line.demand_id, 900)
+        [line] = (await client.list_demand(state="parked")).data
+        assert line.priority == 900
+        given_up = await client.cancel_demand(line.demand_id, reason="changed mind")
+        assert given_up.state == "cancelled"
+        assert (await client.list_demand()).data == []
+        assert {note.outcome for note in (await client.demand_log()).data} >= {"parked"}
+        sold = await client.allocate(an_order("W-2", 5))
+        await client.adjust(sold.legs[0].node_id, "SKU-0", "lost", 97)
+        short = (await client.short_positions(node_id=sold.legs[0].node_id)).data
+        assert [(one.position.sku, one.lacking_units) for one in short] in ([("SKU-0", 2)], [])  # or re-sourced by now
+
+
 def test_the_synchronous_client_does_the_same(tmp_path: Path) -> None:
     started, stop = threading.Event(), asyncio.Event()
     facts: dict[str, Any] = {}

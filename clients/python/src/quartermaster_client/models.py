@@ -52,6 +52,8 @@ class Order(Request, kw_only=True):
     hold_reasons: tuple[str, ...] = ()
     quote_id: str | None = None
     paid: bool = False
+    cancel_after: datetime | None = None
+    """What still waits for stock then is cancelled."""
 
 
 class LineQuantity(Request, kw_only=True):

@@ -89,6 +89,8 @@ class Channel(Request, kw_only=True):
     transit_day_bp: int = 45
     max_legs: int = 3
     on_short: OnShort = "refuse"
+    auto_cancel_s: int = 0
+    """Waiting demand is cancelled after this long; 0 = never."""
 
 
 class RateCard(Request, kw_only=True):

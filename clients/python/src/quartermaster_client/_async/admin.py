@@ -10,7 +10,8 @@ from typing import TypeVar
 import msgspec
 
 from quartermaster_client import bodies
-from quartermaster_client._async.orders import AsyncOrders, _part
+from quartermaster_client._async.lists import AsyncLists
+from quartermaster_client._async.orders import _part
 from quartermaster_client.base import CountScope, Method, MoveKind
 from quartermaster_client.calling import NDJSON, Operation, Reply
 from quartermaster_client.documents import DOCUMENTS, Document, Stored
@@ -22,7 +23,7 @@ JOB_POLL_MAX_S = 1.0
 D = TypeVar("D", Item, Node, Channel, Carrier)
 
 
-class AsyncClient(AsyncOrders):
+class AsyncClient(AsyncLists):
     """A Quartermaster engine over HTTP. Safe to share between tasks; close it, or use it as a context manager."""
 
     # -- stock ----------------------------------------------------------------------------------------------------
@@ -204,11 +205,11 @@ class AsyncClient(AsyncOrders):
     # -- imports --------------------------------------------------------------------------------------------------
 
     async def import_documents(self, documents: Iterable[Document], *, idempotency_key: str = "") -> Job:
-        """Put many items, or many nodes (not both), as a job. See `wait_for`."""
+        """Put many documents of one kind as a job. See `wait_for`."""
         rows = list(documents)
         kinds = {type(row) for row in rows}
-        if len(kinds) != 1 or not kinds <= {Item, Node}:
-            raise ValueError("items only, or nodes only, and at least one")
+        if len(kinds) != 1:
+            raise ValueError("documents of one kind, and at least one")
         path = f"/v1/{DOCUMENTS[kinds.pop()].path}/import"
         return await self._import(path, b"".join(msgspec.json.encode(row) + b"\n" for row in rows), (), idempotency_key)
 

@@ -11,7 +11,8 @@ from typing import TypeVar
 import msgspec
 
 from quartermaster_client import bodies
-from quartermaster_client._sync.orders import Orders, _part
+from quartermaster_client._sync.lists import Lists
+from quartermaster_client._sync.orders import _part
 from quartermaster_client.base import CountScope, Method, MoveKind
 from quartermaster_client.calling import NDJSON, Operation, Reply
 from quartermaster_client.documents import DOCUMENTS, Document, Stored
@@ -23,7 +24,7 @@ JOB_POLL_MAX_S = 1.0
 D = TypeVar("D", Item, Node, Channel, Carrier)
 
 
-class Client(Orders):
+class Client(Lists):
     """A Quartermaster engine over HTTP. Safe to share between threads; close it, or use it as a context manager."""
 
     # -- stock ----------------------------------------------------------------------------------------------------
@@ -202,11 +203,11 @@ class Client(Orders):
     # -- imports --------------------------------------------------------------------------------------------------
 
     def import_documents(self, documents: Iterable[Document], *, idempotency_key: str = "") -> Job:
-        """Put many items, or many nodes (not both), as a job. See `wait_for`."""
+        """Put many documents of one kind as a job. See `wait_for`."""
         rows = list(documents)
         kinds = {type(row) for row in rows}
-        if len(kinds) != 1 or not kinds <= {Item, Node}:
-            raise ValueError("items only, or nodes only, and at least one")
+        if len(kinds) != 1:
+            raise ValueError("documents of one kind, and at least one")
         path = f"/v1/{DOCUMENTS[kinds.pop()].path}/import"
         return self._import(path, b"".join(msgspec.json.encode(row) + b"\n" for row in rows), (), idempotency_key)
 

@@ -1,0 +1,114 @@
+"""Lists, their entries, and which state of which shard they show."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from quartermaster_client.base import Answer, Request
+from quartermaster_client.models_stock import Position
+
+T = TypeVar("T")
+
+
+class IndexAsOf(Answer, kw_only=True, frozen=True):
+    """How far the index behind a list has followed a shard. `complete`: nothing older is missing."""
+
+    shard: str
+    epoch: int
+    seq: int
+    at: datetime | None
+    complete: bool
+
+
+class ListPage(Answer, Generic[T], kw_only=True, frozen=True):
+    """A page. `next_cursor` goes into `cursor` of the next call; `as_of` is empty where the shards themselves answered."""
+
+    data: list[T]
+    next_cursor: str | None
+    has_more: bool
+    as_of: list[IndexAsOf] = []
+
+
+class DecisionListed(Answer, kw_only=True, frozen=True):
+    decision_id: str
+    allocation_id: str
+    order_id: str
+    channel: str
+    number: int
+    rung: str
+    decided_at: datetime | None
+
+
+class DemandLine(Answer, kw_only=True, frozen=True):
+    """Units of a line that wait for stock. `ahead`: units of the same item that are served before it."""
+
+    demand_id: str
+    allocation_id: str
+    order_id: str
+    line_id: str
+    sku: str
+    quantity: int
+    state: str
+    reason: str
+    priority: int
+    ahead: int
+    channel: str
+    customer_id: str | None
+    since: datetime
+    cancel_at: datetime | None
+    next_try_at: datetime | None
+
+
+class Note(Answer, kw_only=True, frozen=True):
+    """One entry of the demand log: what was asked for, and what became of it."""
+
+    at: datetime
+    outcome: str
+    sku: str
+    channel: str
+    region: str
+    quantity: int
+    waited_s: int
+
+
+class DemandLog(Answer, kw_only=True, frozen=True):
+    """A page of the demand log. `lost`: entries before this page are gone."""
+
+    data: list[Note]
+    next_cursor: str
+    has_more: bool
+    lost: bool
+
+
+class Movement(Answer, kw_only=True, frozen=True):
+    """One change of a position, and its balance afterwards where that is known."""
+
+    at: datetime | None
+    kind: str
+    on_hand: int
+    held: int
+    allocated: int
+    balance_on_hand: int | None
+    balance_held: int | None
+    balance_allocated: int | None
+    order_id: str | None
+    allocation_id: str | None
+    note: str | None
+    entry: str
+
+
+class ShortPosition(Answer, kw_only=True, frozen=True):
+    """A position that promised more than it has, and its unreleased legs, least urgent first."""
+
+    position: Position
+    lacking_units: int
+    legs: list[str]
+
+
+class PrioritiseBody(Request, kw_only=True):
+    priority: int
+
+
+class CancelDemandBody(Request, kw_only=True):
+    reason: str = ""
