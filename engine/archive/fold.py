@@ -39,6 +39,7 @@ _STEPS = frozenset(
         Cause.LEG_PICKED,
         Cause.LEG_SHIPPED,
         Cause.LEG_DELIVERED,
+        Cause.HOLDS_CLEARED,
     )
 )
 """Causes that change states of legs and may add one. All others may bring a decision, other lines, or fewer legs."""

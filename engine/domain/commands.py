@@ -64,6 +64,16 @@ class CancelOrder(Struct, array_like=True, tag=5, frozen=True, gc=False):
     fingerprint: int = 0
 
 
+class ClearHolds(Struct, array_like=True, tag=17, frozen=True, gc=False):
+    """Take reasons for which an order is on hold off it: those named, or with None all."""
+
+    slot: str
+    order_no: int
+    reasons: tuple[str, ...] | None = None
+    key_hash: int = 0
+    fingerprint: int = 0
+
+
 class ActOnLeg(Struct, array_like=True, tag=6, frozen=True, gc=False):
     """One step of a leg's life: `action` is release, accept, pick, ship, deliver or reject.
 
@@ -354,6 +364,7 @@ Command = (
     | ExtendHold
     | ReleaseHold
     | CancelOrder
+    | ClearHolds
     | ActOnLeg
     | GetOrder
     | ListLegs
@@ -386,6 +397,7 @@ FINISHING = (
     CommitHold,
     ReleaseHold,
     CancelOrder,
+    ClearHolds,
     ActOnLeg,
     DriveLeg,
     ResolveTxn,

@@ -273,6 +273,17 @@ def cancel(record: OrderRecord, lines: tuple[tuple[str, int], ...] | None) -> Ch
     return change
 
 
+def clear_holds(record: OrderRecord, reasons: tuple[str, ...] | None) -> Change | Problem | None:
+    """Take hold reasons off a committed order. None = none of them is there: a repeat, nothing to do."""
+    left = tuple([reason for reason in record.hold_reasons if reasons is not None and reason not in reasons])
+    if left == record.hold_reasons:
+        return None
+    if record.state != OrderState.COMMITTED:
+        return wrong_state(record, "clear holds")
+    record.hold_reasons = left
+    return Change(Cause.HOLDS_CLEARED, [], [], [])
+
+
 def _without_stock(record: OrderRecord) -> list[int]:
     """Units by line that neither a leg nor demand speaks of: digital lines and items that are not tracked."""
     units = [line.quantity - line.cancelled for line in record.lines]

@@ -36,6 +36,8 @@ class Cause(IntEnum):
     PRIORITISED = 16
     RESOURCED = 17
     """Units of a leg that its node does not have: planned again elsewhere."""
+    HOLDS_CLEARED = 18
+    """Reasons for which the order was on hold were taken off it."""
 
 
 class OrderPut(Struct, array_like=True, tag=1, frozen=True, gc=False):

@@ -14,6 +14,7 @@ from engine.domain.commands import (
     AdjustStock,
     CancelDemand,
     CancelOrder,
+    ClearHolds,
     Command,
     CommitHold,
     CountStock,
@@ -161,6 +162,17 @@ def _cancel(core: ShardCore, conn: int, corr: int, command: CancelOrder, now_ms:
         _show(core, conn, corr, command, record)
     elif _settle(core, conn, corr, command, record, decide_legs.cancel(record, command.lines), now_ms):
         core.count("cancelled")
+
+
+def _clear_holds(core: ShardCore, conn: int, corr: int, command: ClearHolds, now_ms: int) -> None:
+    record = _find(core, conn, corr, command)
+    if record is None:
+        return
+    change = decide_legs.clear_holds(record, command.reasons)
+    if change is None:
+        _show(core, conn, corr, command, record)
+    elif _settle(core, conn, corr, command, record, change, now_ms):
+        core.count("holds_cleared")
 
 
 def _cancel_demand(core: ShardCore, conn: int, corr: int, command: CancelDemand, now_ms: int) -> None:
@@ -339,6 +351,7 @@ _HANDLERS: dict[type, Callable[[Any, int, int, Any, int], None]] = {
     ReleaseHold: _release,
     ExtendHold: _extend,
     CancelOrder: _cancel,
+    ClearHolds: _clear_holds,
     ActOnLeg: _act,
     CancelDemand: _cancel_demand,
     PrioritiseDemand: _prioritise,

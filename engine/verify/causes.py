@@ -15,7 +15,7 @@ CAUSES_KEPT = 5
 _CAUSES = (
     "reserved", "allocated", "committed", "released", "expired", "extended", "cancelled", "leg released", "leg accepted",
     "leg picked", "leg shipped", "leg delivered", "leg rejected", "planned again", "demand cancelled", "demand expired",
-    "prioritised", "re-sourced",
+    "prioritised", "re-sourced", "holds cleared",
 )  # fmt: skip
 _decode = msgspec.msgpack.Decoder().decode
 

@@ -103,6 +103,10 @@ CANCELS = {
     "all": {"summary": "Everything that has not left", "value": {"reason": "customer changed their mind"}},
     "units": {"summary": "One unit of a line", "value": {"lines": [{"line_id": "1", "quantity": 1}]}},
 }
+CLEARED_HOLDS = {
+    "all": {"summary": "Every reason", "value": {}},
+    "one": {"summary": "The fraud check came back clean", "value": {"reasons": ["fraud"], "reason": "checked"}},
+}
 RESERVATIONS = {"hold": {"summary": "Hold for 15 minutes", "value": {**ORDER, "ttl_s": 900}}}
 RESERVATION: dict[str, Any] = {
     "reservation_id": f"res_{_TAIL}",

@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from engine.domain.commands import CancelOrder, GetOrder, PlaceOrder
+from engine.domain.commands import CancelOrder, ClearHolds, GetOrder, PlaceOrder
 from engine.domain.ids import OrderRef, parse_public_id, slot_of
 from engine.domain.orders import OrderRequest
 from engine.domain.replies import OrderView, Problem, Reply
@@ -28,6 +28,7 @@ from gateway.orders.schemas import (
     BatchItem,
     BatchOrder,
     Cancel,
+    ClearHoldsBody,
     Order,
     allocation_shown,
     line_pairs,
@@ -49,10 +50,12 @@ REPLAYED = (b"idempotent-replayed", b"true")
 
 _ALLOCATE = b"allocate"
 _CANCEL = b"cancel"
+_CLEAR_HOLDS = b"clear-holds"
 _order = Decoder(Order)
 _batch_order = Decoder(BatchOrder)
 _batch = Decoder(Batch)
 _cancel = Decoder(Cancel)
+_clear_holds = Decoder(ClearHoldsBody)
 
 
 class _LineCount(msgspec.Struct):
@@ -206,6 +209,22 @@ async def cancel(call: Call) -> Answer | Problem:
         return refusal
     mark = fingerprint(_CANCEL, (ref, lines, body.reason))
     command = CancelOrder(ref.slot, ref.order_no, lines, body.reason, call.key_hash, mark)
+    return shown_order(call, await call.gateway.ask_slot(ref.slot, command))
+
+
+async def clear_holds(call: Call) -> Answer | Problem:
+    ref = ref_of(call, "alc", "allocation")
+    if type(ref) is Problem:
+        return ref
+    body = _clear_holds.of(call) if call.body else ClearHoldsBody()
+    if type(body) is Problem:
+        return body
+    assert type(body) is ClearHoldsBody
+    refusal = await foreign(call, ref, "allocation")
+    if refusal is not None:
+        return refusal
+    mark = fingerprint(_CLEAR_HOLDS, (ref, body.reasons, body.reason))
+    command = ClearHolds(ref.slot, ref.order_no, body.reasons, call.key_hash, mark)
     return shown_order(call, await call.gateway.ask_slot(ref.slot, command))
 
 
@@ -394,6 +413,24 @@ ROUTES = [
         etag=True,
         problems=("wrong_state", "key_reused"),
         body_examples=examples.CANCELS,
+        answer_example=examples.ALLOCATION,
+    ),
+    Route(
+        "POST",
+        "/v1/allocations/{allocation_id}/clear-holds",
+        "allocate:write",
+        clear_holds,
+        "Take hold reasons off an allocation",
+        "allocations",
+        "Legs of an order on hold are not released. Once its last reason is off they can be; reasons that are off already stay so.",
+        body=ClearHoldsBody,
+        body_required=False,
+        answer=Allocation,
+        needs_key=True,
+        finishing=True,
+        etag=True,
+        problems=("wrong_state", "key_reused"),
+        body_examples=examples.CLEARED_HOLDS,
         answer_example=examples.ALLOCATION,
     ),
 ]

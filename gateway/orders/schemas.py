@@ -129,6 +129,13 @@ class Extend(Body, kw_only=True):
     ttl_s: Annotated[int, Meta(ge=1)]
 
 
+class ClearHoldsBody(Body, kw_only=True):
+    """`reasons`: take these hold reasons off the order; without it, all."""
+
+    reasons: Annotated[tuple[ShortText, ...], Meta(min_length=1, max_length=16)] | None = None
+    reason: Reason = ""
+
+
 class Cancel(Body, kw_only=True):
     """`lines`: cancel these units; without it, all that has not left."""
 

@@ -10,6 +10,7 @@ from engine.domain.commands import (
     ActOnLeg,
     AdjustStock,
     CancelOrder,
+    ClearHolds,
     CommitHold,
     ExtendHold,
     GetOrder,
@@ -194,6 +195,24 @@ def test_an_order_on_hold_is_not_released() -> None:
     shop = a_shop({"N-0": {"SKU-0": 3}})
     view = shop.ask(a_place(an_order(hold_reasons=("fraud",))))
     assert problem(act(shop, view, "release"))[0] == "wrong_state"
+
+
+def test_hold_reasons_are_cleared_one_by_one_or_all() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 3}})
+    view = shop.ask(a_place(an_order(hold_reasons=("fraud", "address", "payment"))))
+    command = ClearHolds(view.slot, view.order_no, ("fraud",), key_hash=5, fingerprint=1)
+    assert shop.ask(command).version == view.version + 1
+    entries = len(shop.entries)
+    assert shop.ask(command).replayed
+    assert shop.ask(ClearHolds(view.slot, view.order_no, ("fraud", "other"))).version == view.version + 1
+    assert len(shop.entries) == entries, "what is off already is not journaled again"
+    assert "address, payment" in act(shop, view, "release").errors[0].detail
+    shop.ask(ClearHolds(view.slot, view.order_no))
+    assert act(shop, view, "release").legs[0].state == "released"
+    assert problem(shop.ask(ClearHolds(view.slot, 1)))[0] == "not_found"
+    held = shop.ask(a_place(an_order("H", hold_reasons=("fraud",)), ttl_s=60))
+    assert problem(shop.ask(ClearHolds(held.slot, held.order_no)))[0] == "wrong_state"
+    shop.check_recovery({})
 
 
 def test_the_first_shipment_of_a_leg_keeps_the_order_that_it_took_of_the_day() -> None:
