@@ -36,6 +36,7 @@ from engine.bootstrap_ray import (
     start_ray_patiently,
 )
 from engine.client.cluster import Cluster
+from engine.client.neighbour import living_neighbour
 from engine.domain.api_keys import KEY_ID_BYTES, PREFIX, SECRET_BYTES
 from engine.domain.commands import GetConfig, PutConfig
 from engine.domain.config import ApiKey, Placement
@@ -111,6 +112,8 @@ async def running_stack(settings: Settings, *, say: Say = lambda _: None) -> Asy
         )
         _check_archive(settings)
         await _check_journal(settings)
+        if server is None and settings.ray_address is None:
+            await _check_neighbour(settings, say)
         set_ray_environment(joins=settings.ray_address is not None)
         say("starting Ray")
         supervisor = await _start_supervisor(settings, folder, ports, undo, say)
@@ -135,6 +138,25 @@ def _external_url(settings: Settings) -> str:
     except ValueError as error:
         raise StartError(f"QM_REDIS_URL: {error}") from error
     return url
+
+
+async def _check_neighbour(settings: Settings, say: Say) -> None:
+    """A server of your own may be in use by another engine: the newer of the two would end the other's shards, in turns."""
+    assert settings.redis_url is not None
+    directory = Directory(settings.redis_url.get_secret_value())
+    token = settings.cluster_token.get_secret_value() if settings.cluster_token else ""
+    say("looking for another engine on this server")
+    try:
+        where = await living_neighbour(directory.find, token=token)
+    except JournalError as error:
+        raise StartError(f"the journal's server: {error}") from error
+    finally:
+        await directory.close()
+    if where is not None:
+        raise StartError(
+            f"another engine works on this server: its control shard answers at {where}. Stop it first, or give this one "
+            "a server (or a database number) of its own"
+        )
 
 
 async def _start_server(settings: Settings, undo: AsyncExitStack, say: Say) -> EmbeddedServer | None:

@@ -117,6 +117,18 @@ def test_on_a_server_of_ones_own_too_a_folder_is_one_commands(tmp_path: Path, se
         engine.stop()
 
 
+def test_a_second_engine_on_a_server_refuses_while_the_first_one_lives(tmp_path: Path, server: EmbeddedServer) -> None:
+    engine = Engine(tmp_path / "one", environment=own(server)).start()
+    try:
+        code, said = Engine(tmp_path / "two", environment=own(server)).fails_to_start()
+        assert code == 1
+        assert "another engine works on this server" in said
+        with engine.client() as client:
+            assert client.get("/v1/nodes").status_code == 200, "the first one is not disturbed"
+    finally:
+        engine.stop()
+
+
 @pytest.mark.parametrize(
     ("setting", "value", "said"),
     [("maxmemory-policy", "allkeys-lru", "noeviction"), ("appendfsync", "everysec", "must be always")],
