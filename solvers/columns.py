@@ -365,6 +365,8 @@ def _try_two(m: I64, w: I64, alone: I64, a: int, b: int) -> None:
                 break
             if w[W_ENTRY + p] == w[W_ENTRY + q]:
                 continue
+            if w[W_SCORE + p] + w[W_SCORE + q] > w[W_RUNNER + D_SCORE]:
+                break  # dearer candidates of b follow
             w[W_TRIAL + D_SCORE] = w[W_SCORE + p] + w[W_SCORE + q]
             w[W_TRIAL + D_DAY] = max(w[W_DAY + p], w[W_DAY + q])
             _put(w, 0, a, x)
@@ -393,6 +395,8 @@ def _try_three(m: I64, w: I64, alone: I64, a: int, b: int, c: int) -> None:
                     break
                 if w[W_ENTRY + r] == w[W_ENTRY + p] or w[W_ENTRY + r] == w[W_ENTRY + q]:
                     continue
+                if w[W_SCORE + p] + w[W_SCORE + q] + w[W_SCORE + r] > w[W_RUNNER + D_SCORE]:
+                    break  # dearer candidates of c follow
                 w[W_TRIAL + D_SCORE] = w[W_SCORE + p] + w[W_SCORE + q] + w[W_SCORE + r]
                 w[W_TRIAL + D_DAY] = max(w[W_DAY + p], w[W_DAY + q], w[W_DAY + r])
                 _put(w, 0, a, x)

@@ -326,12 +326,13 @@ def _incumbent(results: Results, order: int) -> Incumbent:
     score = 0
     takes: dict[int, int] = {}
     for part in range(results.flat.first_part[order], results.ends[order]):
-        row = results.parts[part]
-        score += row[at.R_SCORE]
-        for leg in results.legs[row[at.R_LEG] : row[at.R_LEG] + row[at.R_LEG_COUNT]]:
-            if leg[at.G_CAP_UNITS]:
-                key = -1 - (leg[at.G_NODE] * at.RING + leg[at.G_SHIP_DAY] % at.RING)
-                takes[key] = takes.get(key, 0) + leg[at.G_CAP_UNITS]
-            for _, units, position in results.leg_lines[leg[at.G_LINE] : leg[at.G_LINE] + leg[at.G_LINE_COUNT]]:
-                takes[position] = takes.get(position, 0) + units
+        score += results.parts[part][at.R_SCORE]
+    where = results.legs_of(order)
+    rows = iter(results.rows_of(where))
+    for leg in results.legs[where]:
+        if leg.capacity_units:
+            key = -1 - (leg.node * at.RING + leg.ship_day % at.RING)
+            takes[key] = takes.get(key, 0) + leg.capacity_units
+        for (_, units), position in zip(leg.lines, rows, strict=False):
+            takes[position] = takes.get(position, 0) + units
     return Incumbent(score, tuple(takes.items()))

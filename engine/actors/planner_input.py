@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.actors.planner_network import NetworkView
-from engine.domain.orders import Method, OnShort, OrderRequest
+from engine.domain.orders import LineRecord, Method, OnShort, OrderRequest
 from engine.domain.plan import PlanRequest
 from solvers import layout as at
 from solvers.calendar import add_business_days
@@ -14,6 +14,7 @@ from solvers.layout import DAY_MS
 LATE_MINOR_MAX = 1_000_000_000
 VALUE_MAX = 1_000_000_000_000
 _PROMISES_KEPT = 1_024
+_SHIP = int(Method.SHIP)
 
 
 class Part:
@@ -48,85 +49,93 @@ class Flattener:
 
     def flatten(self, requests: Sequence[PlanRequest], now_ms: int) -> Flat:
         flat = Flat()
-        view = self._view
-        compiled = view.compiled
-        destinations = view.destinations
+        channels, destinations = self._view.channels, self._view.destinations
         destinations.start()
         number = destinations.number
-        country_of = compiled.country_of
-        parts, lines, excluded = flat.parts, flat.lines, flat.excluded
-        part_count = 0
-        line_count = 0
-        for request in requests:
-            order = request.order
-            flat.first_part.append(part_count)
-            channel = view.channels[request.channel]
-            assert channel is not None, "the core looks the channel up"
+        parts, lines, excluded, first_part = flat.parts, flat.lines, flat.excluded, flat.first_part
+        part_count = line_count = 0
+        heads: dict[tuple[int, str, str, bool, int], tuple[int, ...]] = {}
+        """Of orders without terms of their own: one for many of a batch."""
+        for order, asked, channel_index, without, max_legs in requests:
+            first_part.append(part_count)
             ship_to = order.ship_to
             if ship_to is not None:
-                country = ship_to.country
+                country, residential = ship_to.country, ship_to.residential
                 dest = number(country, ship_to.postal_code, ship_to.lat, ship_to.lon)
-                residential = ship_to.residential
             else:
-                country = channel.centre[0]
+                channel = channels[channel_index]
+                assert channel is not None, "the core looks the channel up"
+                country, residential = channel.centre[0], True
                 dest = number(*channel.centre)
-                residential = True
-            level, level_count = channel.levels.get(order.service, (0, 0))
-            ready_ms = max(now_ms, order.ship_after_ms or 0)
-            promise_day = self._promise_day(order, channel.promise_days, ready_ms)
-            atomic = channel.atomic if order.on_short is None else order.on_short == OnShort.REFUSE
-            if order.paid:
-                atomic = False
+            if order.paid or not (order.on_short is order.promised_by_ms is order.ship_after_ms is None):
+                head = self._head(order, channel_index, country, residential, max_legs, now_ms)
+            else:
+                key = channel_index, order.service, country, residential, max_legs
+                known = heads.get(key)
+                if known is None:
+                    known = heads[key] = self._head(order, channel_index, country, residential, max_legs, now_ms)
+                head = known
             tags = self._line_tags(order)
             plain = True
-            first_line = line_count
-            for line in request.lines:
+            place = 0
+            for line in asked:
                 if line.method:
                     plain = False
+                value = line.unit_price_minor
                 lines += (
                     line.item,
                     line.quantity,
-                    min(line.unit_price_minor, VALUE_MAX),
+                    value if value < VALUE_MAX else VALUE_MAX,
                     line.group,
                     line.splittable,
                     tags.get(line.line_id, 0) if tags else 0,
-                    line_count - first_line,
+                    place,
                 )
-                line_count += 1
-            head = (
-                dest,
-                country_of.get(country, 0),
-                request.channel,
-                level,
-                level_count,
-                residential,
-                ready_ms,
-                promise_day,
-                min(channel.late_minor, LATE_MINOR_MAX),
-                channel.transit_bp,
-                request.max_legs,
-                atomic,
-            )
-            tail = (len(excluded), len(request.excluded), 0)
-            excluded += request.excluded
+                place += 1
             if plain:
-                parts += (1, *head, Method.SHIP, -1, 0, first_line, line_count - first_line, *tail)
+                parts += (1, dest, *head, _SHIP, -1, 0, line_count, place, len(excluded), len(without), 0)
                 part_count += 1
             else:
-                part_count += self._flatten_mixed(flat, request, head, tail, first_line)
+                tail = (len(excluded), len(without), 0)
+                part_count += self._flatten_mixed(flat, asked, (dest, *head), tail, line_count)
+            excluded += without
+            line_count += place
         return flat
+
+    def _head(
+        self, order: OrderRequest, channel_index: int, country: str, residential: bool, max_legs: int, now_ms: int
+    ) -> tuple[int, ...]:
+        """Columns O_COUNTRY to O_ATOMIC of an order."""
+        channel = self._view.channels[channel_index]
+        assert channel is not None, "the core looks the channel up"
+        level, level_count = channel.levels.get(order.service, (0, 0))
+        ready_ms = max(now_ms, order.ship_after_ms or 0)
+        atomic = channel.atomic if order.on_short is None else order.on_short == OnShort.REFUSE
+        return (
+            self._view.compiled.country_of.get(country, 0),
+            channel_index,
+            level,
+            level_count,
+            residential,
+            ready_ms,
+            self._promise_day(order, channel.promise_days, ready_ms),
+            min(channel.late_minor, LATE_MINOR_MAX),
+            channel.transit_bp,
+            max_legs,
+            atomic and not order.paid,
+        )
 
     def _flatten_mixed(
         self,
         flat: Flat,
-        request: PlanRequest,
+        asked: Sequence[LineRecord],
         head: tuple[int, ...],
         tail: tuple[int, ...],
         first_line: int,
     ) -> int:
         """Parts of a request whose lines differ in method or store; how many. Its lines are put into the parts' order."""
         found: dict[tuple[int, int], Part] = {}
-        for i, line in enumerate(request.lines):
+        for i, line in enumerate(asked):
             store = line.pickup_node if line.method in (Method.PICKUP, Method.SHIP_TO_STORE) else -1
             key = (line.method, store)
             if key not in found:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import add
+
 from engine.actors.planner_input import Flat
 from engine.actors.planner_record import Heads
 from engine.domain.orders import Rung
@@ -10,61 +12,93 @@ from solvers import layout as at
 
 REASONS = ("out_of_stock", "no_node", "max_legs", "capacity")
 _LEGS, _LEG_LINES, _UNFILLED, _CANDIDATES, _RECORD = range(5)
+_CASH = (at.G_CASH, at.G_CASH_LINES, at.G_CASH_UNITS, at.G_CASH_SURCHARGE)
+_LEG_COLUMNS = (
+    at.G_NODE,
+    at.G_SERVICE,
+    at.G_PARCELS,
+    at.G_SHIP_DAY,
+    at.G_SHIP_BY,
+    at.G_DELIVER_BY,
+    at.G_CAP_UNITS,
+)
+_NOTHING = (0, 0, 0, 0)
 
 
 class Results:
-    """What the kernel said about a batch, as lists (fast to read one by one), independent of its arrays."""
+    """What the kernel said about a batch, as plain values (fast to read one by one), independent of its arrays."""
 
     def __init__(self, flat: Flat, outcome: at.Outcome, *, config: int, now_ms: int) -> None:
         used = outcome.used.tolist()
         self.flat = flat
         self.heads = Heads(config=config, now_ms=now_ms)
         self.parts: list[list[int]] = outcome.parts[: len(flat.parts) // at.ORDER_COLUMNS, : at.PLAN_COLUMNS].tolist()
-        self.legs: list[list[int]] = outcome.legs[: used[_LEGS]].tolist()
-        self.leg_lines: list[list[int]] = outcome.leg_lines[: used[_LEG_LINES]].tolist()
         self.unfilled: list[list[int]] = outcome.unfilled[: used[_UNFILLED]].tolist()
         self._records = outcome.record[: used[_RECORD]].tobytes()
         self.ends = [*flat.first_part[1:], len(self.parts)]
         """One past the last part of each order."""
+        lines, units, rows = outcome.leg_lines[: used[_LEG_LINES]].T.tolist()
+        self.rows: list[int] = rows
+        """Position row of each line of each leg, in the order of the legs."""
+        self.row_ends: list[int] = []
+        """One past the last of `rows`, by leg."""
+        taken = list(zip(lines, units, strict=True))
+        legs = outcome.legs[: used[_LEGS]].T.tolist()
+        takes, end = [], 0
+        for count in legs[at.G_LINE_COUNT]:
+            takes.append(taken[end : end + count])
+            end += count
+            self.row_ends.append(end)
+        node, service, parcels, ship_day, ship_by, deliver_by, cap_units = [legs[n] for n in _LEG_COLUMNS]
+        cash = list(zip(*[legs[n] for n in _CASH], strict=True))
+        columns = zip(node, takes, service, parcels, ship_day, ship_by, deliver_by, cash, cap_units, strict=True)
+        self.legs = list(map(PlannedLeg._make, columns))
+        service_minor = map(add, legs[at.G_LATE], legs[at.G_TRANSIT])
+        self._money = list(zip(map(sum, cash), service_minor, legs[at.G_POLICY], legs[at.G_OPPORTUNITY], strict=True))
+
+    def legs_of(self, order: int) -> slice:
+        """Places of an order's legs in `legs`."""
+        first = self.flat.first_part[order]
+        start = self.parts[first][at.R_LEG]
+        return slice(start, start + sum([row[at.R_LEG_COUNT] for row in self.parts[first : self.ends[order]]]))
+
+    def rows_of(self, legs: slice) -> list[int]:
+        """Position rows of the lines of legs that follow each other."""
+        ends = self.row_ends
+        return self.rows[ends[legs.start - 1] if legs.start else 0 : ends[legs.stop - 1] if legs.stop else 0]
 
     def plan(
         self, order: int, *, rung: int, gap: list[int] | None = None, component: int = 0, scope: int | None = None
     ) -> Plan:
         """The plan of an order with its record. scope: what the rung is claimed within, where not what the kernel says."""
-        planned: list[PlannedLeg] = []
+        first, end = self.flat.first_part[order], self.ends[order]
+        where = self.legs_of(order)
+        legs = self.legs[where]
+        if len(legs) == 1:
+            (leg,) = legs
+            (money,) = self._money[where]
+            promise_ms = leg.ship_by_ms, leg.deliver_by_ms
+        else:
+            cash, service, policy, opportunity = map(sum, zip(_NOTHING, *self._money[where], strict=True))
+            money = cash, service, policy, opportunity
+            promise_ms = (
+                max([leg.ship_by_ms for leg in legs], default=0),
+                max([leg.deliver_by_ms for leg in legs], default=0),
+            )
         left: list[tuple[int, int, str]] = []
-        cash = service = policy = opportunity = 0
-        ship_by = deliver_by = 0
-        parts, legs, leg_lines = self.parts, self.legs, self.leg_lines
-        end = self.ends[order]
-        for part in range(self.flat.first_part[order], end):
-            row = parts[part]
-            first = row[at.R_LEG]
-            for leg in legs[first : first + row[at.R_LEG_COUNT]]:
-                start = leg[at.G_LINE]
-                lines = leg_lines[start : start + leg[at.G_LINE_COUNT]]
-                planned.append(planned_leg(leg, [(i, units) for i, units, _ in lines]))
-                cash += leg[at.G_CASH] + leg[at.G_CASH_LINES] + leg[at.G_CASH_UNITS] + leg[at.G_CASH_SURCHARGE]
-                service += leg[at.G_LATE] + leg[at.G_TRANSIT]
-                policy += leg[at.G_POLICY]
-                opportunity += leg[at.G_OPPORTUNITY]
-                if leg[at.G_SHIP_BY] > ship_by:
-                    ship_by = leg[at.G_SHIP_BY]
-                if leg[at.G_DELIVER_BY] > deliver_by:
-                    deliver_by = leg[at.G_DELIVER_BY]
-            if row[at.R_UNFILLED_COUNT]:
+        if self.unfilled:
+            for row in self.parts[first:end]:
                 start = row[at.R_UNFILLED]
                 for i, units, reason in self.unfilled[start : start + row[at.R_UNFILLED_COUNT]]:
                     left.append((i, units, REASONS[reason]))
         record = b""
-        if planned:
-            last = parts[end - 1]
+        if legs:
+            last = self.parts[end - 1]
             body = self._records[last[at.R_RECORD] : last[at.R_RECORD_END]]
             if scope is not None:
                 body = bytes([scope]) + body[1:]
             record = self.heads.record(rung, body, gap)
-        money = (cash, service, policy, opportunity)
-        return Plan(planned, left, money, (ship_by, deliver_by), rung, record, component)
+        return Plan(legs, left, money, promise_ms, rung, record, component, self.rows_of(where))
 
 
 def planned_leg(leg: list[int], taken: list[tuple[int, int]]) -> PlannedLeg:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 
-_SMALLEST = 8
+_SMALLEST = 32
 _GONE = (1 << 64) - 1
 """In place of an order number: forgotten."""
 

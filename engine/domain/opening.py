@@ -8,7 +8,6 @@ hold one path to the other, and replay knows only the events.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from typing import NamedTuple
 
 import msgspec
@@ -53,38 +52,32 @@ def is_plain(catalog: Catalog, prepared: Prepared, plan: Plan) -> bool:
 def find_rows(state: ShardState, plans: list[tuple[PlaceOrder, Prepared, Plan]]) -> list[Opening] | None:
     """Rows of all positions that the plans take from; None where they do not all fit together (see decide_orders.fits)."""
     positions, capacity, nodes = state.positions, state.capacity, state.catalog.nodes
-    find, offset, node_of = positions.find, positions.v_offset, positions.v_node
-    item_capacity = positions.item_capacity
+    find, size, node_of, item_of = positions.find, positions.size, positions.v_node, positions.v_item
     need: dict[int, int] = {}
     kept: dict[int, int] = {}
     """Units that must stay at a row beyond its own safety, for the methods that take from it."""
     room: dict[tuple[int, int], int] = {}
     openings = []
     for command, prepared, plan in plans:
-        lines = prepared.lines
+        lines, known = prepared.lines, iter(plan.rows)
         rows = []
-        for leg in plan.legs:
-            node = leg.node
+        for node, taken, _, _, ship_day, _, _, _, capacity_units in plan.legs:
             document = nodes[node]
             safety_by_method = document.safety_by_method if document is not None else None
-            for i, units in leg.lines:
+            for i, units in taken:
                 item = lines[i].item
-                if item < item_capacity:
-                    end = offset[item + 1]
-                    row = bisect_left(node_of, node, offset[item], end)
-                    if row >= end or node_of[row] != node:
-                        row = find(item, node)
-                else:
-                    row = -1
-                if row < 0:
-                    return None
+                row = next(known, -1)
+                if not 0 <= row < size or node_of[row] != node or item_of[row] != item:
+                    row = find(item, node)
+                    if row < 0:
+                        return None
                 need[row] = need[row] + units if row in need else units
                 rows.append(row)
                 if safety_by_method:
                     kept[row] = max(kept.get(row, 0), extra_safety(state, node, lines[i].method))
-            if leg.capacity_units:
-                day = (node, leg.ship_day)
-                room[day] = room.get(day, 0) + leg.capacity_units
+            if capacity_units:
+                day = (node, ship_day)
+                room[day] = room.get(day, 0) + capacity_units
         openings.append(Opening(command, prepared, plan, rows))
     on_hand, safety, held = positions.v_on_hand, positions.v_safety, positions.v_held
     allocated, claimed, fenced = positions.v_allocated, positions.v_claimed, positions.v_fenced
@@ -224,14 +217,10 @@ def apply_opened(state: ShardState, opening: Opening, event: OrderPut, id_hash: 
     """What state.apply makes of the event, and the indexes of the new order; the rows are known and were checked."""
     stock, order_no, slot = event.stock, event.order_no, event.slot
     dirty = state.dirty
-    column = state.positions.v_held if event.cause == _RESERVED_CAUSE else state.positions.v_allocated
-    at = 4 if event.cause == _ALLOCATED_CAUSE else 3
-    place = 0
-    for row in opening.rows:
-        column[row] += stock[place + at]
-        place += 5
-    for leg in opening.plan.legs:
-        dirty[leg.node] = None
+    held = event.cause == _RESERVED_CAUSE
+    column = state.positions.v_held if held else state.positions.v_allocated
+    for row, units in zip(opening.rows, stock[3 if held else 4 :: 5], strict=True):
+        column[row] += units
     if state.watched:
         touched = state.touched
         for place in range(0, len(stock), 5):
@@ -249,18 +238,19 @@ def apply_opened(state: ShardState, opening: Opening, event: OrderPut, id_hash: 
         remember(state, part.dedupe, event.key_hash, event.fingerprint, order_no, time_ms)
     dirty[slot] = None
     part.ids.put(id_hash, order_no)
-    if event.cause == _RESERVED_CAUSE:
+    if held:
         state.open_holds += 1
-        return
-    state.open_orders += 1
+    else:
+        state.open_orders += 1
     work = state.work
-    key = order_no << 12
-    for leg in opening.plan.legs:
-        key += 1
-        entries = work.get(leg.node)
-        if entries is None:
-            entries = work[leg.node] = {}
-        entries[key] = slot
+    for key, leg in enumerate(opening.plan.legs, (order_no << 12) + 1):
+        node = leg.node
+        dirty[node] = None
+        if not held:
+            entries = work.get(node)
+            if entries is None:
+                entries = work[node] = {}
+            entries[key] = slot
 
 
 def opened_view(catalog: Catalog, opening: Opening, order_no: int, *, token: str, expires_at_ms: int) -> OrderView:

@@ -40,6 +40,8 @@ class Plan(NamedTuple):
     component: int = 0
     """Non-zero: the greedy plan of an order that collides with others of its batch. A solver may improve the component's
     plans together (`Planner.component_problem`); until it has answered, these units are only claimed."""
+    rows: Sequence[int] = ()
+    """Position row of each line of each leg, in order, where the planner knows them: a hint, checked before it is used."""
 
 
 class PlanRequest(NamedTuple):
