@@ -27,6 +27,7 @@ _SOURCES = (
     "layout",
     "legs",
     "look",
+    "pack",
     "places",
     "tariff",
     "ways",
