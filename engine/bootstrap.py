@@ -106,7 +106,7 @@ async def running_stack(settings: Settings, *, say: Say = lambda _: None) -> Asy
             raise StartError(str(error)) from error
         ports = await find_free_ports(settings)
         redis_url = server.url if server is not None else _external_url(settings)
-        absolute = settings.data_dir.resolve()  # archive and index are there for processes with another working folder too
+        absolute = settings.data_dir.resolve()  # archive and index are found from any working folder
         settings = settings.model_copy(
             update={"redis_url": SecretStr(redis_url), "runtime_dir": folder, "data_dir": absolute}
         )

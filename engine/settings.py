@@ -81,8 +81,7 @@ class Settings(BaseSettings):
     journal_retained_entries: int = Field(20_000, ge=1_000)
     """Entries kept before the older snapshot, so that `explain` can look back."""
     archive_url: str | None = None
-    """Where the journals' past is kept: a folder or any fsspec URL (s3://bucket/folder); None = `archive` in the data folder; `off` =
-    nowhere, and nothing of the past can be listed."""
+    """Where the journals' past is kept: a folder or an fsspec URL (s3://bucket/folder); None = `archive` in the data folder; `off` = nowhere."""
     archive_seal_s: float = Field(300.0, gt=0)
     """A segment of the archive is written at the latest after this long, or when it has 8 MiB."""
     archive_retention_days: int = Field(0, ge=0)

@@ -107,6 +107,7 @@ async def serve(settings: Settings, port: int, *, listener: socket.socket | None
         log.info("gateway serving", host=settings.host, port=port)
         await server.serve(sockets=[listener] if listener is not None else None)
         await door.gateway.jobs.close()
+        door.gateway.history.close()
     finally:
         await cluster.close()
         await directory.close()

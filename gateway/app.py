@@ -21,6 +21,7 @@ from gateway.demand import routes as demand
 from gateway.errors import problem
 from gateway.gateway import ClusterPort, Gateway
 from gateway.health import routes as health
+from gateway.history import routes as history
 from gateway.inventory import routes as inventory
 from gateway.jobs import routes as jobs
 from gateway.legs import routes as legs
@@ -40,7 +41,8 @@ HOT = frozenset(
     )
 )
 """Served before FastAPI's router is asked."""
-RESOURCES = (orders, reservations, legs, demand, inventory, config, jobs, decisions, health)
+# History first: its literal paths come before those with an id in the same place.
+RESOURCES = (history, orders, reservations, legs, demand, inventory, config, jobs, decisions, health)
 
 
 def all_routes() -> list[Route]:

@@ -12,10 +12,12 @@ from typing import Protocol
 from engine.client.link import ShardLink
 from engine.domain.catalog import Catalog
 from engine.domain.commands import Command
-from engine.domain.replies import Reply
+from engine.domain.replies import Problem, Reply
 from engine.settings import Settings
 from gateway.auth import Keys
 from gateway.health.status import ShardStatuses
+from gateway.history.index import History
+from gateway.history.past import from_past
 from gateway.jobs.store import JobStore
 from gateway.key_slots import KeySlots
 from gateway.limits import Buckets, Connections, InFlight
@@ -61,6 +63,7 @@ class Gateway:
         self.jobs = JobStore()
         self.key_slots = KeySlots()
         self.statuses = ShardStatuses(cluster)
+        self.history = History(settings, lambda: cluster.catalog)
         self.draining = False
         """Being stopped: unready, finishing what is in flight."""
         self._id_prefix = secrets.token_hex(6)
@@ -80,5 +83,8 @@ class Gateway:
         return await self.cluster.ask_owner(lambda: self.cluster.shard_of_node(node_id) or 0, command)
 
     async def ask_slot(self, slot: str, command: Command) -> Reply:
-        """Ask the home of a slot, following it when it moves."""
-        return await self.cluster.ask_owner(lambda: self.cluster.shard_of_slot(slot), command)
+        """Ask the home of a slot, following it when it moves, and the index where the order has left it."""
+        reply = await self.cluster.ask_owner(lambda: self.cluster.shard_of_slot(slot), command)
+        if type(reply) is Problem and reply.code == "not_found":
+            return await from_past(self.history, slot, command, reply)
+        return reply

@@ -32,6 +32,7 @@ from engine.domain.replies import Problem, Reply
 from gateway.asgi import Door
 from gateway.call import Answer, Ask, Call, Route
 from gateway.errors import Refused, problem
+from gateway.history.past import ELSEWHERE
 from gateway.limits import TURNED_AWAY_MAX
 from gateway.pipeline import STANDARD_HEADERS, Rendered, admit, flood, internal, render
 
@@ -257,7 +258,7 @@ def lean_protocol(door: Door) -> type[HttpToolsProtocol]:
             call = cycle.call
             try:
                 reply = future.result()
-                if type(reply) is Problem and reply.code == "moved":
+                if type(reply) is Problem and reply.code in ELSEWHERE:
                     self._spawn(cycle, self._moved(call, ask))
                     return
                 result = ask.finish(call, reply)

@@ -28,6 +28,7 @@ from gateway.errors import (
     retry_after,
     status_of,
 )
+from gateway.history.past import ELSEWHERE
 from gateway.idempotency import hash_key, key_problem
 from gateway.negotiate import JSON, MSGPACK, accepts, answer_is_packed, body_is_packed, media_type
 
@@ -120,7 +121,7 @@ async def work(call: Call) -> Answer | Problem:
         if type(result) is Ask:
             cluster = call.gateway.cluster
             reply = await cluster.submit(cluster.shard_of_slot(result.slot), result.command)
-            if type(reply) is Problem and reply.code == "moved":
+            if type(reply) is Problem and reply.code in ELSEWHERE:
                 reply = await call.gateway.ask_slot(result.slot, result.command)
             return result.finish(call, reply)
         if isinstance(result, Awaitable):

@@ -25,10 +25,17 @@ async def get_decision(call: Call) -> Answer | Problem:
     if not call.principal.may_channel(order.channel):
         return problem("not_found", "no such decision")
     reply = await call.gateway.ask_slot(ref.slot, GetDecision(ref.slot, ref.order_no, number))
-    if not isinstance(reply, DecisionReply):
+    if isinstance(reply, DecisionReply):
+        record = reply.record
+    elif isinstance(reply, Problem) and reply.code in ("not_found", "wrong_state"):  # trimmed, or its order has left
+        archived = await call.gateway.history.decision(ref.order_no, number)
+        if not isinstance(archived, bytes):
+            return problem("not_found", "no such decision") if archived is None else archived
+        record = archived
+    else:
         return unexpected(reply)
     catalog = call.gateway.cluster.catalog
-    shown = decision_shown(call.params[0], order, reply.record, catalog, query.node_id)
+    shown = decision_shown(call.params[0], order, record, catalog, query.node_id)
     return shown if isinstance(shown, Problem) else Answer(shown)
 
 
@@ -41,7 +48,7 @@ ROUTES = [
         "Read a decision",
         "decisions",
         "What was chosen, what it was weighed against, how the choice was reached; `quartermaster explain` prints the same "
-        "as a table. Kept as long as its entry is in the journal.",
+        "as a table. Kept as long as its entry is in the journal or the archive.",
         query=DecisionQuery,
         answer=Decision,
         problems=("unknown_node",),

@@ -157,7 +157,7 @@ async def test_paths_and_methods_that_do_not_exist(engine: GatewayEngine) -> Non
     assert (nowhere.status_code, nowhere.json()["code"]) == (404, "not_found")
     wrong = await engine.client.put("/v1/allocations", json={})
     assert (wrong.status_code, wrong.json()["code"]) == (405, "method_not_allowed")
-    assert wrong.headers["allow"] == "POST"
+    assert wrong.headers["allow"] == "GET, HEAD, POST"
 
 
 async def test_served_over_a_real_socket(engine: GatewayEngine) -> None:

@@ -1,0 +1,295 @@
+"""Questions to the index. Blocking, read-only, every answer bounded; for gateways, from threads.
+
+Lists are ordered by order number, which is the order of opening, and go on after the last one shown. A list is as true as `as_of`
+says: one point for each shard, read before the rows, so that the rows contain at least that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Unpack
+
+import sqlalchemy as sa
+
+from engine.archive.index import Progress, connect_index
+from engine.archive.tables import decisions, movements, names, order_items, order_legs, orders, positions, progress
+from engine.domain.ids import EPOCH_2020_MS
+from engine.journal.port import Unavailable
+
+STATEMENT_TIMEOUT_MS = 10_000
+Query = sa.Select[Unpack[tuple[Any, ...]]]
+
+
+class NoIndex(Unavailable):
+    """Nothing has been indexed yet: there is no database, or it has no tables."""
+
+
+class OrderRow(NamedTuple):
+    order_no: int
+    slot: str
+    closed: bool
+    record: bytes
+
+
+class LegRow(NamedTuple):
+    leg_no: int
+    order: OrderRow
+
+
+class DecisionRow(NamedTuple):
+    order_no: int
+    number: int
+    shard: int
+    epoch: int
+    seq: int
+    place: int
+    at_ms: int
+    rung: str
+    slot: str
+    order_id: str
+    channel: int
+
+
+class MovementRow(NamedTuple):
+    at_ms: int
+    shard: int
+    seq: int
+    n: int
+    kind: str
+    on_hand: int
+    held: int
+    allocated: int
+    slot: str | None
+    order_no: int | None
+    note: str | None
+    order_id: str | None
+
+
+class Window(NamedTuple):
+    """Which part of a list: opened in [from_ms, to_ms), after the order number (and leg or decision number) shown last."""
+
+    limit: int
+    newest_first: bool = True
+    after: tuple[int, int] | None = None
+    from_ms: int | None = None
+    to_ms: int | None = None
+
+
+class OrderFilter(NamedTuple):
+    """What orders must be; None = anything. Nodes, items and channels by index."""
+
+    order_id: str | None = None
+    customer_id: str | None = None
+    item: int | None = None
+    node: int | None = None
+    states: tuple[str, ...] | None = None
+    not_states: tuple[str, ...] = ()
+    channels: tuple[int, ...] | None = None
+
+
+def first_order_no(ms: int) -> int:
+    """The least order number of an instant (UTC ms)."""
+    return max(0, ms - EPOCH_2020_MS) << 22
+
+
+class IndexReader:
+    """One connection pool. Raises Unavailable wherever the index cannot answer (yet)."""
+
+    def __init__(self, url: str, *, readers: int = 4) -> None:
+        self._engine = connect_index(url, readers=readers)
+        sqlite = self._engine.dialect.name == "sqlite"
+        self._file = Path(self._engine.url.database or "") if sqlite else None
+        limit = "PRAGMA query_only=ON" if sqlite else f"SET statement_timeout = {STATEMENT_TIMEOUT_MS}"
+
+        @sa.event.listens_for(self._engine, "connect")
+        def restrict(connection: Any, record: Any) -> None:
+            cursor = connection.cursor()
+            cursor.execute(limit)
+            cursor.close()
+            connection.commit()
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _rows(self, *queries: Query) -> list[Sequence[Any]]:
+        if self._file is not None and not self._file.exists():
+            raise NoIndex("there is no index yet")  # asking would make an empty one
+        try:
+            with self._engine.connect() as connection:
+                return [connection.execute(query).all() for query in queries]
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+            if "no such table" in str(error) or "UndefinedTable" in str(error):
+                raise NoIndex("there is no index yet") from error
+            raise Unavailable(f"the index does not answer: {getattr(error, 'orig', error)}") from error
+
+    def as_of(self) -> list[Progress]:
+        """How far each shard is folded."""
+        (rows,) = self._rows(sa.select(progress).order_by(progress.c.shard))
+        return [Progress(*row) for row in rows]
+
+    def names_of(self, kind: str, indexes: Iterable[int]) -> dict[int, str]:
+        """Names by index; those that are not known are left out."""
+        wanted = sorted(set(indexes))
+        if not wanted:
+            return {}
+        (rows,) = self._rows(sa.select(names.c.idx, names.c.name).where(names.c.kind == kind, names.c.idx.in_(wanted)))
+        return {row[0]: row[1] for row in rows}
+
+    def index_of(self, kind: str, name: str) -> int | None:
+        (rows,) = self._rows(sa.select(names.c.idx).where(names.c.kind == kind, names.c.name == name))
+        return int(rows[0][0]) if rows else None
+
+    def order(self, order_no: int) -> OrderRow | None:
+        (rows,) = self._rows(_order_columns().where(orders.c.order_no == order_no))
+        return _order_row(rows[0]) if rows else None
+
+    def orders(self, wanted: OrderFilter, window: Window) -> list[OrderRow]:
+        """Newest or oldest first; one more than the limit where there are more."""
+        query = _order_columns()
+        key = orders.c.order_no
+        if wanted.node is not None:
+            legs = sa.select(order_legs.c.order_no).where(order_legs.c.node == wanted.node)
+            query = query.where(key.in_(legs))
+        if wanted.item is not None:
+            query = query.join(order_items, order_items.c.order_no == key).where(order_items.c.item == wanted.item)
+            key = order_items.c.order_no
+        query = _filtered(query, wanted)
+        (rows,) = self._rows(_windowed(query, window, key))
+        return [_order_row(row) for row in rows]
+
+    def legs(self, wanted: OrderFilter, window: Window, leg_state: str | None) -> list[LegRow]:
+        """Legs with their orders, by order number and leg number; one more than the limit where there are more."""
+        query: Query = sa.select(
+            order_legs.c.leg_no, orders.c.order_no, orders.c.slot, orders.c.closed, orders.c.record
+        ).join_from(order_legs, orders, orders.c.order_no == order_legs.c.order_no)
+        if wanted.node is not None:
+            query = query.where(order_legs.c.node == wanted.node)
+        if leg_state is not None:
+            query = query.where(order_legs.c.state == leg_state)
+        query = _filtered(query, wanted)
+        if wanted.item is not None:
+            items = sa.select(order_items.c.order_no).where(order_items.c.item == wanted.item)
+            query = query.where(order_legs.c.order_no.in_(items))
+        (rows,) = self._rows(_windowed(query, window, order_legs.c.order_no, order_legs.c.leg_no))
+        return [LegRow(row[0], _order_row(row[1:])) for row in rows]
+
+    def decisions(self, wanted: OrderFilter, window: Window, rung: str | None) -> list[DecisionRow]:
+        """Decisions by order number and their own number; one more than the limit where there are more."""
+        query: Query = sa.select(*decisions.c, orders.c.slot, orders.c.order_id, orders.c.channel).join_from(
+            decisions, orders, orders.c.order_no == decisions.c.order_no
+        )
+        if rung is not None:
+            query = query.where(decisions.c.rung == rung)
+        if wanted.node is not None:
+            legs = sa.select(order_legs.c.order_no).where(order_legs.c.node == wanted.node)
+            query = query.where(decisions.c.order_no.in_(legs))
+        query = _filtered(query, wanted)
+        (rows,) = self._rows(_windowed(query, window, decisions.c.order_no, decisions.c.number))
+        return [DecisionRow(*row) for row in rows]
+
+    def decision(self, order_no: int, number: int) -> tuple[int, int, int, int] | None:
+        """(shard, epoch, seq, place) of a decision record."""
+        c = decisions.c
+        query = sa.select(c.shard, c.epoch, c.seq, c.place).where(c.order_no == order_no, c.number == number)
+        (rows,) = self._rows(query)
+        return (rows[0][0], rows[0][1], rows[0][2], rows[0][3]) if rows else None
+
+    def movements(
+        self,
+        node: int,
+        item: int,
+        *,
+        limit: int,
+        kind: str | None = None,
+        before: tuple[int, int, int, int] | None = None,
+        from_ms: int | None = None,
+        to_ms: int | None = None,
+    ) -> list[MovementRow]:
+        """Changes of one position, newest first; one more than the limit where there are more."""
+        c = movements.c
+        query = (
+            sa.select(
+                c.at_ms,
+                c.shard,
+                c.seq,
+                c.n,
+                c.kind,
+                c.on_hand,
+                c.held,
+                c.allocated,
+                c.slot,
+                c.order_no,
+                c.note,
+                orders.c.order_id,
+            )
+            .outerjoin(orders, orders.c.order_no == c.order_no)
+            .where(c.node == node, c.item == item)
+        )
+        if kind is not None:
+            query = query.where(c.kind == kind)
+        if from_ms is not None:
+            query = query.where(c.at_ms >= from_ms)
+        if to_ms is not None:
+            query = query.where(c.at_ms < to_ms)
+        place = sa.tuple_(c.at_ms, c.shard, c.seq, c.n)
+        if before is not None:
+            query = query.where(place < sa.tuple_(*map(sa.literal, before)))
+        query = query.order_by(c.at_ms.desc(), c.shard.desc(), c.seq.desc(), c.n.desc()).limit(limit + 1)
+        (rows,) = self._rows(query)
+        return [MovementRow(*row) for row in rows]
+
+    def balance_before(self, node: int, item: int, at: tuple[int, int, int, int] | None) -> tuple[int, int, int] | None:
+        """(on hand, held, allocated) of a position after everything up to `at`, itself included (None = up to the end); None =
+        the position is not known."""
+        c = movements.c
+        sums = [sa.func.coalesce(sa.func.sum(column), 0) for column in (c.on_hand, c.held, c.allocated)]
+        later = sa.select(*sums).where(c.node == node, c.item == item)
+        if at is not None:
+            later = later.where(sa.tuple_(c.at_ms, c.shard, c.seq, c.n) > sa.tuple_(*map(sa.literal, at)))
+        else:
+            later = later.where(sa.false())
+        p = positions.c
+        total = sa.select(p.on_hand, p.held, p.allocated).where(p.node == node, p.item == item)
+        now, newer = self._rows(total, later)
+        if not now:
+            return None
+        return (int(now[0][0] - newer[0][0]), int(now[0][1] - newer[0][1]), int(now[0][2] - newer[0][2]))
+
+
+def _order_columns() -> Query:
+    return sa.select(orders.c.order_no, orders.c.slot, orders.c.closed, orders.c.record)
+
+
+def _order_row(row: Sequence[Any]) -> OrderRow:
+    return OrderRow(row[0], row[1], bool(row[2]), bytes(row[3]))
+
+
+def _filtered(query: Query, wanted: OrderFilter) -> Query:
+    c = orders.c
+    if wanted.order_id is not None:
+        query = query.where(c.order_id == wanted.order_id)
+    if wanted.customer_id is not None:
+        query = query.where(c.customer_id == wanted.customer_id)
+    if wanted.states is not None:
+        query = query.where(c.state.in_(wanted.states))
+    if wanted.not_states:
+        query = query.where(c.state.not_in(wanted.not_states))
+    if wanted.channels is not None:
+        query = query.where(c.channel.in_(wanted.channels))
+    return query
+
+
+def _windowed(query: Query, window: Window, key: Any, second: Any = None) -> Query:
+    """Order, go on after the last one shown, and take one more than asked for."""
+    keys = (key,) if second is None else (key, second)
+    if window.from_ms is not None:
+        query = query.where(key >= first_order_no(window.from_ms))
+    if window.to_ms is not None:
+        query = query.where(key < first_order_no(window.to_ms))
+    if window.after is not None:
+        last = [sa.literal(number) for number in window.after[: len(keys)]]
+        here = sa.tuple_(*keys) if second is not None else key
+        there = sa.tuple_(*last) if second is not None else last[0]
+        query = query.where(here < there if window.newest_first else here > there)
+    return query.order_by(*((k.desc() if window.newest_first else k.asc()) for k in keys)).limit(window.limit + 1)

@@ -1,0 +1,319 @@
+"""Lists and searches: allocations, legs, decisions and movements of all time, out of the index."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple, TypeVar
+
+from engine.archive.index import Progress
+from engine.archive.reader import IndexReader, OrderFilter, Window
+from engine.domain.ids import OrderRef, public_id
+from engine.domain.placement import CONTROL_SHARD
+from engine.domain.replies import Problem
+from gateway.call import Answer, Call, Route
+from gateway.errors import Refused, problem, refused
+from gateway.history import examples
+from gateway.history.schemas import (
+    AllocationsPage,
+    AllocationsQuery,
+    AsOf,
+    DecisionListed,
+    DecisionsPage,
+    DecisionsQuery,
+    LegHistoryPage,
+    LegHistoryQuery,
+    Listed,
+    Movement,
+    MovementsPage,
+    MovementsQuery,
+)
+from gateway.legs.schemas import OrderLeg, order_leg
+from gateway.orders.schemas import HOLD_STATES, allocation_shown
+from gateway.schemas import query_of
+from gateway.times import iso, ms_of
+
+_HOLDS = tuple(sorted(HOLD_STATES))
+_INT_MAX = (1 << 63) - 1
+T = TypeVar("T")
+
+
+class _Asked(NamedTuple):
+    """A list's filters that need no look-up in the index, and its window."""
+
+    wanted: OrderFilter
+    window: Window
+    sku: str | None
+
+
+def _asked(call: Call, query: Listed, **filters: Any) -> _Asked:
+    """Raises Refused."""
+    catalog = call.gateway.cluster.catalog
+    node = None
+    if query.node_id is not None:
+        node = catalog.node_of.get(query.node_id)
+        if node is None:
+            raise refused("unknown_node", "/node_id", f"no node {query.node_id!r}", parameter="node_id")
+    names = call.principal.channels
+    if query.channel is not None:
+        if not call.principal.may_channel(query.channel):
+            raise Refused(problem("forbidden", f"this key is not for channel {query.channel!r}"))
+        if query.channel not in catalog.channel_of:
+            raise refused("unknown_channel", "/channel", f"no channel {query.channel!r}", parameter="channel")
+        names = frozenset((query.channel,))
+    channels = None
+    if names is not None:
+        channels = tuple(sorted(catalog.channel_of[name] for name in names if name in catalog.channel_of))
+    newest_first = query.sort == "-opened_at"
+    after = _decode(query.cursor, 3)
+    if after is not None and bool(after[2]) != newest_first:
+        raise Refused(problem("invalid_cursor", "the cursor is of a list that was sorted the other way"))
+    wanted = OrderFilter(query.order_id, query.customer_id, None, node, channels=channels, **filters)
+    window = Window(
+        query.limit, newest_first, after[:2] if after else None, _instant(query.opened_from), _instant(query.opened_to)
+    )
+    return _Asked(wanted, window, query.sku)
+
+
+def _instant(at: datetime | None) -> int | None:
+    return ms_of(at) if at is not None else None
+
+
+def _with_item(reader: IndexReader, asked: _Asked) -> OrderFilter:
+    """The filter with the SKU's index; raises Refused."""
+    if asked.sku is None:
+        return asked.wanted
+    return asked.wanted._replace(item=_item(reader, asked.sku))
+
+
+def _item(reader: IndexReader, sku: str) -> int:
+    item = reader.index_of("item", sku)
+    if item is None:
+        raise refused("unknown_sku", "/sku", f"no item {sku!r}", parameter="sku", sku=sku)
+    return item
+
+
+def _encode(*numbers: int) -> str:
+    return base64.urlsafe_b64encode(".".join(map(str, numbers)).encode()).decode().rstrip("=")
+
+
+def _decode(cursor: str | None, width: int) -> tuple[Any, ...] | None:
+    """The numbers of a cursor, None for the beginning; raises Refused where it is none of ours."""
+    if not cursor:
+        return None
+    try:
+        text = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        numbers = tuple(int(part) for part in text.decode("ascii").split("."))
+    except (binascii.Error, ValueError):
+        raise Refused(problem("invalid_cursor")) from None
+    if len(numbers) != width or not all(-_INT_MAX <= number <= _INT_MAX for number in numbers):
+        raise Refused(problem("invalid_cursor"))
+    return numbers
+
+
+def _cut(rows: list[T], window: Window, place: Callable[[T], tuple[int, int]]) -> tuple[list[T], str | None]:
+    """The page, and the cursor where there is more."""
+    if len(rows) <= window.limit:
+        return rows, None
+    page = rows[: window.limit]
+    return page, _encode(*place(page[-1]), int(window.newest_first))
+
+
+def _points(progress: Sequence[Progress]) -> list[AsOf]:
+    return [
+        AsOf(
+            "control" if point.shard == CONTROL_SHARD else str(point.shard),
+            point.epoch,
+            point.seq,
+            iso(point.time_ms),
+            point.first_seq == 1 and point.gaps == 0,
+        )
+        for point in progress
+    ]
+
+
+async def list_allocations(call: Call) -> Answer | Problem:
+    query = query_of(call, AllocationsQuery)
+    states = (query.state,) if query.state is not None else None
+    asked = _asked(call, query, states=states, not_states=() if states else _HOLDS)
+    history = call.gateway.history
+
+    def question(reader: IndexReader) -> AllocationsPage:
+        as_of = reader.as_of()
+        rows, cursor = _cut(
+            reader.orders(_with_item(reader, asked), asked.window), asked.window, lambda row: (row.order_no, 0)
+        )
+        data = [allocation_shown(view) for view in history.views(reader, rows)]
+        return AllocationsPage(data, cursor, cursor is not None, _points(as_of))
+
+    return _answer(await history.ask(question))
+
+
+async def list_legs(call: Call) -> Answer | Problem:
+    query = query_of(call, LegHistoryQuery)
+    asked = _asked(call, query)
+    history = call.gateway.history
+
+    def question(reader: IndexReader) -> LegHistoryPage:
+        as_of = reader.as_of()
+        found = reader.legs(_with_item(reader, asked), asked.window, query.state)
+        rows, cursor = _cut(found, asked.window, lambda row: (row.order.order_no, row.leg_no))
+        views = history.views(reader, [row.order for row in rows])
+        data: list[OrderLeg] = []
+        for row, view in zip(rows, views, strict=True):
+            leg = next((leg for leg in view.legs if leg.leg_no == row.leg_no), None)
+            if leg is not None:
+                ref = OrderRef(view.slot, view.order_no)
+                data.append(order_leg(ref, view.order_id, leg, order_state=view.state))
+        return LegHistoryPage(data, cursor, cursor is not None, _points(as_of))
+
+    return _answer(await history.ask(question))
+
+
+async def list_decisions(call: Call) -> Answer | Problem:
+    query = query_of(call, DecisionsQuery)
+    asked = _asked(call, query)
+    catalog = call.gateway.cluster.catalog
+
+    def channel_id(index: int) -> str:
+        channel = catalog.channels[index] if index < len(catalog.channels) else None
+        return channel.channel_id if channel is not None else f"#{index}"
+
+    def question(reader: IndexReader) -> DecisionsPage:
+        as_of = reader.as_of()
+        found = reader.decisions(_with_item(reader, asked), asked.window, query.rung)
+        rows, cursor = _cut(found, asked.window, lambda row: (row.order_no, row.number))
+        data = []
+        for row in rows:
+            ref = OrderRef(row.slot, row.order_no)
+            ids = public_id("dec", ref, row.number), public_id("alc", ref)
+            data.append(
+                DecisionListed(*ids, row.order_id, channel_id(row.channel), row.number, row.rung, iso(row.at_ms))
+            )
+        return DecisionsPage(data, cursor, cursor is not None, _points(as_of))
+
+    return _answer(await call.gateway.history.ask(question))
+
+
+async def list_movements(call: Call) -> Answer | Problem:
+    query = query_of(call, MovementsQuery)
+    node = call.gateway.cluster.catalog.node_of.get(query.node_id)
+    if node is None:
+        raise refused("unknown_node", "/node_id", f"no node {query.node_id!r}", parameter="node_id")
+    before = _decode(query.cursor, 4)
+
+    def question(reader: IndexReader) -> MovementsPage:
+        as_of = reader.as_of()
+        item = _item(reader, query.sku)
+        rows = reader.movements(
+            node,
+            item,
+            limit=query.limit,
+            kind=query.kind,
+            before=before,
+            from_ms=_instant(query.at_from),
+            to_ms=_instant(query.at_to),
+        )
+        page = rows[: query.limit]
+        cursor = None
+        if len(rows) > query.limit:
+            last = page[-1]
+            cursor = _encode(last.at_ms, last.shard, last.seq, last.n)
+        known = all(point.first_seq == 1 and point.gaps == 0 for point in as_of if point.shard != CONTROL_SHARD)
+        data = []
+        for row in page:
+            # One by one only where a filter hides what lies between; else each follows from the one above it.
+            at = (row.at_ms, row.shard, row.seq, row.n)
+            balance = reader.balance_before(node, item, at) if known and (query.kind or not data) else None
+            if known and balance is None and data:
+                above, last = data[-1], page[len(data) - 1]
+                balance = (
+                    (above.balance_on_hand or 0) - last.on_hand,
+                    (above.balance_held or 0) - last.held,
+                    (above.balance_allocated or 0) - last.allocated,
+                )
+            ref = OrderRef(row.slot, row.order_no) if row.slot is not None and row.order_no is not None else None
+            data.append(
+                Movement(
+                    iso(row.at_ms),
+                    row.kind,
+                    row.on_hand,
+                    row.held,
+                    row.allocated,
+                    *(balance if balance is not None else (None, None, None)),
+                    row.order_id,
+                    public_id("alc", ref) if ref is not None else None,
+                    row.note,
+                    f"{row.shard}:{row.seq}",
+                )
+            )
+        return MovementsPage(data, cursor, cursor is not None, _points(as_of))
+
+    return _answer(await call.gateway.history.ask(question))
+
+
+def _answer(found: Any) -> Answer | Problem:
+    return found if isinstance(found, Problem) else Answer(found)
+
+
+_NAMING = ("unknown_sku", "unknown_node", "unknown_channel", "invalid_cursor")
+_TRUE_AS_OF = (
+    "Out of the index, which follows the journals within a second; `as_of` says how far. Pages go by `cursor` and stay true to the "
+    "sort while new orders come."
+)
+ROUTES = [
+    Route(
+        "GET",
+        "/v1/allocations",
+        "allocate:read",
+        list_allocations,
+        "List and search allocations",
+        "allocations",
+        f"Open and closed ones, newest first. `sku` finds every order that ever had a line of it. {_TRUE_AS_OF}",
+        query=AllocationsQuery,
+        answer=AllocationsPage,
+        problems=_NAMING,
+        answer_example=examples.ALLOCATIONS,
+    ),
+    Route(
+        "GET",
+        "/v1/legs/history",
+        "legs:read",
+        list_legs,
+        "List and search legs of all time",
+        "legs",
+        f"Shipped, delivered, cancelled and rejected ones too. `GET /v1/legs` is a node's work list. {_TRUE_AS_OF}",
+        query=LegHistoryQuery,
+        answer=LegHistoryPage,
+        problems=_NAMING,
+        answer_example=examples.LEGS,
+    ),
+    Route(
+        "GET",
+        "/v1/decisions",
+        "decisions:read",
+        list_decisions,
+        "List and search decisions",
+        "decisions",
+        f"In short; `GET /v1/decisions/{{decision_id}}` tells one whole. {_TRUE_AS_OF}",
+        query=DecisionsQuery,
+        answer=DecisionsPage,
+        problems=_NAMING,
+        answer_example=examples.DECISIONS,
+    ),
+    Route(
+        "GET",
+        "/v1/inventory/movements",
+        "inventory:read",
+        list_movements,
+        "Why a position holds what it holds",
+        "inventory",
+        f"Every change of one position, newest first, with the balance after each. {_TRUE_AS_OF}",
+        query=MovementsQuery,
+        answer=MovementsPage,
+        problems=("unknown_sku", "unknown_node", "invalid_cursor"),
+        answer_example=examples.MOVEMENTS,
+    ),
+]
