@@ -346,3 +346,23 @@ def test_the_snippets_of_the_documentation_run(running: Engine, tmp_path: Path, 
     assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
     assert len(blocks) >= 2
     assert " for $" in run.stdout, "the decision is told in a sentence"
+
+
+@pytest.mark.timeout(300)
+def test_the_example_checkout_sells_and_a_second_run_of_it_changes_nothing(running: Engine) -> None:
+    with running.client() as client:
+        if client.get("/v1/items/SKU-1").status_code == 404:
+            set_up_network(client)
+    environment = {**os.environ, "QM_URL": running.url, "QM_API_KEY": running.facts["key"]}
+    command = [sys.executable, "-W", "error", str(ROOT / "examples" / "checkout.py"), "--shoppers=30", "--run=example"]
+
+    def run() -> tuple[str, int]:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        with running.client() as client:
+            answer = client.get("/v1/availability?sku=SKU-1&sku=SKU-2&sku=SKU-3").json()
+        return done.stdout.splitlines()[-2], sum(row["available_to_promise"] for row in answer["totals"])
+
+    said, left = run()
+    assert re.search(r"\d+ bought", said)
+    assert run() == (said, left)
