@@ -256,10 +256,10 @@ _LEG_ENDED = (int(LegState.DELIVERED), int(LegState.CANCELLED), int(LegState.REJ
 
 
 def is_at_end(record: OrderRecord) -> bool:
-    """Whether nothing of an order can change any more: all legs ended, none still to be told another shard, nothing parked."""
+    """Whether nothing of an order can change any more: all legs ended, none still to be told another shard, nothing waits."""
     if record.state not in _ENDED and record.state != OrderState.COMMITTED:
         return False
-    if any(leg.driving for leg in record.legs) or any(demand.parked for demand in record.demand):
+    if any(leg.driving for leg in record.legs) or record.demand:
         return False
     return record.state in _ENDED or all(leg.state in _LEG_ENDED for leg in record.legs)
 
