@@ -92,6 +92,8 @@ class Node(Document, kw_only=True):
     channels: Annotated[list[Id], Meta(max_length=200)] | None = None
     """Channels it serves; None = all."""
     state: Literal["on", "drain", "off"] = "on"
+    """drain: takes nothing new, finishes what it has. off: begins nothing either; its unreleased legs are served from elsewhere,
+    and what finds no other node waits as demand."""
     max_feed_age_s: Count | None = None
     on_stale: Literal["serve", "extra_safety", "exclude"] = "serve"
     safety_by_method: dict[Tag, Count] = {}

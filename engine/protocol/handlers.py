@@ -45,7 +45,7 @@ from engine.domain.events import PositionSet, StockCounted, StockMoved
 from engine.domain.ids import OrderRef, order_no_time_ms, public_id
 from engine.domain.orders import LegState, OrderRecord, OrderState
 from engine.domain.problems import CODES
-from engine.domain.replies import Done, Problem, StockReply
+from engine.domain.replies import Done, Problem, ProblemItem, StockReply
 from engine.domain.views import order_view
 from engine.protocol import demand_reads, reads, recommit, resourcing
 from engine.protocol.placing import answer_repeat, moved
@@ -53,6 +53,7 @@ from engine.protocol.placing import answer_repeat, moved
 if TYPE_CHECKING:
     from engine.protocol.shard_core import ShardCore
 
+BEGINS = ("release", "accept", "pick")
 LEGS_SHORT_MAX = 1_000
 LEGS_LOOKED_AT_MAX = 5_000
 
@@ -193,7 +194,7 @@ def _act(core: ShardCore, conn: int, corr: int, command: ActOnLeg, now_ms: int) 
     if record is None:
         return
     time_ms = core.time_ms(now_ms)
-    change = decide_legs.act(record, command, now_ms=time_ms)
+    change = _switched_off(core, record, command) or decide_legs.act(record, command, now_ms=time_ms)
     if change is None:
         _show(core, conn, corr, command, record)
         return
@@ -211,6 +212,19 @@ def _act(core: ShardCore, conn: int, corr: int, command: ActOnLeg, now_ms: int) 
         record = core.state.order(command.slot, command.order_no)  # with its new legs, where they are ours
         assert record is not None
     _show(core, conn, corr, command, record)
+
+
+def _switched_off(core: ShardCore, record: OrderRecord, command: ActOnLeg) -> Problem | None:
+    """A node that is off begins nothing; what has been begun there may leave, arrive or be rejected: those are facts."""
+    leg = decide_legs.find_leg(record, command.leg_no)
+    if leg is None or command.action not in BEGINS or leg.state == decide_legs.STEPS[command.action].target:
+        return None
+    document = core.catalog.nodes[leg.node]
+    if document is None or document.state != "off":
+        return None
+    detail = f"{document.node_id} is switched off: reject the leg, or switch the node on"
+    facts = {"node_id": document.node_id, "node_state": document.state}
+    return Problem("wrong_state", CODES["wrong_state"].title, (ProblemItem("", detail, facts),))
 
 
 def _zero_until_count(core: ShardCore, record: OrderRecord, leg_no: int, change: Change) -> None:

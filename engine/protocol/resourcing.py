@@ -7,7 +7,9 @@ U2  Lowest priority first, then newest, over the legs of all homes: each home sa
     that a repeat, or a lost answer, does no harm.
 U3  Units taken out of a leg are parked demand of their order (reason `short`) and planned again at once. The node has nothing
     free while it lacks units, so they never go back to it before it has them. Nobody is refused: what finds no node waits.
-U4  At most POSITIONS_PER_POLL positions a batch; a position that cannot be helped is looked at less and less often.
+U4  A node that is switched off lacks whatever is allocated there: its unreleased legs go elsewhere the same way. One that is
+    drained takes nothing new and finishes what it has.
+U5  At most POSITIONS_PER_POLL positions a batch; a position that cannot be helped is looked at less and less often.
 """
 
 from __future__ import annotations
@@ -87,44 +89,72 @@ class Resourcing:
         """(units it lacked, when to look again, how long to wait then) of positions that were looked at."""
         self._questions: dict[_Position, _Question] = {}
         self._by_corr: dict[int, _Question] = {}
+        self._off: dict[int, None] = {}
+        self._off_version = -1
 
     @property
-    def asking(self) -> bool:
-        return bool(self._questions)
+    def working(self) -> bool:
+        """Whether there is something to do beside short positions."""
+        return bool(self._questions or self._nodes_off())
 
     def lacking(self, position: _Position) -> int:
-        """U1."""
+        """U1, U4."""
         positions = self._core.state.positions
         row = positions.find(position[1], position[0])
         if row < 0 or not self._core.catalog.owns_node(position[0]):
             return 0
+        if position[0] in self._nodes_off():
+            return positions.v_allocated[row]
         return max(0, positions.v_held[row] + positions.v_allocated[row] - positions.v_on_hand[row])
+
+    def _nodes_off(self) -> dict[int, None]:
+        """This shard's nodes that are switched off."""
+        catalog = self._core.catalog
+        if catalog.version != self._off_version:
+            self._off_version = catalog.version
+            self._off = {
+                node: None
+                for node, document in enumerate(catalog.nodes)
+                if document is not None and document.state == "off" and catalog.owns_node(node)
+            }
+        return self._off
+
+    def _allocated_at(self, node: int) -> list[_Position]:
+        """Positions of a node that have units allocated."""
+        positions = self._core.state.positions
+        size = positions.size
+        rows = (positions.node[:size] == node) & (positions.allocated[:size] > 0)
+        return [(node, item) for item in positions.items()[rows].tolist()]
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def tick(self, now_ms: int, room: Callable[[], int]) -> None:
-        """Look at a few short positions (U4), and act on the answers of other homes."""
+        """Look at a few short positions (U5), and act on the answers of other homes."""
         for question in [q for q in self._questions.values() if not q.waiting or now_ms >= q.deadline_ms]:
             if room():
                 self._conclude(question, now_ms)
-        short = self._core.state.short_positions
+        short, off = self._core.state.short_positions, self._nodes_off()
         if now_ms >= self._look_at_ms:
             self._look_at_ms = now_ms + LOOK_MS
-            self._todo.extend(position for position in short if position not in self._questions)
-            for position in [position for position in self._waits if position not in short]:
+            self._todo.extend(
+                position for position in short if position not in self._questions and position[0] not in off
+            )
+            for node in off:
+                self._todo.extend(position for position in self._allocated_at(node) if position not in self._questions)
+            for position in [p for p in self._waits if p not in short and p[0] not in off]:
                 del self._waits[position]
         for _ in range(min(POSITIONS_PER_POLL, len(self._todo))):
             if not room():
                 break
             position = self._todo.popleft()
-            if position in short and position not in self._questions:
+            if (position in short or position[0] in off) and position not in self._questions:
                 self._look(position, now_ms)
 
     def wake_at_ms(self, now_ms: int) -> int | None:
         if self._todo:
             return now_ms + 1
         times = [now_ms + 1 if not q.waiting else q.deadline_ms for q in self._questions.values()]
-        if self._core.state.short_positions:
+        if self._core.state.short_positions or self._nodes_off():
             times.append(max(self._look_at_ms, now_ms + 1))
         return min(times, default=None)
 

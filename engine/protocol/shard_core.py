@@ -362,7 +362,7 @@ class ShardCore:
         self.claims.tick(now_ms)
         if self.demand.entries or self.demand.working:
             self.demand.tick(now_ms, self._room)
-        if self.state.short_positions or self.resourcing.asking:
+        if self.state.short_positions or self.resourcing.working:
             self.resourcing.tick(now_ms, self._room)
         if self._waiting:
             self._recheck_waiting(now_ms)

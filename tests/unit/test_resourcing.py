@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from engine.domain.commands import ActOnLeg, AdjustStock, CountStock, GetOrder, ListShort, SetPosition, StockMove
+from engine.domain.config import Node
 from engine.domain.ids import OrderRef, public_id
 from engine.domain.replies import OrderView, Problem, ShortList, StockReply
 from engine.protocol.resourcing import LOOK_MS
+from engine.protocol.shard_core import ShardCore
 from engine.protocol.view_feed import PUSH_INTERVAL_MS
-from tests.builders import a_destination, a_line, a_network, a_node, a_place, an_item, an_order
+from tests.builders import a_destination, a_line, a_network, a_node, a_place, an_item, an_order, as_docs
 from tests.sim.little_cluster import LittleCluster
 from tests.sim.lone_core import LoneCore
 
@@ -201,3 +204,86 @@ def test_what_is_damaged_names_the_legs_of_other_homes_too(shards: int) -> None:
     assert reply.positions[0].short_by == shards
     newest_first = sorted(views, key=lambda view: -view.order_no)
     assert reply.legs_short == tuple(public_id("leg", OrderRef(v.slot, v.order_no), 1) for v in newest_first)
+
+
+# -- the node switch ----------------------------------------------------------------------------------------------
+
+
+def switch(core: ShardCore, index: int, node: Node) -> None:
+    (doc,) = as_docs([node])
+    version = core.catalog.version + 1
+    core.configure([structs.replace(doc, index=index, version=version)], version)
+
+
+def switched(shop: LoneCore, state: str) -> None:
+    switch(shop.core, 0, a_node("N-0", postal_code="01001", state=state))
+    shop.pass_time(LOOK_MS + 1)
+
+
+def act(shop: LoneCore, view: OrderView, action: str) -> Any:
+    return shop.ask(ActOnLeg(view.slot, view.order_no, 1, action))
+
+
+def two_orders() -> tuple[LoneCore, OrderView, OrderView]:
+    """At N-0: an order that is released and one that is not."""
+    shop = a_shop({"N-0": {"SKU-0": 3}}, nodes=[a_node("N-0", postal_code="01001"), a_node("N-1", postal_code="01001")])
+    released, waiting = place(shop, "released", {"SKU-0": 1}), place(shop, "waiting", {"SKU-0": 1})
+    act(shop, released, "release")
+    return shop, released, waiting
+
+
+def test_a_drained_node_takes_nothing_new_and_finishes_what_it_has() -> None:
+    shop, released, waiting = two_orders()
+    receive(shop, "N-1", {"SKU-0": 9})
+    switched(shop, "drain")
+    assert [leg.node_id for leg in place(shop, "new", {"SKU-0": 1}).legs] == ["N-1"]
+    assert nodes_of(shop, waiting) == ["N-0"]
+    for action in ("release", "accept", "pick", "ship", "deliver"):
+        assert isinstance(act(shop, waiting, action), OrderView)
+    assert isinstance(act(shop, released, "ship"), OrderView)
+
+
+def test_the_unreleased_legs_of_a_node_that_is_off_are_served_from_elsewhere() -> None:
+    shop, released, waiting = two_orders()
+    receive(shop, "N-1", {"SKU-0": 9})
+    switched(shop, "off")
+    assert nodes_of(shop, waiting) == ["N-1"]
+    assert [leg.node_id for leg in place(shop, "new", {"SKU-0": 1}).legs] == ["N-1"]
+    refused = act(shop, released, "accept")
+    assert (refused.code, refused.errors[0].facts["node_state"]) == ("wrong_state", "off")
+    assert isinstance(act(shop, released, "release"), OrderView), "a repeat is answered"
+    assert isinstance(act(shop, released, "ship"), OrderView), "what left has left"
+
+
+def test_what_finds_no_other_node_waits_until_the_node_is_on_again() -> None:
+    shop, _, waiting = two_orders()
+    switched(shop, "off")
+    assert shop.ask(GetOrder(waiting.slot, waiting.order_no)).state == "parked"
+    entries = len(shop.entries)
+    for _ in range(5):
+        shop.pass_time(LOOK_MS)
+    assert len(shop.entries) == entries
+    switched(shop, "on")
+    shop.pass_time(120_000)
+    assert nodes_of(shop, waiting) == ["N-0"]
+
+
+def test_other_homes_take_their_legs_from_a_node_that_is_off() -> None:
+    cluster = LittleCluster(shards=2, nodes=2)
+    for shard in (0, 1):
+        cluster.ask(shard, AdjustStock(f"N-{shard}", (StockMove("SKU-0", "received", 2 * shard + 1),)))
+    cluster.now_ms += PUSH_INTERVAL_MS
+    cluster.settle()
+    order = an_order("A", {"SKU-0": 3}, ship_to=a_destination("01001"))
+    view = cluster.ask(0, a_place(order))
+    assert isinstance(view, OrderView), view
+    cluster.ask(0, AdjustStock("N-0", (StockMove("SKU-0", "received", 9),)))
+    for core in cluster.cores:
+        switch(core, 1, a_node("N-1", postal_code="51001", state="off"))
+    for _ in range(4):
+        cluster.now_ms += LOOK_MS
+        cluster.settle()
+    seen = cluster.ask(0, GetOrder(view.slot, view.order_no))
+    assert isinstance(seen, OrderView)
+    assert {leg.node_id for leg in view.legs} == {"N-0", "N-1"}
+    assert {leg.node_id for leg in seen.legs if leg.state == "allocated"} == {"N-0"}
