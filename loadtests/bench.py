@@ -18,10 +18,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from loadtests import bench_core, bench_http, bench_restart, bench_shards, figures
+from loadtests import bench_archive, bench_core, bench_http, bench_restart, bench_shards, figures
 from loadtests.drive import DriverError
 from loadtests.figures import Figure, over_rounds
-from loadtests.keys import CORE_KEYS, HTTP_KEYS, KEYS, RESTART_KEYS, SHARD_KEYS, SOLVER_KEYS
+from loadtests.keys import ARCHIVE_KEYS, CORE_KEYS, HTTP_KEYS, KEYS, RESTART_KEYS, SHARD_KEYS, SOLVER_KEYS
 from loadtests.runs import Bench, BenchError
 from loadtests.servers import ServerError, stop_on_sigterm
 
@@ -36,6 +36,7 @@ def _solver(bench: Bench, wanted: set[str]) -> None:
 
 PARTS: tuple[tuple[str, tuple[str, ...], Callable[[Bench, set[str]], None]], ...] = (
     ("core", CORE_KEYS, bench_core.measure),
+    ("archive", ARCHIVE_KEYS, bench_archive.measure),
     ("solver", SOLVER_KEYS, _solver),
     ("http", HTTP_KEYS, bench_http.measure),
     ("shards", SHARD_KEYS, bench_shards.measure),

@@ -19,6 +19,7 @@ from engine.domain.commands import Command, CountStock, PlaceOrder
 from engine.domain.config import Document, Placement
 from engine.domain.orders import Destination, LineRequest, OrderRequest
 from engine.domain.replies import ConfigDoc, OrderView, Problem, Reply
+from engine.protocol.effects import Append
 from engine.protocol.shard_core import ShardCore
 from engine.settings import Settings
 from loadtests.network import Network
@@ -51,6 +52,8 @@ class LocalShard:
         self.network = network
         self.core = ShardCore(0, catalog_of(network), lambda state: SolverPlanner(state, Settings()))
         self.wal_bytes = 0
+        self.entries: list[Append] | None = None
+        """The journal since somebody put a list here; None = it is not kept."""
         self._corr = 0
         self.core.recovered(epoch=1, seq=0, time_ms=0, now_ms=_now_ms())
         if stocked:
@@ -86,6 +89,8 @@ class LocalShard:
             effects = core.poll(now_ms=now_ms)
             if effects.append is not None:
                 self.wal_bytes += len(effects.append.payload) + sum(len(d) for d in effects.append.decisions)
+                if self.entries is not None:
+                    self.entries.append(effects.append)
                 core.appended(effects.append.seq)
             for answer in effects.answers:
                 replies[answer.corr] = answer.reply

@@ -37,6 +37,7 @@ KEYS: dict[str, Key] = {
     "bytes_per_position": Key("resident bytes a stocked position", 96, 48, True),
     "bytes_per_open_hold": Key("resident bytes an open 3-line hold, dedupe included", 600, 350, True),
     "wal_bytes_per_order": Key("journal + decision bytes a 3-line order", 600, 350, True),
+    "archive_vs_decide": Key("CPU of archiving and indexing an order / of deciding it", 2, 0.5, True),
     "restart_s": Key("kill -9 of a shard to serving, seconds", 6, 3, True),
 }
 
@@ -53,4 +54,5 @@ HTTP_KEYS = (
 SOLVER_KEYS = ("solver_vs_cpsat", "solver_vs_cpsat_tight", "gap_tight_pct")
 CORE_KEYS = ("decide_vs_decode", "cpu_by_catalogue", "bytes_per_position", "bytes_per_open_hold")
 SHARD_KEYS = ("cpu_by_shards",)
+ARCHIVE_KEYS = ("archive_vs_decide",)
 RESTART_KEYS = ("restart_s",)

@@ -22,6 +22,7 @@ from engine.domain.orders import LegState, OrderRecord, decode_record
 from engine.domain.placement import CONTROL_SHARD
 from engine.domain.views import LEG_LABELS, RUNG_LABELS, order_label
 from engine.journal.port import Corrupt, Entry
+from engine.journal.upgrade import entry_payload
 
 _EVENTS = msgspec.msgpack.Decoder(list[Event])
 _CONFIG = msgspec.msgpack.Decoder(list[ConfigPut])
@@ -84,9 +85,11 @@ class Fold:
         self._n = 0
 
     def add(self, entry: Entry) -> None:
-        """Fold one more entry, the one after the last. Raises Corrupt where its payload cannot be read."""
+        """Fold one more entry, the one after the last. Raises Corrupt where its payload cannot be read, Misconfigured where its
+        schema is unknown."""
         try:
-            events: list[Any] = (_CONFIG if self.shard == CONTROL_SHARD else _EVENTS).decode(entry.payload)
+            payload = entry_payload(entry.schema, entry.payload)
+            events: list[Any] = (_CONFIG if self.shard == CONTROL_SHARD else _EVENTS).decode(payload)
         except msgspec.MsgspecError as error:
             raise Corrupt(f"entry {entry.seq} of shard {self.shard} cannot be read: {error}") from error
         if not self.first_seq:
