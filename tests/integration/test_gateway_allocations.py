@@ -93,6 +93,36 @@ async def test_cancel_gives_the_units_back(engine: GatewayEngine) -> None:
     assert again.status_code == 201
 
 
+async def test_an_order_on_hold_is_released_once_its_reasons_are_cleared(engine: GatewayEngine) -> None:
+    body = {**an_order_body(), "hold_reasons": ["fraud", "address"]}
+    first = await engine.client.post("/v1/allocations", json=body, headers=keyed("k-1"))
+    path, leg = first.headers["location"], f"/v1/legs/{first.json()['legs'][0]['leg_id']}/release"
+    refused = await engine.client.post(leg, headers=keyed("k-2"))
+    assert (refused.status_code, refused.json()["code"]) == (409, "wrong_state")
+    one = await engine.client.post(f"{path}/clear-holds", json={"reasons": ["fraud"]}, headers=keyed("k-3"))
+    assert (one.status_code, one.json()["version"]) == (200, first.json()["version"] + 1)
+    assert "on hold: address" in (await engine.client.post(leg, headers=keyed("k-4"))).text
+    for _ in range(2):
+        cleared = await engine.client.post(f"{path}/clear-holds", headers=keyed("k-5"))
+        assert cleared.status_code == 200, cleared.text
+    assert cleared.headers["idempotent-replayed"] == "true"
+    assert (await engine.client.post(leg, headers=keyed("k-6"))).status_code == 200
+    nothing = await engine.client.post("/v1/allocations/alc_US100_1/clear-holds", headers=keyed("k-7"))
+    assert nothing.status_code == 404
+
+
+async def test_fields_that_nothing_acts_upon_yet_are_refused_by_name(engine: GatewayEngine) -> None:
+    quoted = await engine.client.post(
+        "/v1/allocations", json={**an_order_body(), "quote_id": "Q"}, headers=keyed("k-1")
+    )
+    assert (quoted.status_code, quoted.json()["errors"][0]["pointer"]) == (422, "/quote_id")
+    rows = [{"sku": "SKU-0", "daily_cap_units": 5}]
+    capped = await engine.client.put(
+        "/v1/inventory/positions", json={"node_id": "N-0", "positions": rows}, headers=keyed("k-2")
+    )
+    assert (capped.status_code, capped.json()["errors"][0]["pointer"]) == (422, "/positions/0/daily_cap_units")
+
+
 async def test_a_request_id_is_kept_when_it_is_sane(engine: GatewayEngine) -> None:
     kept = await engine.client.get("/livez", headers={"x-request-id": "trace-7:1"})
     assert kept.headers["x-request-id"] == "trace-7:1"

@@ -33,6 +33,11 @@ class CancelBody(Request, kw_only=True):
     reason: str = ""
 
 
+class ClearHoldsBody(Request, kw_only=True):
+    reasons: list[str] | None = None
+    reason: str = ""
+
+
 class StepBody(Request, kw_only=True):
     reason: str = ""
 

@@ -150,6 +150,25 @@ class Orders(Base):
             )
         )
 
+    def clear_holds(
+        self,
+        allocation_id: str,
+        *,
+        reasons: Sequence[str] | None = None,
+        reason: str = "",
+        idempotency_key: str = "",
+    ) -> Allocation:
+        """Take hold reasons off an order, those named or all: with the last one gone its legs can be released."""
+        return self.send(
+            Operation(
+                name="POST /v1/allocations/{allocation_id}/clear-holds",
+                path=f"/v1/allocations/{_part(allocation_id)}/clear-holds",
+                read=lambda reply: reply.to(Allocation),
+                body=bodies.ClearHoldsBody(reasons=None if reasons is None else list(reasons), reason=reason),
+                key=idempotency_key,
+            )
+        )
+
     def allocate_batch(
         self, orders: Iterable[Order], *, idempotency_keys: Sequence[str] | None = None, after: str | None = None
     ) -> list[BatchResult]:
