@@ -34,6 +34,7 @@ LOOKS_PER_POLL = 64
 PATIENT_MISSES = 2
 RETRY_MS = 1_000
 RETRY_MAX_MS = 15 * 60_000
+REFUSED_RETRY_MS = 5_000
 NO_ROOM_RETRY_MS = 60_000
 """Orders that wait for capacity: a new ship day begins without a word."""
 SWEEP_MS = 5 * 60_000
@@ -301,10 +302,13 @@ class DemandQueue:
             core.replans.start(entry.slot, entry.order_no, now_ms=now_ms)
         return 1
 
-    def ended(self, order_no: int, now_ms: int) -> None:
-        """An attempt is over. What still waits did not get enough."""
+    def ended(self, order_no: int, now_ms: int, *, refused: bool = False) -> None:
+        """An attempt is over. What still waits did not get enough; refused = because other shards did not hold it."""
         entry = self.entries.get(order_no)
         if entry is None:
+            return
+        if refused:  # a view was old, or a shard is away: that says nothing about the order
+            self._wait_until(entry, now_ms + REFUSED_RETRY_MS)
             return
         entry.misses += 1
         wait_ms = min(RETRY_MAX_MS, RETRY_MS << min(20, entry.misses))

@@ -125,7 +125,7 @@ class Replans:
         if replan.wanted_again:
             self.start(replan.slot, replan.order_no, now_ms=now_ms, attempts=replan.attempts + 1)
         else:
-            self._core.demand.ended(replan.order_no, now_ms)
+            self._core.demand.ended(replan.order_no, now_ms, refused=replan.rounds > 0)
 
 
 def _next_leg_no(record: OrderRecord) -> int:

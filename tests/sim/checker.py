@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from engine.domain import demand
 from engine.domain.config import Node
 from engine.domain.events import Event, LegDriven, LegHeld, OrderPut, StockCounted, StockMoved
 from engine.domain.orders import LegState, Method, OrderRecord, OrderState, decode_record
@@ -117,6 +118,7 @@ def check_core(core: ShardCore) -> None:
             capacity[(node, foreign.ship_day)] += foreign.capacity_units
     assert (state.open_holds, state.open_orders) == (holds, committed)
     _check_hold_caps(core)
+    _check_demand(core)
     positions = state.positions
     items = positions.items().tolist()
     for row in range(positions.size):
@@ -162,15 +164,28 @@ def _check_hold_caps(core: ShardCore) -> None:
         assert +counted == +held, f"H3: counted {counted}, held {held}"
 
 
+def _check_demand(core: ShardCore) -> None:
+    """Q1: what waits in the queue is what the records say, each order once, in its place."""
+    queue = core.demand
+    records = {no: record for no, (_, record) in orders_of(core.state).items() if demand.waits(record)}
+    assert set(queue.entries) == set(records), f"the queue has {set(queue.entries)}, records say {set(records)}"
+    assert queue.order == sorted((demand.order_rank(record), no) for no, record in records.items())
+    by_item: dict[int, list[tuple[int, int]]] = {}
+    for place in queue.order:
+        for item in demand.units_by_item(records[place[1]]):
+            by_item.setdefault(item, []).append(place)
+    assert queue.by_item == by_item
+
+
 def _check_lines(state: ShardState, order_no: int, record: OrderRecord) -> None:
     """I2 for orders: each unit asked for is in a leg, in demand, cancelled, or was never to be covered."""
     units = [line.quantity - line.cancelled for line in record.lines]
     for leg in record.legs:
         for i, have in leg.lines:
             units[i] -= have
-    for demand in record.demand:
-        assert demand.quantity > 0
-        units[demand.line] -= demand.quantity
+    for waiting in record.demand:
+        assert waiting.quantity > 0
+        units[waiting.line] -= waiting.quantity
     for i, line in enumerate(record.lines):
         item = state.catalog.items[line.item]
         if line.method == Method.DIGITAL or (item is not None and not item.tracked):

@@ -15,6 +15,7 @@ import msgspec
 from engine.domain.commands import (
     ActOnLeg,
     AdjustStock,
+    CancelDemand,
     CancelOrder,
     Command,
     CommitHold,
@@ -24,6 +25,7 @@ from engine.domain.commands import (
     GetStatus,
     ListLegs,
     PlaceOrder,
+    PrioritiseDemand,
     ReleaseHold,
     SetPosition,
     StockMove,
@@ -196,6 +198,7 @@ class Clients:
             ship_to=a_destination(postal_code),
             on_short=rng.choice([OnShort.REFUSE, OnShort.REFUSE, OnShort.PARTIAL, OnShort.PARK]),
             priority=rng.choice([0, 0, 0, 5]),
+            cancel_after_ms=self.world.now_ms + rng.randint(0, 5_000) if rng.random() < 0.2 else None,
         )
         ttl_s = rng.choice([0, 0, 1, 2, 5])
         self.send(self.home("US" + postal_code[:3]), PlaceOrder(order, ttl_s, **self.key()))
@@ -230,6 +233,11 @@ class Clients:
             command = CancelOrder(*at, lines, **self.key())
         if isinstance(command, CommitHold | CancelOrder | ActOnLeg) and command.lines == ():
             command = msgspec.structs.replace(command, lines=None)
+        if view.unfilled and rng.random() < 0.3:
+            no = view.unfilled[0].demand_no or 0
+            command = rng.choice(
+                [CancelDemand(*at, no, **self.key()), PrioritiseDemand(*at, no, rng.randint(0, 9), **self.key())]
+            )
         if rng.random() < 0.1:
             command = GetOrder(*at)
         self.send(home, command)

@@ -478,6 +478,11 @@ class World:
         self.faults = replace(CALM, delay_ms=self.faults.delay_ms)
         self.counting = False
         self.run(for_ms)
+        for _ in range(1_000):  # what waits is tried again now and then: look between two attempts
+            if all(core.two_phase.pending_count == core.driver.count == 0 for core in self.cores()):
+                break
+            self.run(20)
+        self.run(60)
         cores = self.cores()
         for core in cores:
             checker.check_core(core)
