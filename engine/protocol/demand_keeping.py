@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from engine.protocol.demand_queue import DemandQueue, Entry, Place
     from engine.protocol.shard_core import ShardCore
 
+WALK_MAX = 200
+"""Orders whose wants are added up at most."""
 PROBES_MAX = 4
 """Times that the planner is asked about a node, for one order."""
 UNITS_MAX = 1_000_000_000
@@ -113,10 +115,12 @@ class Keeping:
             if other < place and other <= turn:
                 units += self._collects[order_no][key]
         if node in self._open.get(item, ()):
-            for entry in queue.walk(turn, item):
-                if entry.place >= place or units > UNITS_MAX:
+            for looked, entry in enumerate(queue.walk(turn, item)):
+                if entry.place >= place:
                     break
                 units += entry.items[item]
+                if looked >= WALK_MAX:  # so many want some: all of it is kept until fewer do
+                    return UNITS_MAX
         return units
 
     # -- collecting -----------------------------------------------------------------------------------------------

@@ -113,12 +113,15 @@ class DemandQueue:
         for slot, order_no in waiting:
             record = self._core.state.order(slot, order_no)
             assert record is not None
-            self.index(slot, order_no, record)
+            self.index(slot, order_no, record, many=True)
+        self.order.sort()
+        for places in self.by_item.values():
+            places.sort()
         if self.entries:
             self._sweep_at_ms = now_ms + SWEEP_GAP_MS  # by then the views are there
 
-    def index(self, slot: str, order_no: int, record: OrderRecord) -> None:
-        """An order's record changed: take it in, where it stands now, or out."""
+    def index(self, slot: str, order_no: int, record: OrderRecord, *, many: bool = False) -> None:
+        """An order's record changed: take it in, where it stands now, or out. many = of new ones, to be sorted by the caller."""
         entry = self.entries.get(order_no)
         if entry is not None:
             self._take_out(entry)
@@ -140,9 +143,10 @@ class DemandQueue:
         entry.place = (demand.order_rank(record), order_no)
         entry.no_room = any(d.reason == "capacity" for d in record.demand)
         entry.cancel_at_ms = demand.next_cancel_ms(record)
-        insort(self.order, entry.place)
+        put = list.append if many else insort
+        put(self.order, entry.place)
         for item in entry.items:
-            insort(self.by_item.setdefault(item, []), entry.place)
+            put(self.by_item.setdefault(item, []), entry.place)
         if entry.no_room:
             self._no_room[order_no] = None
         if entry.cancel_at_ms:
