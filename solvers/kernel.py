@@ -82,6 +82,7 @@ from solvers.layout import (
     W_COLLIDED,
     W_COVER,
     W_COVER_CANDIDATE,
+    W_COVER_RUNNER,
     W_DIVIDE,
     W_ENTRIES,
     W_GROUPS,
@@ -276,6 +277,7 @@ def _plan_part(
     result[R_UNFILLED] = outcome.used[_UNFILLED]
     result[R_CANDIDATE] = outcome.used[_CANDIDATES]
     max_legs = look_at_part(m, stock, load, batch, scratch, part, limit, reach_km, result)
+    w[W_COVER_RUNNER] = 0
     count = w[W_ORDER + O_LINE_COUNT]
     exact = False
     if w[W_KEPT] > 0:
@@ -297,7 +299,7 @@ def _plan_part(
     result[R_LEG_COUNT] = outcome.used[_LEGS] - result[R_LEG]
     result[R_COLLIDED] = w[W_COLLIDED]
     _write_unfilled(w, table, outcome, result, w[W_REACHABLE] != 0 or result[R_SEEN] == 0)
-    if result[R_LEG_COUNT] > 0:
+    if result[R_LEG_COUNT] > 0 or not batch.parts[part, O_ATOMIC]:
         outcome.used[_CANDIDATES] = explain_part(m, scratch, outcome, result, exact, outcome.used[_CANDIDATES])
     return True
 
@@ -321,7 +323,7 @@ def _finish_order(m: I64, batch: Batch, outcome: Outcome, first_part: int, last_
     outcome.parts[last_part, R_RECORD] = start
     outcome.parts[last_part, R_RECORD_END] = start
     legs = outcome.used[_LEGS] - first_leg
-    if legs == 0:
+    if legs == 0 and batch.parts[first_part, O_ATOMIC]:  # refused: nobody keeps its record
         return True
     if start + record_room(outcome, first_leg, legs) > outcome.record.shape[0]:
         return False

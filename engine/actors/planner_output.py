@@ -92,9 +92,9 @@ class Results:
                 for i, units, reason in self.unfilled[start : start + row[at.R_UNFILLED_COUNT]]:
                     left.append((i, units, REASONS[reason]))
         record = b""
-        if legs:
-            last = self.parts[end - 1]
-            body = self._records[last[at.R_RECORD] : last[at.R_RECORD_END]]
+        last = self.parts[end - 1]
+        body = self._records[last[at.R_RECORD] : last[at.R_RECORD_END]]
+        if body:  # a refused order has none
             if scope is not None:
                 body = bytes([scope]) + body[1:]
             record = self.heads.record(rung, body, gap)

@@ -13,12 +13,11 @@ from rich.table import Table
 
 from engine.cli.connect import Connected, connected, engine_settings, give_up
 from engine.domain import explanation
-from engine.domain.catalog import Catalog
-from engine.domain.commands import GetAvailability, GetDecision, GetOrder
+from engine.domain.commands import ExplainNode, GetDecision, GetOrder
 from engine.domain.decisions import DecisionRecord, UnknownSchema, decode
 from engine.domain.explanation import Explanation, money
 from engine.domain.ids import OrderRef, parse_public_id
-from engine.domain.replies import DecisionReply, OrderView, Problem, Reply, StockReply
+from engine.domain.replies import DecisionReply, NodeReply, OrderView, Problem, Reply
 
 ASK_TIMEOUT_S = 10.0
 _out = Console()
@@ -68,7 +67,7 @@ async def _explain(engine: Connected, decision_id: str, ref: OrderRef, number: i
         give_up(f"the record of {decision_id} cannot be read: {error}", "it was written by another version")
     catalog = engine.cluster.catalog
     if node is not None:
-        return await _explain_node(engine, record, order, node)
+        return await _explain_node(engine, ref, record, order, node)
     lines = _lines(order)
     unfilled = {line.line_id for line in order.unfilled}
     show(
@@ -79,7 +78,7 @@ async def _explain(engine: Connected, decision_id: str, ref: OrderRef, number: i
     return 0
 
 
-async def _ask(engine: Connected, ref: OrderRef, command: GetOrder | GetDecision) -> Reply:
+async def _ask(engine: Connected, ref: OrderRef, command: GetOrder | GetDecision | ExplainNode) -> Reply:
     cluster = engine.cluster
     return await cluster.ask_owner(lambda: cluster.shard_of_slot(ref.slot), command, timeout_s=ASK_TIMEOUT_S)
 
@@ -93,8 +92,10 @@ def _lines(order: OrderView) -> list[str]:
 # -- one node -----------------------------------------------------------------------------------------------------
 
 
-async def _explain_node(engine: Connected, record: DecisionRecord, order: OrderView, node_id: str) -> int:
-    """Why one node was chosen or not: from the record, else from what excludes it now."""
+async def _explain_node(
+    engine: Connected, ref: OrderRef, record: DecisionRecord, order: OrderView, node_id: str
+) -> int:
+    """Why one node was chosen or not: from the record, else planned again as things are now."""
     catalog = engine.cluster.catalog
     index = catalog.node_of.get(node_id)
     if index is None:
@@ -104,51 +105,13 @@ async def _explain_node(engine: Connected, record: DecisionRecord, order: OrderV
     if said is not None:
         _out.print(said, highlight=False, soft_wrap=True)
         return 0
-    name = explanation.node_name(catalog, index)
-    _out.print(f"{name} is not among the candidates that the record keeps. As things are now:", highlight=False)
-    for fact in [*_static_facts(catalog, index, order), *await _stock_facts(engine, index, order)]:
-        _out.print(f"  - {fact}", highlight=False, soft_wrap=True)
+    reply = await _ask(engine, ref, ExplainNode(ref.slot, ref.order_no, node_id))
+    if not isinstance(reply, NodeReply):
+        _err.print(f"[red]{getattr(reply, 'detail', reply)}[/]", highlight=False)
+        return 1
+    _out.print("It is not among the candidates that the record keeps. If the order were planned now:", highlight=False)
+    _out.print(explanation.verdict_now(reply, catalog, order.currency), highlight=False, soft_wrap=True)
     return 0
-
-
-def _static_facts(catalog: Catalog, index: int, order: OrderView) -> list[str]:
-    """What excludes a node for this order by its document."""
-    document = catalog.nodes[index]
-    assert document is not None, "it was found by its name"
-    facts = []
-    if document.state != "on":
-        facts.append(f"it is switched to {document.state}")
-    if document.channels is not None and order.channel not in document.channels:
-        facts.append(f"it does not serve channel {order.channel}")
-    if "ship" not in document.offers:
-        facts.append(f"it does not ship: it offers {', '.join(document.offers) or 'nothing'}")
-    return facts
-
-
-async def _stock_facts(engine: Connected, index: int, order: OrderView) -> list[str]:
-    """What a node could promise of the order's SKUs now."""
-    cluster = engine.cluster
-    catalog = cluster.catalog
-    document = catalog.nodes[index]
-    assert document is not None, "it was found by its name"
-    wanted: dict[str, int] = {}
-    for leg in order.legs:
-        for line in leg.lines:
-            wanted[line.sku] = wanted.get(line.sku, 0) + line.quantity
-    if not wanted:
-        return []
-    reply = await cluster.ask(
-        catalog.owner[index], GetAvailability(tuple(wanted), document.node_id), timeout_s=ASK_TIMEOUT_S
-    )
-    if not isinstance(reply, StockReply):
-        return [f"its stock cannot be read: {reply.detail if isinstance(reply, Problem) else reply}"]
-    there = {view.sku: view.available_to_promise for view in reply.positions}
-    short = [
-        f"of {sku} it has {there.get(sku, 0):,}, the order ships {units:,}"
-        for sku, units in wanted.items()
-        if there.get(sku, 0) < units
-    ]
-    return short or ["it has units of everything: it was farther away or dearer than the candidates that were kept"]
 
 
 # -- the whole ----------------------------------------------------------------------------------------------------
@@ -186,7 +149,7 @@ def show(found: Explanation, decision_id: str, order: OrderView) -> None:
     for label, value in found.gap:
         _out.print(f"  {label}: {value}", highlight=False)
     if counted:
-        _out.print(f"nodes: {counted}", highlight=False, soft_wrap=True)
+        _out.print(counted, highlight=False, soft_wrap=True)
     _out.print("[dim]" + ", ".join(f"{name} {value}" for name, value in found.versions) + "[/]", highlight=False)
 
 
@@ -202,8 +165,10 @@ def _legs(found: Explanation) -> Table:
     """Kinds of cash that no leg has are left out."""
     kinds = ("postage", "per line", "per unit", "node fee")
     shown = [n for n in range(len(kinds)) if n == 0 or any(leg.cash_minor[n] for leg in found.legs)]
+    split = any(leg.lines for leg in found.legs)
     table = _table(
         ("leg from", "text"),
+        *((("lines", "text"),) if split else ()),
         ("by", "text"),
         ("ships", "date"),
         ("days", "figure"),
@@ -214,7 +179,8 @@ def _legs(found: Explanation) -> Table:
     for leg in found.legs:
         cash = [money(leg.cash_minor[n], found.currency) for n in shown]
         service = money(leg.service_minor, found.currency)
-        table.add_row(leg.node, leg.carrier, leg.ships_on, str(leg.days), str(leg.parcels), *cash, service)
+        lines = (", ".join(map(str, leg.lines)) or "-",) if split else ()
+        table.add_row(leg.node, *lines, leg.carrier, leg.ships_on, str(leg.days), str(leg.parcels), *cash, service)
     return table
 
 

@@ -167,6 +167,14 @@ class GetDecision(Struct, array_like=True, tag=13, frozen=True, gc=False):
     decision: int
 
 
+class ExplainNode(Struct, array_like=True, tag=18, frozen=True, gc=False):
+    """Why an order would or would not go to a node as things are now, its own units counted as free. Changes nothing."""
+
+    slot: str
+    order_no: int
+    node_id: str
+
+
 class GetStatus(Struct, array_like=True, tag=14, frozen=True, gc=False):
     """Epoch, sequence, queue, counters: everything `/metrics` and `status` show of a shard."""
 
@@ -373,6 +381,7 @@ Command = (
     | SetPosition
     | GetAvailability
     | GetDecision
+    | ExplainNode
     | GetStatus
     | DumpPart
     | FindKey
@@ -411,6 +420,7 @@ READS = (
     ListLegs,
     GetAvailability,
     GetDecision,
+    ExplainNode,
     GetStatus,
     DumpPart,
     GetConfig,

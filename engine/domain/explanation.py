@@ -18,6 +18,7 @@ from engine.domain.decisions import (
     decided_at_ms,
     legs_of,
 )
+from engine.domain.replies import NodeReply
 from engine.domain.views import RUNG_LABELS
 
 _NO_CENTS = frozenset({"JPY", "KRW", "VND", "CLP", "ISK"})
@@ -37,6 +38,8 @@ class LegText(NamedTuple):
     service_minor: int
     policy_minor: int
     opportunity_minor: int
+    lines: tuple[int, ...] = ()
+    """Numbers of the lines it ships, from 1; empty = all of them, or too many to be kept."""
 
 
 class CandidateText(NamedTuple):
@@ -142,6 +145,22 @@ def why_not(record: DecisionRecord, catalog: Catalog, node: int, currency: str) 
     return None
 
 
+def verdict_now(reply: NodeReply, catalog: Catalog, currency: str) -> str:
+    """A verdict on the state as it is, in a sentence."""
+    node = catalog.node_of.get(reply.node_id)
+    name = node_name(catalog, node) if node is not None else reply.node_id
+    away = f", {reply.km:,} km away" if reply.km >= 0 else ""
+    if reply.verdict == "dearer" and any(reply.numbers):
+        total = money(sum(reply.numbers), currency, signed=True)
+        parts = [
+            f"{money(amount, currency, signed=True)} {kind}"
+            for kind, amount in zip(_KINDS, reply.numbers, strict=False)
+            if amount
+        ]
+        return f"{name}{away}: alone it would cost {total} against the best plan ({', '.join(parts)})."
+    return f"{name}{away}: {reply.text}."
+
+
 def reason(candidate: Candidate, currency: str) -> str:
     """A verdict in words, with its numbers as a person reads them."""
     numbers = candidate.numbers
@@ -184,6 +203,7 @@ def _leg_text(leg: ChosenLeg, record: DecisionRecord, catalog: Catalog) -> LegTe
         leg.late + leg.transit,
         leg.policy,
         leg.opportunity,
+        tuple([line + 1 for line in leg.lines]),
     )
 
 
@@ -209,7 +229,7 @@ def _runner_up(record: DecisionRecord, catalog: Catalog) -> tuple[str, tuple[int
 
 
 def _looked_at(counts: Sequence[int]) -> list[tuple[str, int]]:
-    labels = ("hold units and may serve", "looked at closely", "lines of assumed weight")
+    labels = ("nodes that hold units and may serve", "nodes looked at closely", "lines of assumed weight")
     rows = list(zip(labels, counts, strict=False))
     rows += [(label, count) for label, count in zip(EXCLUSIONS, counts[len(labels) :], strict=False) if count]
     return rows

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from engine.domain.decisions import NodeVerdict
 from engine.domain.orders import Destination, LineRecord, OrderRequest, Rung
 
 
@@ -73,3 +74,6 @@ class Planner(Protocol):
 
         None = no answer by the deadline: the greedy plans, recorded as such. Never dearer in total than the greedy plans.
         """
+
+    def explain_node(self, request: PlanRequest, node: int, *, now_ms: int) -> NodeVerdict:
+        """Why an order would or would not go to a node, on the state as it is. Nothing changes."""

@@ -121,6 +121,17 @@ class DecisionReply(Struct, array_like=True, tag=5, frozen=True, gc=False):
     """Packed decision record (engine.domain.decisions.DecisionRecord)."""
 
 
+class NodeReply(Struct, array_like=True, tag=13, frozen=True, gc=False):
+    """engine.domain.decisions.NodeVerdict with the node's name for its index."""
+
+    node_id: str
+    km: int
+    """-1 = the destination or the node is not on the map."""
+    verdict: str
+    numbers: tuple[int, ...]
+    text: str
+
+
 class StatusReply(Struct, array_like=True, tag=6, frozen=True):
     facts: dict[str, Any]
 
@@ -278,6 +289,7 @@ Reply = (
     | LegList
     | StockReply
     | DecisionReply
+    | NodeReply
     | StatusReply
     | DumpReply
     | ConfigReply

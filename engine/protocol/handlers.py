@@ -20,6 +20,7 @@ from engine.domain.commands import (
     CountStock,
     DriveLeg,
     DumpPart,
+    ExplainNode,
     ExtendHold,
     FindKey,
     FindShortLegs,
@@ -47,7 +48,7 @@ from engine.domain.orders import LegState, OrderRecord, OrderState
 from engine.domain.problems import CODES
 from engine.domain.replies import Done, Problem, ProblemItem, StockReply
 from engine.domain.views import order_view
-from engine.protocol import demand_reads, reads, recommit, resourcing
+from engine.protocol import demand_reads, explaining, reads, recommit, resourcing
 from engine.protocol.placing import answer_repeat, moved
 
 if TYPE_CHECKING:
@@ -386,6 +387,7 @@ _HANDLERS: dict[type, Callable[[Any, int, int, Any, int], None]] = {
     GetOrder: reads.get_order,
     ListLegs: reads.list_legs,
     GetDecision: reads.get_decision,
+    ExplainNode: explaining.explain_node,
     GetStatus: reads.status,
     DumpPart: reads.dump,
 }

@@ -39,6 +39,8 @@ from engine.protocol.two_phase import ROUNDS_MAX, Pending
 if TYPE_CHECKING:
     from engine.protocol.shard_core import ShardCore
 
+_HELD = (int(LegState.HELD),)
+
 
 class Recommit:
     """One commit on its way: the purpose of a transaction for the new legs."""
@@ -125,7 +127,7 @@ def start(core: ShardCore, askers: list[tuple[int, int]], command: CommitHold, *
     if isinstance(keep, Problem):
         _answer(core, askers, keep)
         return
-    recommit = Recommit(askers, command, _prepare(core, command.slot, record, ship_to, keep), record.version)
+    recommit = Recommit(askers, command, prepare_again(core, command.slot, record, ship_to, keep), record.version)
     with own_units_free(state, record):
         plan = plan_alone(core, recommit.prepared.request, now_ms=now_ms)
     _use(core, recommit, plan, now_ms=now_ms)
@@ -155,19 +157,19 @@ def _answer(core: ShardCore, askers: list[tuple[int, int]], reply: Reply) -> Non
 
 
 @contextmanager
-def own_units_free(state: ShardState, record: OrderRecord) -> Iterator[None]:
-    """Within it, what a hold holds counts as free, here and in the views (in memory; nothing is decided in between)."""
-    _move_own(state, record, -1)
+def own_units_free(state: ShardState, record: OrderRecord, *, states: tuple[int, ...] = _HELD) -> Iterator[None]:
+    """Within it, what an order holds counts as free, here and in the views (in memory; nothing is decided in between)."""
+    _move_own(state, record, states, -1)
     try:
         yield
     finally:
-        _move_own(state, record, 1)
+        _move_own(state, record, states, 1)
 
 
-def _move_own(state: ShardState, record: OrderRecord, sign: int) -> None:
+def _move_own(state: ShardState, record: OrderRecord, states: tuple[int, ...], sign: int) -> None:
     positions = state.positions
     for leg in record.legs:
-        if leg.state == LegState.HELD:
+        if leg.state in states:
             for i, units in leg.lines:
                 row = positions.ensure(record.lines[i].item, leg.node)
                 positions.v_held[row] += sign * units  # of a view that is older than the hold, the owner will say so
@@ -175,8 +177,10 @@ def _move_own(state: ShardState, record: OrderRecord, sign: int) -> None:
                 state.capacity.claim(leg.node, leg.ship_day, sign * leg.capacity_units)
 
 
-def _prepare(core: ShardCore, slot: str, record: OrderRecord, ship_to: Destination, keep: list[int]) -> Prepared:
-    """The kept units of a hold as a request to plan for another destination."""
+def prepare_again(
+    core: ShardCore, slot: str, record: OrderRecord, ship_to: Destination | None, keep: list[int]
+) -> Prepared:
+    """Units of an order, by line, as a request to plan for a destination."""
     catalog = core.catalog
     channel = catalog.channels[record.channel]
     planned = [i for i, units in enumerate(keep) if units]

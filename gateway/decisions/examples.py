@@ -61,7 +61,7 @@ DECISION: dict[str, Any] = {
             "reason": "alone it would cost $1.10 more in cash",
         },
     ],
-    "looked_at": [{"what": "nodes with units", "nodes": 2}],
+    "looked_at": [{"what": "nodes that hold units and may serve", "count": 2}],
     "solver": [],
     "versions": [{"name": "configuration", "value": "17"}],
     "why": None,

@@ -8,7 +8,7 @@ from engine.domain import explanation
 from engine.domain.catalog import Catalog
 from engine.domain.decisions import UnknownSchema, candidates_of, decode, legs_of
 from engine.domain.ids import OrderRef, public_id
-from engine.domain.replies import OrderView, Problem
+from engine.domain.replies import NodeReply, OrderView, Problem
 from gateway.errors import problem, refuse
 from gateway.orders.schemas import CostParts
 from gateway.schemas import Body, Id, Shown
@@ -64,7 +64,7 @@ class CandidateShown(Shown):
 
 class Looked(Shown):
     what: str
-    nodes: int
+    count: int
 
 
 class Fact(Shown):
@@ -96,9 +96,17 @@ class Decision(Shown):
 
 
 def decision_shown(
-    decision_id: str, order: OrderView, packed: bytes, catalog: Catalog, node_id: str | None
+    decision_id: str,
+    order: OrderView,
+    packed: bytes,
+    catalog: Catalog,
+    node_id: str | None,
+    now: NodeReply | None = None,
 ) -> Decision | Problem:
-    """The record with names for its indexes; a problem where this version cannot read it or there is no such node."""
+    """The record with names for its indexes; a problem where this version cannot read it or there is no such node.
+
+    now: what the shard says of the node as things are, for where the record says nothing.
+    """
     try:
         record = decode(packed)
     except (UnknownSchema, msgspec.DecodeError) as error:
@@ -108,9 +116,11 @@ def decision_shown(
         node = catalog.node_of.get(node_id)
         if node is None:
             return refuse("unknown_node", "/node_id", f"no node {node_id!r}", parameter="node_id")
-        why = (
-            explanation.why_not(record, catalog, node, order.currency)
-            or "it is not among the candidates that were kept"
+        why = explanation.why_not(record, catalog, node, order.currency) or (
+            "It is not among the candidates that the record keeps. If the order were planned now: "
+            + explanation.verdict_now(now, catalog, order.currency)
+            if now is not None
+            else "it is not among the candidates that the record keeps"
         )
     lines = {line.line_id for leg in order.legs for line in leg.lines} | {line.line_id for line in order.unfilled}
     unfilled = {line.line_id for line in order.unfilled}
@@ -151,7 +161,7 @@ def decision_shown(
         legs,
         runner_up,
         candidates,
-        [Looked(what, nodes) for what, nodes in told.looked_at],
+        [Looked(what, count) for what, count in told.looked_at],
         [Fact(name, value) for name, value in told.gap],
         [Fact(name, value) for name, value in told.versions],
         why,

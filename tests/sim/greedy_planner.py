@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.domain.decide_orders import extra_safety
+from engine.domain.decisions import NodeVerdict
 from engine.domain.orders import Destination, LineRecord, Rung
 from engine.domain.plan import Plan, PlannedLeg, PlanRequest
 from engine.domain.state import ShardState
@@ -32,6 +33,9 @@ class GreedyPlanner:
         raise NotImplementedError
 
     def improved(self, component: int, answer: bytes | None) -> list[Plan]:
+        raise NotImplementedError
+
+    def explain_node(self, request: PlanRequest, node: int, *, now_ms: int) -> NodeVerdict:
         raise NotImplementedError
 
     def _free(self, line: LineRecord, node: int, taken: dict[tuple[int, int], int]) -> int:

@@ -7,7 +7,7 @@ import msgspec
 from engine.domain.decisions import encode
 from engine.domain.explanation import explain
 from engine.domain.ids import OrderRef, public_id
-from engine.domain.replies import LegLineView, LegView, OrderView, Problem
+from engine.domain.replies import LegLineView, LegView, NodeReply, OrderView, Problem
 from gateway.decisions.shown import Decision, decision_shown
 from tests.unit.test_explanation import CATALOG, DALLAS, RENO, a_record
 
@@ -46,7 +46,12 @@ def test_it_carries_the_sentence_the_money_and_the_ids() -> None:
 def test_it_answers_for_one_node() -> None:
     assert shown().why is None
     assert (shown("WH-2").why or "").startswith("Dallas, 800 km away:")
-    assert shown("ST-9").why == "it is not among the candidates that were kept"
+    assert shown("ST-9").why == "it is not among the candidates that the record keeps"
+    now = NodeReply("ST-9", 12, "dearer", (250, 0, 0, 40), "alone it would cost more")
+    asked = decision_shown(DECISION_ID, ORDER, encode(a_record()), CATALOG, "ST-9", now)
+    assert isinstance(asked, Decision) and asked.why is not None
+    assert "If the order were planned now" in asked.why
+    assert "12 km away: alone it would cost +$2.90" in asked.why
     unknown = decision_shown(DECISION_ID, ORDER, encode(a_record()), CATALOG, "NO")
     assert isinstance(unknown, Problem)
     assert unknown.code == "unknown_node"

@@ -234,7 +234,7 @@ class Candidate(Answer, kw_only=True, frozen=True):
 
 class Looked(Answer, kw_only=True, frozen=True):
     what: str
-    nodes: int
+    count: int
 
 
 class Fact(Answer, kw_only=True, frozen=True):
