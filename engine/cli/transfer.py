@@ -40,7 +40,7 @@ def export(
 ) -> None:
     """Write everything the engine knows to a folder or a tar file, while it runs.
 
-    Orders, holds, stock, configuration, API keys (their hashes) and the decision records that are still in the journal, all at one
+    Orders, holds, stock, configuration, API keys (their hashes), decision records, and the archive where it is a folder, all at one
     moment: an order whose legs lie on several shards is whole or not there. Nothing stops meanwhile. An engine that is stopped is
     exported too. The files say who ordered what: keep them as you keep the engine. Restore with `quartermaster restore`.
 
@@ -59,21 +59,28 @@ def export(
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         with _errors(), _server(settings, create=False) as url, Line() as line:
-            manifest = asyncio.run(_export(url, draft, line))
+            manifest = asyncio.run(_export(url, draft, settings, line))
         _publish(draft, target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    size_mb = sum(shard.size_bytes for shard in manifest.shards) / 1e6
+    size_bytes = sum(one.size_bytes for one in manifest.shards) + sum(one.size_bytes for one in manifest.segments)
     _out.print(
-        f"[green]{_told(manifest)}[/] in {target}: {size_mb:.1f} MB, {time.monotonic() - started_s:.1f} s",
+        f"[green]{_told(manifest)}[/] in {target}: {size_bytes / 1e6:.1f} MB, {time.monotonic() - started_s:.1f} s",
         highlight=False,
     )
 
 
-async def _export(url: str, folder: Path, line: Line) -> Manifest:
+async def _export(url: str, folder: Path, settings: Settings, line: Line) -> Manifest:
+    from engine.cli.transfer_archive import archive_folder, copy_segments
     from engine.journal.transfer import export_all
 
-    return await export_all(url, folder, version=version("quartermaster"), progress=line.update)
+    return await export_all(
+        url,
+        folder,
+        version=version("quartermaster"),
+        segments=lambda up_to: copy_segments(archive_folder(settings), folder, up_to),
+        progress=line.update,
+    )
 
 
 def _publish(draft: Path, target: Path) -> None:
@@ -83,7 +90,7 @@ def _publish(draft: Path, target: Path) -> None:
         with packed.open("xb") as raw, tarfile.open(fileobj=raw, mode="w") as tar:
             for path in sorted(draft.iterdir()):
                 if path != packed:
-                    tar.add(path, arcname=path.name, recursive=False)
+                    tar.add(path, arcname=path.name)
             raw.flush()
             os.fsync(raw.fileno())
         packed.chmod(0o600)
@@ -109,7 +116,8 @@ def restore(
 
     Example: quartermaster restore backup-monday.tar --data-dir ./restored
     """
-    from engine.journal.transfer import restore_all, verify_export
+    from engine.cli.transfer_archive import has_segments, restore_segments
+    from engine.journal.transfer import NotEmpty, restore_all, verify_export
 
     started_s = time.monotonic()
     with _errors(), _opened(source) as folder:
@@ -122,7 +130,10 @@ def restore(
             return
         settings = engine_settings(data_dir, redis_url)
         with _server(settings, create=True) as url, Line() as line:
+            if has_segments(settings) and not force:
+                raise NotEmpty("the archive has segments")
             asyncio.run(restore_all(url, folder, force=force, progress=line.update))
+            restore_segments(folder, manifest, settings)
     shards = len(manifest.shards) - 1
     _out.print(f"[green]{_told(manifest)} restored[/] in {time.monotonic() - started_s:.1f} s", highlight=False)
     _out.print(f"start it with: quartermaster up --shards {shards} --data-dir {settings.data_dir}", highlight=False)
@@ -195,7 +206,8 @@ def _errors() -> Iterator[None]:
 def _told(manifest: Manifest) -> str:
     entries = sum(shard.entries for shard in manifest.shards)
     parts = sum(shard.parts for shard in manifest.shards)
-    return f"{len(manifest.shards)} journals, {entries:,} entries, {parts:,} snapshots"
+    archive = f", {len(manifest.segments):,} archive segments" if manifest.segments else ""
+    return f"{len(manifest.shards)} journals, {entries:,} entries, {parts:,} snapshots{archive}"
 
 
 def _give_up(what: str, code: int) -> NoReturn:

@@ -8,6 +8,7 @@ X3  All shards are shown at one moment: an order whose legs lie on several shard
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
@@ -24,6 +25,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 LEVEL = 3
 RECORD_BYTES_MAX = 1 << 30
+_SEGMENT_NAME = re.compile(r"archive/s\d{1,3}/\d{1,20}\.seg")
 _LENGTH = Struct(">I")
 _ENTRY, _PART = "e", "p"
 
@@ -76,6 +78,14 @@ class ShardFile(msgspec.Struct, kw_only=True, frozen=True):
         return Tail(self.tail_epoch, self.tail_seq, bytes.fromhex(self.tail_hash), self.tail_time_ms)
 
 
+class SegmentFile(msgspec.Struct, kw_only=True, frozen=True):
+    """A segment of the archive, as it is (docs/reference/archive.md). `file` = archive/sSHARD/NAME.seg."""
+
+    file: str
+    size_bytes: int
+    blake2b: str
+
+
 class Manifest(msgspec.Struct, kw_only=True, frozen=True):
     format: int = FORMAT
     schema: int = SCHEMA_VERSION
@@ -83,6 +93,8 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True):
     """Of the software that wrote it."""
     made_at: str = ""
     shards: list[ShardFile] = []
+    segments: list[SegmentFile] = []
+    """Of the archive, where it is a folder."""
     blake2b: str = ""
     """Over the manifest with this field empty."""
 
@@ -171,6 +183,8 @@ def read_manifest(folder: Path) -> Manifest:
         raise BackupError(f"{path} was changed: it does not hash to what it says")
     if not manifest.shards or any(Path(one.file).name != one.file for one in manifest.shards):
         raise BackupError(f"{path} names no shards, or files outside its folder")
+    if not all(_SEGMENT_NAME.fullmatch(one.file) for one in manifest.segments):
+        raise BackupError(f"{path} names segments outside its folder")
     return manifest
 
 
@@ -214,15 +228,7 @@ def check(folder: Path, shard: ShardFile) -> Iterator[int]:
     Raises BackupError, Corrupt, Misconfigured.
     """
     path = folder / shard.file
-    digest = blake2b(digest_size=32)
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    except OSError as error:
-        raise BackupError(f"{path} cannot be read: {error}") from error
-    if digest.hexdigest() != shard.blake2b:
-        raise BackupError(f"{path} was changed: it does not hash to what the manifest says")
+    check_hash(path, shard.blake2b)
     verifier = Verifier(after_seq=shard.first_seq - 1)
     entries = parts = 0
     for record in records(folder, shard):
@@ -239,3 +245,21 @@ def check(folder: Path, shard: ShardFile) -> Iterator[int]:
     if (entries, parts) != (shard.entries, shard.parts):
         raise BackupError(f"{path} has {entries} entries and {parts} snapshots, the manifest says otherwise")
     yield entries + parts
+
+
+def check_hash(path: Path, expected: str) -> None:
+    """Raises BackupError where a file is not what the manifest says."""
+    if file_hash(path) != expected:
+        raise BackupError(f"{path} was changed: it does not hash to what the manifest says")
+
+
+def file_hash(path: Path) -> str:
+    """BLAKE2b-256 of a file, in hex. Raises BackupError where it cannot be read."""
+    digest = blake2b(digest_size=32)
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise BackupError(f"{path} cannot be read: {error}") from error
+    return digest.hexdigest()

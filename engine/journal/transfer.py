@@ -20,9 +20,11 @@ from engine.journal.backup import (
     EntryRecord,
     Manifest,
     PartRecord,
+    SegmentFile,
     ShardFile,
     ShardWriter,
     check,
+    check_hash,
     read_manifest,
     records,
     write_manifest,
@@ -38,6 +40,8 @@ CHUNK_BYTES = 1024 * 1024
 ATTEMPTS = 5
 WRITE_AHEAD = 128
 
+Segments = Callable[[dict[int, int]], list[SegmentFile]]
+"""Copies the archive's segments up to a sequence of each shard."""
 Progress = Callable[[str, int, int], None]
 """(what, done, total)"""
 
@@ -60,8 +64,13 @@ class _Moment(NamedTuple):
     refs: dict[str, list[PartRef]]
 
 
-async def export_all(url: str, folder: Path, *, version: str, progress: Progress = lambda *_: None) -> Manifest:
-    """Write all journals of a server into an empty folder. Raises JournalError and its kind."""
+async def export_all(
+    url: str, folder: Path, *, version: str, segments: Segments = lambda _: [], progress: Progress = lambda *_: None
+) -> Manifest:
+    """Write all journals of a server, and the archive behind them, into an empty folder. Raises JournalError and its kind.
+
+    The archive is copied after the moment: what the journal had trimmed by then is in segments by then.
+    """
     connection = await connect(parse_url(url), timeout_s=TIMEOUT_S, name="qm-export")
     try:
         for attempt in range(1, ATTEMPTS + 1):
@@ -77,7 +86,8 @@ async def export_all(url: str, folder: Path, *, version: str, progress: Progress
                 if attempt == ATTEMPTS:
                     raise
                 continue  # T1: trimmed under our hands
-            manifest = Manifest(version=version, made_at=made_at, shards=files)
+            copied = segments({moment.shard: moment.tail.seq for moment in moments})
+            manifest = Manifest(version=version, made_at=made_at, shards=files, segments=copied)
             write_manifest(folder, manifest)
             return read_manifest(folder)
         raise AssertionError("the loop above returns or raises")
@@ -176,6 +186,9 @@ def verify_export(folder: Path, *, progress: Progress = lambda *_: None) -> Mani
     for shard in manifest.shards:
         for done in check(folder, shard):
             progress(f"checking {_name(shard.shard)}", done, shard.entries + shard.parts)
+    for n, segment in enumerate(manifest.segments, 1):
+        check_hash(folder / segment.file, segment.blake2b)
+        progress("checking the archive", n, len(manifest.segments))
     return manifest
 
 

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,11 @@ class Original:
         self.folder = folder
         self.acknowledged: list[str] = []
         self.legs_of: dict[str, Any] = {}
-        engine = Engine(folder / "data", shards=2).start()
+        engine = Engine(folder / "data", shards=2, environment={"QM_ARCHIVE_SEAL_S": "0.2"}).start()
         try:
             with engine.client() as client:
                 self._history(client)
+                _until(lambda: list((folder / "data" / "archive").glob("s0/*.seg")))
                 self.tar = folder / "backup.tar"
                 self._under_traffic(engine)
                 said = quartermaster("export", "--all", str(folder / "backup"), f"--data-dir={engine.data_dir}")
@@ -77,6 +80,13 @@ class Original:
         assert "journals" in said.stdout
 
 
+def _until(check: Callable[[], object], within_s: float = 30.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not check():
+        assert time.monotonic() < deadline, "the archiver wrote no segment"
+        time.sleep(0.05)
+
+
 def quartermaster(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from engine.cli.main import main; main()", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -94,6 +104,10 @@ def test_what_is_restored_is_what_was_there(original: Original, tmp_path: Path, 
     said = quartermaster("restore", str(original.folder / name), f"--data-dir={data}")
     assert said.returncode == 0, said.stderr
     assert "--shards 2" in said.stdout
+    assert "archive segments" in said.stdout
+    for path in (original.folder / "backup" / "archive").glob("s*/*.seg"):
+        if name == "backup":
+            assert (data / "archive" / path.parent.name / path.name).read_bytes() == path.read_bytes()
     engine = Engine(data, shards=2).start()
     try:
         acknowledged = tmp_path / "acknowledged.txt"
@@ -112,6 +126,7 @@ def test_what_is_restored_is_what_was_there(original: Original, tmp_path: Path, 
             made = post(client, f"/v1/reservations/{original.reservation_id}/commit")
             assert made.status_code == 200, "the hold lives on"
             assert post(client, "/v1/allocations", order({"SKU-2": 1})).status_code == 201
+        assert "another journal" not in engine.log.read_text(), "archive and journal are of one history"
     finally:
         engine.stop()
 
@@ -129,6 +144,7 @@ def test_a_target_that_has_something_is_replaced_only_by_force(original: Origina
     said = quartermaster("export", "--all", str(copy), f"--data-dir={data}")
     assert said.returncode == 0, said.stderr
     manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (original.folder / "backup", copy)]
+    assert manifests[0]["segments"] == manifests[1]["segments"]
     for old, new in zip(*[manifest["shards"] for manifest in manifests], strict=True):
         assert new["epoch"] > old["epoch"], "a copy of the old engine is fenced"
         assert {**new, "epoch": 0, "blake2b": "", "size_bytes": 0} == {
