@@ -76,6 +76,13 @@ async def test_an_order_from_hold_to_delivery(gateway: tuple[GatewayEngine, str]
         other = await client.reserve(an_order("H-2"))
         assert (await client.release(other.reservation_id)).state == "released"
 
+        stopped = await client.allocate(an_order("H-5", hold_reasons=("fraud", "address")))
+        with pytest.raises(qm.Conflict):
+            await client.release_leg(stopped.legs[0].leg_id)
+        await client.clear_holds(stopped.allocation_id, reasons=["fraud"], reason="checked")
+        await client.clear_holds(stopped.allocation_id)
+        assert (await client.release_leg(stopped.legs[0].leg_id)).leg.state == "released"
+
         direct = await client.allocate(an_order("H-3", 2, placed_at=datetime.now(UTC), customer_id="C-1"))
         assert direct.customer_id == "C-1"
         partly = await client.cancel(direct.allocation_id, lines=[qm.LineQuantity(line_id="1", quantity=1)])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +95,32 @@ def test_the_client_has_what_a_storefront_needs_and_asks_for_nothing_else() -> N
     asked = set(re.findall(r'name="((?:GET|POST|PUT|DELETE) /[^"]*)"', text))
     asked |= {f"POST /v1/legs/{{leg_id}}/{verb}" for verb in re.findall(r'_step\(leg_id, "(\w+)"', text)}
     assert asked <= served
-    storefront = ("/v1/reservations", "/v1/allocations", "/v1/legs/{leg_id}", "/v1/availability", "/v1/decisions")
-    assert {name for name in served if name.split(" ")[1].startswith(storefront)} <= asked
+    needed = {
+        "POST /v1/reservations",
+        "POST /v1/reservations/{reservation_id}/commit",
+        "POST /v1/reservations/{reservation_id}/extend",
+        "DELETE /v1/reservations/{reservation_id}",
+        "POST /v1/allocations",
+        "POST /v1/allocations/batch",
+        "POST /v1/allocations/{allocation_id}/cancel",
+        "GET /v1/allocations/{allocation_id}",
+        "GET /v1/availability",
+        "GET /v1/decisions/{decision_id}",
+    }
+    assert needed <= asked
 
 
 def test_the_synchronous_client_is_what_the_tool_makes_of_the_asynchronous_one() -> None:
     tool = ROOT / "clients" / "python" / "tools" / "unasync.py"
     run = subprocess.run([sys.executable, tool, "--check"], capture_output=True, text=True, check=False)
     assert run.returncode == 0, f"run clients/python/tools/unasync.py\n{run.stderr}"
+
+
+def test_the_client_needs_little_and_nothing_that_the_locks_do_not_pin() -> None:
+    needs = tomllib.loads((ROOT / "clients/python/pyproject.toml").read_text())["project"]["dependencies"]
+    engine = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert len(needs) == 2
+    assert set(needs) <= set(engine), "the development environment installs the client without looking for packages"
 
 
 def test_keys_are_uuid7_of_now_and_differ() -> None:
