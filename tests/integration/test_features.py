@@ -352,7 +352,7 @@ def test_stock_facts_may_leave_a_position_short_and_it_sells_nothing(client: htt
         {"node_id": "NYC", "sku": sku, "kind": "damaged", "quantity": 2, "reason": "flood"},
     )
     assert lost.status_code == 200, lost.text
-    position = client.get("/v1/availability", params={"sku": sku}).json()["data"][0]
+    position = lost.json()["positions"][0]  # availability may show later that the legs went elsewhere
     assert (position["available_to_promise"], position["short_by"]) == (0, 2)
     assert allocate(client, order({sku: 1}), after=lost.json()["token"]).status_code == 409
 
