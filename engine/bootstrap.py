@@ -21,7 +21,6 @@ import structlog
 from pydantic import SecretStr
 
 from engine.actors.journals import open_journal
-from engine.actors.logs import set_up_logging
 from engine.archive.index import connect_index
 from engine.archive.places import archive_url, index_url
 from engine.archive.store import SegmentStore
@@ -46,6 +45,7 @@ from engine.journal.connection import parse_url
 from engine.journal.discovery import Directory
 from engine.journal.embedded import EmbeddedError, EmbeddedServer, hold_folder, runtime_dir
 from engine.journal.port import JournalError
+from engine.logs import set_up_logging
 from engine.settings import Settings
 
 START_TIMEOUT_S = 180.0

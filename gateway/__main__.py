@@ -17,6 +17,7 @@ import uvicorn
 
 from engine.client.cluster import Cluster
 from engine.journal.discovery import Directory
+from engine.logs import set_up_logging
 from engine.settings import Settings
 from gateway.app import create_app
 from gateway.asgi import Door
@@ -113,30 +114,14 @@ async def serve(settings: Settings, port: int, *, listener: socket.socket | None
         await directory.close()
 
 
-def set_up_logging(settings: Settings) -> None:
-    """JSON lines on standard error, uvicorn's own included."""
-    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    logging.basicConfig(stream=sys.stderr, level=max(level, logging.WARNING))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m gateway", description="One gateway process of Quartermaster.")
     parser.add_argument("--port", type=int, default=None, help="port to listen on (default: QM_PORT)")
     arguments = parser.parse_args()
     settings = Settings()
     set_up_logging(settings)
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    logging.basicConfig(stream=sys.stderr, level=max(level, logging.WARNING))  # uvicorn's own words
     with asyncio.Runner(loop_factory=_uvloop) as runner:
         runner.run(serve(settings, arguments.port if arguments.port is not None else settings.port))
 

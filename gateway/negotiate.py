@@ -7,7 +7,6 @@ from functools import lru_cache
 JSON = b"application/json"
 MSGPACK = b"application/vnd.msgpack"
 _MSGPACK_NAMES = frozenset((MSGPACK, b"application/msgpack", b"application/x-msgpack"))
-_JSON_RANGES = frozenset((JSON, b"application/*", b"*/*", b"application/problem+json"))
 
 
 @lru_cache(maxsize=256)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 _HALF_BITS = 10
-_HALF = 1 << _HALF_BITS
 _MAX_POWER = 26  # up to 2**37 us, more than a day
 _SIZE = (_MAX_POWER + 2) << _HALF_BITS
 

@@ -5,7 +5,6 @@ For what has to be measured without sockets and processes: CPU of a decision, by
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -157,11 +156,6 @@ class PlainOrder(msgspec.Struct, frozen=True, gc=False):
     lines: tuple[PlainLine, ...]
     currency: str
     on_short: str
-
-
-def json_size(body: bytes) -> int:
-    """Lines of a body, to make sure that it is the order that was meant."""
-    return len(json.loads(body)["lines"])
 
 
 def _now_ms() -> int:

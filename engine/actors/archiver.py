@@ -13,7 +13,6 @@ from typing import Any
 
 import structlog
 
-from engine.actors.logs import set_up_logging
 from engine.actors.measures import Complaint
 from engine.archive.feed import JournalFeed
 from engine.archive.follower import ShardFollower
@@ -23,6 +22,7 @@ from engine.archive.store import SegmentStore
 from engine.archive.writer import Exists
 from engine.domain.placement import CONTROL_SHARD
 from engine.journal.port import JournalError, Unavailable
+from engine.logs import set_up_logging
 from engine.settings import Settings
 
 IDLE_S = 0.25

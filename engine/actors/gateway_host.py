@@ -10,7 +10,7 @@ import sys
 
 import structlog
 
-from engine.actors.logs import set_up_logging
+from engine.logs import set_up_logging
 from engine.settings import Settings
 
 STOP_S = 10.0

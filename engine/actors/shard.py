@@ -18,7 +18,6 @@ import msgspec
 import structlog
 
 from engine.actors.journals import open_journal
-from engine.actors.logs import set_up_logging
 from engine.actors.measures import Complaint
 from engine.actors.runner import EXIT_BROKEN, Runner
 from engine.actors.server import ShardServer
@@ -32,6 +31,7 @@ from engine.domain.replies import ConfigDoc, Problem, Reply, StatusReply
 from engine.journal.discovery import Directory
 from engine.journal.port import Corrupt, Unavailable
 from engine.journal.runtime import runtime_dir
+from engine.logs import set_up_logging
 from engine.protocol.control_core import ControlCore
 from engine.protocol.effects import Core
 from engine.protocol.hold_caps import HoldLimits

@@ -16,10 +16,10 @@ from typing import Any, cast
 import msgspec
 import structlog
 
-from engine.actors.logs import set_up_logging
 from engine.actors.server import remove_leftover
 from engine.actors.solver_client import SolveAnswer, SolveRequest
 from engine.journal.runtime import runtime_dir
+from engine.logs import set_up_logging
 from engine.protocol.wire import FrameError, FrameReader, frame
 from engine.settings import Settings
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import structlog
 
-from engine.actors.logs import set_up_logging
 from engine.domain.placement import CONTROL_SHARD
+from engine.logs import set_up_logging
 from engine.settings import Settings
 
 AGAIN_MIN_S = 0.05

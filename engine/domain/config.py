@@ -190,7 +190,6 @@ class Placement(Document, kw_only=True):
     slots: dict[str, int] = {}
 
 
-AnyDocument = Item | Node | Channel | Carrier | ApiKey | Placement
 KINDS: dict[str, type[Document]] = {
     "item": Item,
     "node": Node,

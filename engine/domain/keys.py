@@ -120,9 +120,6 @@ class KeyTable(_Index):
         self.start = start
         return forgotten
 
-    def oldest_ms(self) -> int | None:
-        return self.times_ms[self.start] if self.start < len(self.keys) else None
-
     def rows(self) -> Iterator[tuple[int, int, int, int]]:
         """(key, fingerprint, order number, journal time), oldest first."""
         start = self.start

@@ -18,7 +18,3 @@ class DocumentPage(Shown):
     data: list[Any]
     next_cursor: str | None
     has_more: bool
-
-
-class ImportQuery(Body, kw_only=True):
-    """No parameters."""
