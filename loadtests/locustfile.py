@@ -1,5 +1,7 @@
 """Locust scenario with the storefront mix, thin on purpose: the mix is storefront_mix.py, the orders are traffic.py.
 
+Bodies are rendered ahead and FastHttpUser sends them: a storefront would use clients/python, which costs sixteen times the CPU.
+
     quartermaster demo &                       # or `up`, with a network of your own
     QM_API_KEY=qm_... locust -f loadtests/locustfile.py --host http://127.0.0.1:8080 --headless -u 50 -r 50 -t 60s
 
