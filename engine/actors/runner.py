@@ -37,6 +37,7 @@ from engine.journal.port import (
     Fenced,
     Journal,
     JournalError,
+    Misconfigured,
     Tail,
     Unavailable,
 )
@@ -126,7 +127,7 @@ class Runner:
         self.clock.start(acquired.server_time_ms)
         try:
             replayed = await self.snapshots.load(acquired)
-        except Corrupt as error:
+        except (Corrupt, Misconfigured) as error:  # Misconfigured: entries of a newer version
             self.freeze(f"the journal does not verify: {error}")
         else:
             self._tail = acquired.tail

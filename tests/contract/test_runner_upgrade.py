@@ -12,18 +12,19 @@ from engine.domain.replies import StockReply
 from engine.journal import upgrade
 from engine.journal.chain import entry_hash
 from engine.journal.memory import MemoryServer
+from engine.journal.port import SCHEMA_VERSION
 from tests.contract.shard_host import Engine
 
 
-def _age(server: MemoryServer, shard: int) -> None:
-    """Make the journal one of schema 0, in which every event was wrapped in a list of its own; snapshots are gone."""
+def _age(server: MemoryServer, shard: int, *, schema: int = 0) -> None:
+    """Make the journal one of another schema, in which every event was wrapped in a list of its own; snapshots are gone."""
     stored = server.shard(shard)
     prev = bytes(16)
     for seq, entry in sorted(stored.entries.items()):
         events = msgspec.msgpack.decode(entry.payload)
         payload = msgspec.msgpack.encode([[event] for event in events])
-        digest = entry_hash(prev, epoch=entry.epoch, seq=seq, time_ms=entry.time_ms, schema=0, payload=payload)
-        stored.entries[seq] = entry._replace(schema=0, payload=payload, prev_hash=prev, hash=digest)
+        digest = entry_hash(prev, epoch=entry.epoch, seq=seq, time_ms=entry.time_ms, schema=schema, payload=payload)
+        stored.entries[seq] = entry._replace(schema=schema, payload=payload, prev_hash=prev, hash=digest)
         prev = digest
     stored.tail = stored.tail._replace(hash=prev)
     stored.parts.clear()
@@ -61,5 +62,18 @@ async def test_without_a_way_up_the_shard_refuses_and_names_the_schema(tmp_path:
         shard = await engine.restart(0)
         assert shard.runner is not None
         assert "schema 0" in shard.runner.frozen
+    finally:
+        await engine.close()
+
+
+async def test_entries_of_a_newer_version_freeze_the_shard_instead_of_starting_it_over_and_over(tmp_path: Path) -> None:
+    engine = await Engine(tmp_path, 1, snapshot_interval_s=600).start()
+    try:
+        await engine.stock_up("N-0", "SKU-0", 12)
+        await engine.stock[0].stop()
+        _age(engine.server, 0, schema=SCHEMA_VERSION + 1)
+        shard = await engine.restart(0)
+        assert shard.runner is not None
+        assert f"schema {SCHEMA_VERSION + 1}" in shard.runner.frozen
     finally:
         await engine.close()
