@@ -120,6 +120,13 @@ class DemandQueue:
         if self.entries:
             self._sweep_at_ms = now_ms + SWEEP_GAP_MS  # by then the views are there
 
+    def placed(self, slot: str, order_no: int, record: OrderRecord, *, now_ms: int) -> None:
+        """A new order waits. What is free and not enough for it, it collects from now on (Q4)."""
+        self.index(slot, order_no, record)
+        entry = self.entries.get(order_no)
+        if entry is not None and any(self._core.state.free_total(item) for item in entry.items):
+            self.keeping.collect(entry, now_ms=now_ms)
+
     def index(self, slot: str, order_no: int, record: OrderRecord, *, many: bool = False) -> None:
         """An order's record changed: take it in, where it stands now, or out. many = of new ones, to be sorted by the caller."""
         entry = self.entries.get(order_no)
@@ -227,7 +234,7 @@ class DemandQueue:
                 continue
             value = sum(line.quantity * line.unit_price_minor for line in order.lines)
             rank = demand.rank_of(core.time_ms(now_ms), order.priority, value)
-            with self.keeping.lifted((rank, 0), items):
+            with self.keeping.lifted((rank, RANK_LAST), items):  # of equals, who waits already comes first
                 plan_flights(core, [flight], now_ms=now_ms)
         return rest
 

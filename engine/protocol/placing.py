@@ -226,7 +226,7 @@ def finish_place(
     core.put(batch, open_order(slot, order_no, record, command))
     index_order(state, slot, order_no, record)
     if record.demand:
-        core.demand.index(slot, order_no, record)
+        core.demand.placed(slot, order_no, record, now_ms=now_ms)
         core.demand_log.waits(slot, record, batch.time_ms)
     if held:
         state.open_holds += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from engine.domain import demand
@@ -52,6 +52,8 @@ class Shop:
         return queue.order[0][0], sum(queue.entries[queue.order[0][1]].items.values())
 
 
+@example([("receive", 1, 0), ("order", 2, 0), ("snatch", 1, 0)])
+@example([("receive", 1, 0), ("order", 2, 1), ("order", 1, 1)])
 @settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 @given(steps)
 def test_nobody_is_served_before_who_ranks_first_and_all_are_served_in_the_end(
