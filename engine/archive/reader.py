@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -18,7 +18,7 @@ from engine.domain.ids import EPOCH_2020_MS
 from engine.journal.port import Unavailable
 
 STATEMENT_TIMEOUT_MS = 10_000
-Query = sa.Select[Unpack[tuple[Any, ...]]]
+Query = sa.Select[*tuple[Any, ...]]
 
 
 class NoIndex(Unavailable):
@@ -146,14 +146,21 @@ class IndexReader:
 
     def orders(self, wanted: OrderFilter, window: Window) -> list[OrderRow]:
         """Newest or oldest first; one more than the limit where there are more."""
-        query = _order_columns()
-        key = orders.c.order_no
-        if wanted.node is not None:
-            legs = sa.select(order_legs.c.order_no).where(order_legs.c.node == wanted.node)
-            query = query.where(key.in_(legs))
+        # Driven by the index whose order is the list's, so that a page reads little more than itself; the rest is looked up.
+        query, key = _order_columns(), orders.c.order_no
         if wanted.item is not None:
             query = query.join(order_items, order_items.c.order_no == key).where(order_items.c.item == wanted.item)
             key = order_items.c.order_no
+            if wanted.node is not None:
+                query = query.where(_has_leg_at(wanted.node, key))
+        elif wanted.node is not None:
+            query = query.join(order_legs, order_legs.c.order_no == key).where(order_legs.c.node == wanted.node)
+            key = order_legs.c.order_no
+            other = order_legs.alias()
+            earlier = sa.select(other.c.leg_no).where(
+                other.c.order_no == key, other.c.node == wanted.node, other.c.leg_no < order_legs.c.leg_no
+            )
+            query = query.where(~earlier.exists())  # an order with two legs there is one row
         query = _filtered(query, wanted)
         (rows,) = self._rows(_windowed(query, window, key))
         return [_order_row(row) for row in rows]
@@ -169,8 +176,10 @@ class IndexReader:
             query = query.where(order_legs.c.state == leg_state)
         query = _filtered(query, wanted)
         if wanted.item is not None:
-            items = sa.select(order_items.c.order_no).where(order_items.c.item == wanted.item)
-            query = query.where(order_legs.c.order_no.in_(items))
+            found = sa.select(order_items.c.item).where(
+                order_items.c.item == wanted.item, order_items.c.order_no == order_legs.c.order_no
+            )
+            query = query.where(found.exists())
         (rows,) = self._rows(_windowed(query, window, order_legs.c.order_no, order_legs.c.leg_no))
         return [LegRow(row[0], _order_row(row[1:])) for row in rows]
 
@@ -182,8 +191,12 @@ class IndexReader:
         if rung is not None:
             query = query.where(decisions.c.rung == rung)
         if wanted.node is not None:
-            legs = sa.select(order_legs.c.order_no).where(order_legs.c.node == wanted.node)
-            query = query.where(decisions.c.order_no.in_(legs))
+            query = query.where(_has_leg_at(wanted.node, decisions.c.order_no))
+        if wanted.item is not None:
+            found = sa.select(order_items.c.item).where(
+                order_items.c.item == wanted.item, order_items.c.order_no == decisions.c.order_no
+            )
+            query = query.where(found.exists())
         query = _filtered(query, wanted)
         (rows,) = self._rows(_windowed(query, window, decisions.c.order_no, decisions.c.number))
         return [DecisionRow(*row) for row in rows]
@@ -259,6 +272,10 @@ class IndexReader:
 
 def _order_columns() -> Query:
     return sa.select(orders.c.order_no, orders.c.slot, orders.c.closed, orders.c.record)
+
+
+def _has_leg_at(node: int, order_no: Any) -> Any:
+    return sa.select(order_legs.c.leg_no).where(order_legs.c.order_no == order_no, order_legs.c.node == node).exists()
 
 
 def _order_row(row: Sequence[Any]) -> OrderRow:
