@@ -16,11 +16,12 @@ UV_VERSION := 0.13.9
 DURATION ?=
 ORDERS ?=
 NODES ?=
+NODE_COUNT ?=
 SHARDS ?=
 RATE ?=
 QUICK ?=
 DEMO_FLAGS = $(if $(DURATION),--duration $(DURATION)) $(if $(ORDERS),--orders '$(ORDERS)') $(if $(NODES),--nodes '$(NODES)') \
-	$(if $(SHARDS),--shards $(SHARDS)) $(if $(RATE),--rate $(RATE))
+	$(if $(NODE_COUNT),--node-count $(NODE_COUNT)) $(if $(SHARDS),--shards $(SHARDS)) $(if $(RATE),--rate $(RATE))
 
 .PHONY: setup demo run test check bench clean help
 .PHONY: static unit redis-server postgresql
@@ -51,7 +52,7 @@ $(STAMP): $(LOCK) pyproject.toml clients/python/pyproject.toml Makefile
 	@$(BIN)/python -m solvers.warm
 	@touch $@
 
-demo: $(STAMP) ## Start everything and play storefront traffic (DURATION=20 ORDERS=FILE NODES=FILE SHARDS=2 RATE=100)
+demo: $(STAMP) ## Start everything and play storefront traffic (DURATION=20 ORDERS=FILE NODES=FILE NODE_COUNT=60 SHARDS=2 RATE=100)
 	@$(BIN)/quartermaster demo $(DEMO_FLAGS)
 
 run: $(STAMP) ## Start the engine on ./data and stay in the foreground (SHARDS=2)

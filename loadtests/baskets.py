@@ -23,6 +23,9 @@ from engine.domain.config import Item, Node
 from loadtests.network import Network, NetworkSpec, build_network
 
 MAX_LEGS = 8
+WAREHOUSES_MAX = 24
+WAREHOUSE_UNITS_MIN = 24
+"""Of every product that a warehouse carries: two usual lines of a wholesale basket."""
 POPULATION_NAMES = ("zcta_population*.csv*", "us-network/zcta_population*.csv*")
 
 
@@ -77,16 +80,21 @@ def basket_network(
 ) -> Network:
     """Stock for the file's whole demand times `coverage`, over given nodes or generated ones.
 
-    Baskets are long, so nodes carry much: warehouses 90 % of the products, stores 60 %.
+    Baskets are long, so a few warehouses carry nearly everything, deep enough for a basket; stores a wide range of what sells.
+    Products that hardly sell have that least depth beyond the coverage: `stocked` tells what it comes to.
     """
-    warehouses = max(1, node_count // 8)
+    warehouses = warehouse_count(node_count)
     spec = NetworkSpec(
         seed=seed,
         warehouses=warehouses,
         stores=node_count - warehouses,
         coverage=coverage,
-        warehouse_carry=0.9,
+        # Popular products are carried half as often again: by every warehouse, and the last of the tail by 95 % of them.
+        warehouse_carry=1.9,
+        warehouse_weight=16.0,
+        warehouse_units_min=WAREHOUSE_UNITS_MIN,
         store_carry=0.6 if node_count <= 200 else 120 / node_count,
+        store_range=0.6,
     )
     items = [
         Item(sku=sku, name=sku, category="gift", unit_value_minor=price)
@@ -95,8 +103,20 @@ def basket_network(
     return build_network(spec, nodes=nodes, items=items, demand_units=file.demand_units)
 
 
+def warehouse_count(node_count: int) -> int:
+    """How many of so many nodes are stocked as warehouses: an eighth, but no more than a country has."""
+    return max(1, min(WAREHOUSES_MAX, node_count // 8))
+
+
+def stocked(file: BasketFile, network: Network) -> float:
+    """Units on all shelves over the units that the file asks for."""
+    return float(network.stock.units.sum() / file.demand_units.sum())
+
+
 def read_store_network(path: Path, count: int) -> tuple[list[Node], list[BadRow]]:
     """`count` stores of a file, evenly from west to east; with the rows that could not be read.
+
+    The stores of a file have no warehouse behind them: some of them, as evenly spread, are stocked as warehouses.
 
     Raises FormatError where the file has fewer.
     """
@@ -111,7 +131,11 @@ def read_store_network(path: Path, count: int) -> tuple[list[Node], list[BadRow]
         raise FormatError(f"{path} has {len(stores):,} stores, {count:,} nodes were asked for")
     stores.sort(key=lambda store: (store.lon, store.lat, store.number))
     chosen = [stores[i * len(stores) // count] for i in range(count)]
-    return [msgspec.convert(store_document(store), Node, strict=False) for store in chosen], bad
+    nodes = [msgspec.convert(store_document(store), Node, strict=False) for store in chosen]
+    warehouses = warehouse_count(count)
+    for i in range(warehouses):
+        nodes[(2 * i + 1) * count // (2 * warehouses)].kind = "warehouse"
+    return nodes, bad
 
 
 def find_population(orders: Path) -> Path | None:

@@ -38,6 +38,11 @@ class NetworkSpec:
     warehouse_carry: float = 0.5
     """Share of the catalogue that a warehouse stocks; popular SKUs are carried more often."""
     store_carry: float = 0.25
+    store_range: float = 1.0
+    """Share of the catalogue, by popularity, that a store chooses from: what hardly anybody asks for is in warehouses only."""
+    warehouse_weight: float = 4.0
+    """Units that a warehouse gets of a SKU over what a store gets that has the same demand around it."""
+    warehouse_units_min: int = 1
     kit_share: float = 0.0
     """Share of SKUs that are kits of two or three others."""
     handling_share: float = 0.02
@@ -309,7 +314,8 @@ def make_stock(
             demand[i] = 0
     warehouse = np.array([node.kind == "warehouse" for node in nodes])
     carry = np.where(warehouse, spec.warehouse_carry, spec.store_carry)
-    weight = share * np.where(warehouse, 4.0, 1.0)
+    weight = share * np.where(warehouse, spec.warehouse_weight, 1.0)
+    at_least = np.where(warehouse, spec.warehouse_units_min, 1)
     rank = np.empty(len(items))
     rank[np.argsort(-demand, kind="stable")] = (np.arange(len(items)) + 0.5) / len(items)
     band = np.array([band_of(node.postal_code, spec.regions) for node in nodes]) if spec.regions else None
@@ -318,10 +324,11 @@ def make_stock(
         block = slice(first, min(first + 1_000, len(items)))
         lean = 1.5 - rank[block]  # mean 1: popular SKUs are carried half as often again, the tail half as often
         mask = rng.random((block.stop - first, len(nodes))) < np.minimum(1.0, carry[None, :] * lean[:, None])
+        mask &= warehouse[None, :] | (rank[block] <= spec.store_range)[:, None]
         if band is not None:
             mask &= band[None, :] == (np.arange(first, block.stop) % spec.regions)[:, None]
         _only_capable(mask, items[block], warehouse, band, spec.regions, first)
-        columns.append(_split_units(spec, mask, demand[block] * spec.coverage, weight, first))
+        columns.append(_split_units(spec, mask, demand[block] * spec.coverage, weight, at_least, first))
     at_node = np.concatenate([c[1] for c in columns]).astype(np.int32)
     of_item = np.concatenate([c[0] for c in columns]).astype(np.int32)
     units = np.concatenate([c[2] for c in columns]).astype(np.int64)
@@ -353,9 +360,9 @@ def _only_capable(
 
 
 def _split_units(
-    spec: NetworkSpec, mask: np.ndarray, wanted: np.ndarray, weight: np.ndarray, first: int
+    spec: NetworkSpec, mask: np.ndarray, wanted: np.ndarray, weight: np.ndarray, at_least: np.ndarray, first: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(item, node, units) of every carried position. Sums are kept exactly (cumulative rounding), each has at least 1."""
+    """(item, node, units) of every carried position. Sums are kept exactly (cumulative rounding), but for the least that a node has."""
     row, node = np.nonzero(mask)
     if spec.flat_units:
         return row + first, node, np.full(len(row), spec.flat_units)
@@ -364,4 +371,4 @@ def _split_units(
     total = np.maximum(running[:, -1:], 1e-12)
     edges = np.ceil(running / total * np.ceil(wanted)[:, None] - 1e-9)
     units = np.diff(edges, axis=1, prepend=0.0)
-    return row + first, node, np.maximum(1, units[row, node]).astype(np.int64)
+    return row + first, node, np.maximum(at_least[node], units[row, node]).astype(np.int64)

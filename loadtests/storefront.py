@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from engine.cli.formats.table import FormatError
-from loadtests.baskets import basket_bodies, basket_network, find_population, read_file, read_store_network
+from loadtests.baskets import basket_bodies, basket_network, find_population, read_file, read_store_network, stocked
 from loadtests.client import Client, ClientError, Response, Unanswered
 from loadtests.histogram import Histogram
 from loadtests.ledger import Ledger, Position, Recent, lines_of
@@ -477,11 +477,12 @@ def prepare(job: Job) -> tuple[Network, Iterator[dict[str, Any]] | None]:
         say(event="note", text=f"{path.name}: {file.report.sentence()}")
         say(
             event="note",
-            text=f"{len(file.skus):,} products, {file.demand_units.sum():,.0f} units over {file.span_days} days; stock = "
-            f"that demand x {job.coverage:g}; destinations by "
+            text=f"{len(file.skus):,} products, {file.demand_units.sum():,.0f} units over {file.span_days} days; destinations by "
             + (f"the population in {population.name}" if population else "the density of ZIP codes"),
         )
         network = basket_network(file, nodes, node_count=job.node_count, coverage=job.coverage, seed=job.seed)
+        depth = "stock = that demand x {:g}, and what lets a warehouse serve a basket of rare products: x {:.2f} in all"
+        say(event="note", text=depth.format(job.coverage, stocked(file, network)))
         return network, basket_bodies(file, population)
     warehouses = max(1, job.node_count // 6)
     spec = NetworkSpec(

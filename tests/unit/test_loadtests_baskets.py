@@ -15,6 +15,8 @@ from loadtests.baskets import (
     find_population,
     read_file,
     read_store_network,
+    stocked,
+    warehouse_count,
 )
 
 INVOICES = """invoice,sku,qty,ts,price,customer,country
@@ -56,6 +58,18 @@ def test_stock_is_the_demand_times_the_coverage(invoices: Path) -> None:
     assert network.items[0].weight_g is None, "weights are not in the file and are not invented"
 
 
+def test_warehouses_carry_nearly_all_and_deep_enough_for_a_basket(invoices: Path) -> None:
+    file = read_file(invoices)
+    network = basket_network(file, None, node_count=16, coverage=1.0, seed=1)
+    stores = {n for n, node in enumerate(network.nodes) if node.kind == "store"}
+    assert [warehouse_count(count) for count in (2, 12, 60, 2_992)] == [1, 1, 7, 24]
+    at = zip(network.stock.node.tolist(), network.stock.item.tolist(), network.stock.units.tolist(), strict=True)
+    held = {(node, item): units for node, item, units in at}
+    assert all(held[node, item] >= 24 for node in range(16) if node not in stores for item in range(2))
+    assert not any((node, 1) in held for node in stores), "what hardly sells is in warehouses only"
+    assert stocked(file, network) == sum(held.values()) / 18
+
+
 def test_baskets_are_played_in_order_and_a_customer_lives_in_one_place(invoices: Path) -> None:
     bodies = list(basket_bodies(read_file(invoices), None))
     assert [body["order_id"] for body in bodies] == ["1", "2", "4"]
@@ -82,6 +96,7 @@ def test_stores_are_taken_evenly_from_west_to_east(tmp_path: Path) -> None:
     path.write_text(f"storenum,ZIPCODE,LAT,LON\n{rows}x,ABC,1,1\n")
     nodes, bad = read_store_network(path, 2)
     assert [node.postal_code for node in nodes] == ["94103", "60614"]
+    assert [node.kind for node in nodes] == ["store", "warehouse"], "a file of stores has no warehouse behind them"
     assert [row.line for row in bad] == [6]
     with pytest.raises(FormatError, match="has 4 stores, 5 nodes"):
         read_store_network(path, 5)
