@@ -131,7 +131,7 @@ class Uploader:
             job = self._watch(response.json()["job_id"], before)
             for error in job["errors"]:
                 at = error["line"]
-                where = f"{error['pointer']}: " if error["pointer"] else ""
+                where = f"{error['pointer'].lstrip('/')}: " if error["pointer"] else ""
                 self.outcome.refuse(lines[at - 1] if 0 < at <= len(lines) else 0, "refused", where + error["detail"])
             unnamed = job["rows_failed"] - len(job["errors"])
             if unnamed > 0:

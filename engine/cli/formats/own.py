@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from engine.cli.formats.table import (
 )
 from engine.cli.formats.us_zip import find_zip
 from engine.domain.config import Item, Node
+from engine.domain.config_rules import fault_of
 
 UNITS_MAX = 1_000_000_000
 ITEM_COLUMNS = ("sku",)
@@ -131,12 +133,24 @@ def _complete(document: dict[str, Any]) -> None:
         document["lat"], document["lon"] = place.lat, place.lon
 
 
+_WORDS = {"`int`": "a whole number", "`float`": "a number", "`str`": "text", "`bool`": "true or false"}
+_REGEX = re.compile(r" matching regex .*", re.S)
+
+
+def _plain(error: msgspec.ValidationError) -> str:
+    """The field and its rule: "weight_g: expected a whole number >= 0"."""
+    pointer, rule = fault_of(error)
+    for word, plain in _WORDS.items():
+        rule = rule.replace(word, plain)
+    return f"{pointer.strip('/').replace('/', '.')}: {_REGEX.sub(' of the form that the API reference gives', rule)}"
+
+
 def _checked(line: int, document: dict[str, Any], kind: type[Item] | type[Node], name: str) -> DocumentRow:
     """The document once it converts to its type; otherwise the field that does not."""
     try:
         msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
-        raise BadValue(str(error)) from error
+        raise BadValue(_plain(error)) from error
     return DocumentRow(line, document[name], document)
 
 
