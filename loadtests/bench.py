@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtests import bench_archive, bench_core, bench_http, bench_restart, bench_shards, figures
+from loadtests.bench_http import OPEN_LOOP
 from loadtests.drive import DriverError
 from loadtests.figures import Figure, over_rounds
 from loadtests.keys import ARCHIVE_KEYS, CORE_KEYS, HTTP_KEYS, KEYS, RESTART_KEYS, SHARD_KEYS, SOLVER_KEYS
@@ -97,7 +98,8 @@ def main() -> None:
     all_hold = figures.show(bench.figures, out) if bench.figures else False
     show_cpu(bench)
     if path is not None and not failed:
-        figures.write(bench.figures, seed=arguments.seed, scale=scale, path=path)
+        notes = {name: bench.notes[name] for name in (OPEN_LOOP,) if name in bench.notes}
+        figures.write(bench.figures, seed=arguments.seed, scale=scale, path=path, notes=notes)
         details = {"notes": bench.notes, "cpu_us_per_order": bench.cpu_us}
         path.with_name("details.json").write_text(json.dumps(details, indent=1, default=list) + "\n")
         out.print(f"written: {path}", highlight=False)

@@ -20,6 +20,7 @@ from engine.journal.embedded import EmbeddedServer
 from engine.journal.keys import Keys
 from loadtests.client import Client
 from loadtests.figures import Figure, over_rounds, ratios
+from loadtests.histogram import Histogram
 from loadtests.loader import load_documents, load_network, load_stock
 from loadtests.network import Network, NetworkSpec, build_network
 from loadtests.peers.auth import KEY_ENV
@@ -31,6 +32,10 @@ from loadtests.runs import Bench, BenchError, p50_ms, verify
 from loadtests.servers import Engine, Server
 from loadtests.traffic import Traffic, TrafficSpec
 
+OPEN_LOOP = "open_loop"
+OPEN_SHARE = 0.7
+"""Part of the closed-loop capacity of single orders, measured just before."""
+OPEN_CONNECTIONS = 512
 CONNECTIONS = 64
 BATCH = 100
 BATCH_CONNECTIONS = 8
@@ -72,6 +77,8 @@ def measure(bench: Bench, wanted: set[str]) -> None:
         stack.callback(writer.close)
         rates = _rounds(bench, wanted, engine, peers, pools, peer_pools, writer)
         _figures(bench, wanted, rates)
+        if "single" in rates.values:
+            _open_loop(bench, engine, pools, over_rounds(rates["single"]).value)
         report = verify(engine, [bench.acknowledged(engine)], folder=bench.folder)
         bench.say(f"verify: drift 0, {report.get('acknowledged', 0):,} acknowledged orders present")
 
@@ -263,6 +270,27 @@ def _rounds(
         for run in runs[n % len(runs) :] + runs[: n % len(runs)]:
             run()
     return rates
+
+
+def _open_loop(bench: Bench, engine: Engine, pools: Pools, capacity_per_s: float) -> None:
+    """Orders that arrive whether or not the engine keeps up (Poisson), at a part of what it can take: latency from the intended start."""
+    result = bench.drive(
+        engine,
+        pools.single,
+        label=OPEN_LOOP,
+        connections=OPEN_CONNECTIONS,
+        rate_per_s=OPEN_SHARE * capacity_per_s,
+        record=bench.acknowledged(engine),
+    )
+    latency = Histogram.unpacked(result.latency).summary_ms()
+    bench.note(
+        OPEN_LOOP,
+        offered_per_s=round(OPEN_SHARE * capacity_per_s, 1),
+        served_per_s=round(result.orders_ok / result.seconds, 1),
+        share_of_closed_loop=OPEN_SHARE,
+        late=result.late,
+        **{f"{name}_ms": value for name, value in latency.items()},
+    )
 
 
 def _figures(bench: Bench, wanted: set[str], rates: _Rounds) -> None:

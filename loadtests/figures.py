@@ -78,8 +78,10 @@ def _field(path: str, name: str) -> str:
     return ""
 
 
-def write(figures: dict[str, Figure], *, seed: int, scale: str, path: Path) -> None:
-    """`latest.json`: the figures with floors and goals; keys in the order of DESIGN section 10."""
+def write(
+    figures: dict[str, Figure], *, seed: int, scale: str, path: Path, notes: dict[str, dict[str, Any]] | None = None
+) -> None:
+    """`latest.json`: the figures with floors and goals; keys in the order of DESIGN section 10. `notes` have no floor."""
     document = {
         "commit": commit(),
         "machine": machine(),
@@ -96,6 +98,7 @@ def write(figures: dict[str, Figure], *, seed: int, scale: str, path: Path) -> N
             for name, key in KEYS.items()
             if name in figures
         },
+        "notes": notes or {},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=2) + "\n")
