@@ -6,6 +6,7 @@ tight enough that orders compete, and the clock is kept out of it: all legs leav
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from loadtests.accepting import Acceptance, need
@@ -18,23 +19,24 @@ LAYOUTS = ((1, 1), (2, 1), (4, 1), (2, 2))
 """(shards, gateways)."""
 
 
-async def same(run: Acceptance) -> None:
+async def same(run: Acceptance, *, orders_count: int = ORDERS, layouts: Sequence[tuple[int, int]] = LAYOUTS) -> None:
+    """Raises Failed where two layouts decide differently."""
     network = build_network(
         NetworkSpec(
             seed=run.seed,
             warehouses=8,
             stores=12,
             skus=60,
-            orders=ORDERS,
+            orders=orders_count,
             units_per_order=3.1,
             coverage=0.9,
             handling_share=0.0,
         )
     )
-    orders = Traffic(network, TrafficSpec(seed=run.seed)).draw(ORDERS)
+    orders = Traffic(network, TrafficSpec(seed=run.seed)).draw(orders_count)
     renderer = Renderer(network, on_short="partial")
     first: list[Any] | None = None
-    for shards, gateways in LAYOUTS:
+    for shards, gateways in layouts:
         name = f"same-{shards}-{gateways}"
         async with run.engine(name, network, shards=shards, gateways=gateways) as engine:
             plans = await _plans(engine.facts["urls"], engine.key, renderer, orders)
@@ -44,18 +46,18 @@ async def same(run: Acceptance) -> None:
             split = sum(len(plan.get("legs", ())) > 1 for plan in plans)
             short = sum(bool(plan.get("unfilled", True)) for plan in plans)
             run.say(
-                f"{ORDERS} orders, cost {cost / 100:,.2f}, {split} split, {short} short or refused; the others are compared to it"
+                f"{orders_count} orders, cost {cost / 100:,.2f}, {split} split, {short} short or refused; the others are compared to it"
             )
             continue
         different = [n for n, (a, b) in enumerate(zip(first, plans, strict=True)) if a != b]
         need(
             not different,
-            f"{shards} shards, {gateways} gateways: {len(different)} of {ORDERS} plans differ, the first is order",
+            f"{shards} shards, {gateways} gateways: {len(different)} of {orders_count} plans differ, the first is order",
             different[:1],
             *(f"\n  {plans_[different[0]]}" for plans_ in (first, plans) if different),
         )
         run.say(
-            f"{shards} shards, {gateways} gateway{'s' if gateways > 1 else ''}: all {ORDERS} plans and costs the same"
+            f"{shards} shards, {gateways} gateway{'s' if gateways > 1 else ''}: all {orders_count} plans and costs the same"
         )
 
 

@@ -104,8 +104,8 @@ def owns_port(pid: int, port: int) -> bool:
         return False
     for candidate in [pid, *descendants(pid)]:
         try:
-            for entry in os.scandir(_PROC / str(candidate) / "fd"):
-                if os.readlink(entry.path) == f"socket:[{inode}]":
+            with os.scandir(_PROC / str(candidate) / "fd") as entries:
+                if any(os.readlink(entry.path) == f"socket:[{inode}]" for entry in entries):
                     return True
         except OSError:
             continue
