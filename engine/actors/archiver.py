@@ -1,50 +1,28 @@
-"""The archiver as an actor: one process that follows all journals into segments and the index. Ray's part is in options.py.
+"""The archiver as an actor, one process. Ray's part is in options.py, the work in archiving.py.
 
-It holds nothing that is not written elsewhere: killed at any moment it goes on from what the segments and the index say.
+That is imported by `run` alone: the supervisor, which makes this actor, needs neither SQLAlchemy nor fsspec (30 MB) for it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
-import time
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import structlog
-
-from engine.actors.measures import Complaint
-from engine.archive.feed import JournalFeed
-from engine.archive.follower import ShardFollower
-from engine.archive.index import IndexWriter, connect_index, migrate
-from engine.archive.places import archive_url, index_url
-from engine.archive.store import SegmentStore
-from engine.archive.writer import Exists
-from engine.domain.placement import CONTROL_SHARD
-from engine.journal.port import JournalError, Unavailable
 from engine.logs import set_up_logging
 from engine.settings import Settings
 
-IDLE_S = 0.25
-"""How often a journal without news is looked at: what the index lags behind at the most when nothing is wrong."""
-RETRY_S = 0.5
-STOPPED_RETRY_S = 10.0
-RETENTION_EVERY_S = 3_600.0
-RETENTION_PAUSE_S = 0.05
+if TYPE_CHECKING:
+    from engine.actors.archiving import Archiving
+
 NICENESS = 10
-DAY_MS = 86_400_000
-log = structlog.get_logger(__name__)
 
 
 class Archiver:
-    """A plain class; follows the control shard and `shards` stock shards."""
+    """A plain class. Its calls come one by one on the loop of the actor's process."""
 
     def __init__(self, settings_json: str) -> None:
         self._settings = Settings.model_validate_json(settings_json)
-        self._started = False
-        self._stopping = asyncio.Event()
-        self._followers: list[ShardFollower] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._archiving: Archiving | None = None
 
     async def ping(self) -> int:
         """Process id of the actor."""
@@ -52,112 +30,21 @@ class Archiver:
 
     async def run(self) -> None:
         """Follow, for as long as the process lives."""
-        if not self._started:  # a restarted supervisor calls again
-            self._started = True
-            set_up_logging(self._settings)
-            os.nice(NICENESS)
-            await self._start()
-        await asyncio.gather(*self._tasks)
+        if self._archiving is not None:  # a restarted supervisor calls again
+            await self._archiving.wait()
+            return
+        from engine.actors.archiving import Archiving
+
+        set_up_logging(self._settings)
+        os.nice(NICENESS)
+        self._archiving = Archiving(self._settings)
+        await self._archiving.run()
 
     async def stop(self) -> None:
         """Seal what was taken, so that the next start has less to read again."""
-        self._stopping.set()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._archiving is not None:
+            await self._archiving.stop()
 
     async def facts(self) -> dict[str, Any]:
         """By shard: entries archived, indexed, segments, gaps, why the index is behind."""
-        return {
-            str(one.shard): {
-                "archived_seq": one.writer.archived_seq,
-                "indexed_seq": one.indexed_seq,
-                "segments": one.writer.segments,
-                "gaps": one.writer.gaps,
-                "index_trouble": one.index_trouble,
-            }
-            for one in self._followers
-        }
-
-    async def _start(self) -> None:
-        settings = self._settings
-        assert settings.redis_url is not None, "bootstrap sets the server's address"
-        store = SegmentStore(archive_url(settings))
-        engine = connect_index(index_url(settings))
-        complaint = Complaint()
-        while True:
-            try:
-                await asyncio.to_thread(migrate, engine)
-                break
-            except Unavailable as error:
-                if complaint.due():
-                    log.warning("index unreachable", error=str(error))
-                await asyncio.sleep(RETRY_S)
-        index, lock = IndexWriter(engine), asyncio.Lock()
-        url = settings.redis_url.get_secret_value()
-        for shard in (CONTROL_SHARD, *range(settings.shards)):
-            feed = JournalFeed(url, shard)
-            follower = ShardFollower(shard, feed, store, index, lock, seal_s=settings.archive_seal_s)
-            self._followers.append(follower)
-            self._tasks.append(asyncio.create_task(self._follow(follower), name=f"archive-{shard}"))
-        self._tasks.append(asyncio.create_task(self._retire_forever(index, lock), name="retention"))
-        log.info("archiving", shards=settings.shards, index=engine.dialect.name)
-
-    async def _follow(self, follower: ShardFollower) -> None:
-        """Until told to stop. What cannot be archived is said, again and again, and tried again: trim waits for it meanwhile."""
-        complaint = Complaint()
-        opened = False
-        while not self._stopping.is_set():
-            try:
-                if not opened:
-                    await follower.open()
-                    opened = True
-                if not await follower.round():
-                    await self._pause(IDLE_S)
-            except Exists as error:
-                log.warning("another archiver is at work", shard=follower.shard, segment=str(error))
-                opened = False
-                await self._pause(RETRY_S)
-            except Unavailable as error:
-                opened = False
-                if complaint.due():
-                    log.warning("archiving waits", shard=follower.shard, error=str(error))
-                await self._pause(RETRY_S)
-            except JournalError as error:
-                opened = False
-                log.error("archiving stopped", shard=follower.shard, error=str(error))
-                await self._pause(STOPPED_RETRY_S)
-        if opened:
-            try:
-                await follower.seal()
-            except (Exists, JournalError) as error:
-                log.warning("last segment not written", shard=follower.shard, error=str(error))
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-        except TimeoutError:
-            pass
-
-    async def _retire_forever(self, index: IndexWriter, lock: asyncio.Lock) -> None:
-        while not self._stopping.is_set():
-            try:
-                await self._retire(index, lock)
-            except JournalError as error:
-                log.warning("retention waits", error=str(error))
-            await self._pause(RETENTION_EVERY_S)
-
-    async def _retire(self, index: IndexWriter, lock: asyncio.Lock) -> None:
-        settings, now_ms = self._settings, time.time_ns() // 1_000_000
-        if settings.archive_retention_days:
-            before_ms = now_ms - settings.archive_retention_days * DAY_MS
-            for follower in self._followers:
-                removed = await asyncio.to_thread(partial(follower.writer.retire, before_ms=before_ms))
-                if removed:
-                    log.info("segments removed", shard=follower.shard, segments=removed)
-        if settings.index_movements_days:
-            before_ms = now_ms - settings.index_movements_days * DAY_MS
-            after: tuple[int, int] | None = (-1, -1)
-            while after is not None and not self._stopping.is_set():
-                async with lock:
-                    done = await asyncio.to_thread(partial(index.forget, before_ms=before_ms, after=after))
-                after = done.next_after
-                await self._pause(RETENTION_PAUSE_S)
+        return self._archiving.facts() if self._archiving is not None else {}

@@ -1,0 +1,154 @@
+"""What the archiver does: follows all journals into segments and the index.
+
+It holds nothing that is not written elsewhere: killed at any moment it goes on from what the segments and the index say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+from typing import Any
+
+import structlog
+
+from engine.actors.measures import Complaint
+from engine.archive.feed import JournalFeed
+from engine.archive.follower import ShardFollower
+from engine.archive.index import IndexWriter, connect_index, migrate
+from engine.archive.places import archive_url, index_url
+from engine.archive.store import SegmentStore
+from engine.archive.writer import Exists
+from engine.domain.placement import CONTROL_SHARD
+from engine.journal.port import JournalError, Unavailable
+from engine.settings import Settings
+
+IDLE_S = 0.25
+"""How often a journal without news is looked at: what the index lags behind at the most when nothing is wrong."""
+RETRY_S = 0.5
+STOPPED_RETRY_S = 10.0
+RETENTION_EVERY_S = 3_600.0
+RETENTION_PAUSE_S = 0.05
+DAY_MS = 86_400_000
+log = structlog.get_logger(__name__)
+
+
+class Archiving:
+    """Follows the control shard and `shards` stock shards."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stopping = asyncio.Event()
+        self._followers: list[ShardFollower] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def run(self) -> None:
+        """Follow, for as long as the process lives."""
+        await self._start()
+        await self.wait()
+
+    async def wait(self) -> None:
+        await asyncio.gather(*self._tasks)
+
+    async def stop(self) -> None:
+        """Seal what was taken, so that the next start has less to read again."""
+        self._stopping.set()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def facts(self) -> dict[str, Any]:
+        """By shard: entries archived, indexed, segments, gaps, why the index is behind."""
+        return {
+            str(one.shard): {
+                "archived_seq": one.writer.archived_seq,
+                "indexed_seq": one.indexed_seq,
+                "segments": one.writer.segments,
+                "gaps": one.writer.gaps,
+                "index_trouble": one.index_trouble,
+            }
+            for one in self._followers
+        }
+
+    async def _start(self) -> None:
+        settings = self._settings
+        assert settings.redis_url is not None, "bootstrap sets the server's address"
+        store = SegmentStore(archive_url(settings))
+        engine = connect_index(index_url(settings))
+        complaint = Complaint()
+        while True:
+            try:
+                await asyncio.to_thread(migrate, engine)
+                break
+            except Unavailable as error:
+                if complaint.due():
+                    log.warning("index unreachable", error=str(error))
+                await asyncio.sleep(RETRY_S)
+        index, lock = IndexWriter(engine), asyncio.Lock()
+        url = settings.redis_url.get_secret_value()
+        for shard in (CONTROL_SHARD, *range(settings.shards)):
+            feed = JournalFeed(url, shard)
+            follower = ShardFollower(shard, feed, store, index, lock, seal_s=settings.archive_seal_s)
+            self._followers.append(follower)
+            self._tasks.append(asyncio.create_task(self._follow(follower), name=f"archive-{shard}"))
+        self._tasks.append(asyncio.create_task(self._retire_forever(index, lock), name="retention"))
+        log.info("archiving", shards=settings.shards, index=engine.dialect.name)
+
+    async def _follow(self, follower: ShardFollower) -> None:
+        """Until told to stop. What cannot be archived is said, again and again, and tried again: trim waits for it meanwhile."""
+        complaint = Complaint()
+        opened = False
+        while not self._stopping.is_set():
+            try:
+                if not opened:
+                    await follower.open()
+                    opened = True
+                if not await follower.round():
+                    await self._pause(IDLE_S)
+            except Exists as error:
+                log.warning("another archiver is at work", shard=follower.shard, segment=str(error))
+                opened = False
+                await self._pause(RETRY_S)
+            except Unavailable as error:
+                opened = False
+                if complaint.due():
+                    log.warning("archiving waits", shard=follower.shard, error=str(error))
+                await self._pause(RETRY_S)
+            except JournalError as error:
+                opened = False
+                log.error("archiving stopped", shard=follower.shard, error=str(error))
+                await self._pause(STOPPED_RETRY_S)
+        if opened:
+            try:
+                await follower.seal()
+            except (Exists, JournalError) as error:
+                log.warning("last segment not written", shard=follower.shard, error=str(error))
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            pass
+
+    async def _retire_forever(self, index: IndexWriter, lock: asyncio.Lock) -> None:
+        while not self._stopping.is_set():
+            try:
+                await self._retire(index, lock)
+            except JournalError as error:
+                log.warning("retention waits", error=str(error))
+            await self._pause(RETENTION_EVERY_S)
+
+    async def _retire(self, index: IndexWriter, lock: asyncio.Lock) -> None:
+        settings, now_ms = self._settings, time.time_ns() // 1_000_000
+        if settings.archive_retention_days:
+            before_ms = now_ms - settings.archive_retention_days * DAY_MS
+            for follower in self._followers:
+                removed = await asyncio.to_thread(partial(follower.writer.retire, before_ms=before_ms))
+                if removed:
+                    log.info("segments removed", shard=follower.shard, segments=removed)
+        if settings.index_movements_days:
+            before_ms = now_ms - settings.index_movements_days * DAY_MS
+            after: tuple[int, int] | None = (-1, -1)
+            while after is not None and not self._stopping.is_set():
+                async with lock:
+                    done = await asyncio.to_thread(partial(index.forget, before_ms=before_ms, after=after))
+                after = done.next_after
+                await self._pause(RETENTION_PAUSE_S)
