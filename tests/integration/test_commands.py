@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import gzip
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from engine.cli.formats.commerce import SHOPIFY_COLUMNS
 from loadtests.client import Client
 from loadtests.loader import load_network
 from loadtests.network import NetworkSpec, build_network
@@ -19,6 +23,7 @@ from tests.integration.engine_process import Engine
 
 pytestmark = pytest.mark.timeout(400)
 ROOT = Path(__file__).parents[2]
+HOW_TO = ROOT / "docs" / "how-to" / "import.md"
 SKUS = 60
 FILES = {
     "items": "sku,name,weight_g,unit_value_minor\nA-1,Mug,400,1200\nA-2,Lamp,900,4500\nA-3,Bad,-4,1\n",
@@ -90,6 +95,69 @@ def test_invoices_give_products_and_orders(engine: Engine, tmp_path: Path) -> No
     assert code == 0 and "items taken, 0 rows refused" in said, said
     code, said = _quartermaster(engine, "import", "orders", str(file), "--on-short", "park")
     assert code == 0 and "1 orders taken" in said and "read 1 orders" in said and "1 rows of charges" in said, said
+
+
+def test_the_commands_of_the_how_to_do_what_it_says(engine: Engine, tmp_path: Path) -> None:
+    """Every one of docs/how-to/import.md, in order, in a shell, on files as it describes them."""
+    _how_to_files(tmp_path)
+    commands = "\n".join(re.findall(r"^```sh\n(.*?)^```$", HOW_TO.read_text("utf-8"), re.M | re.S))
+    assert commands.count("quartermaster import ") >= 10
+    a_while_ago = datetime.now(UTC) - timedelta(minutes=1)
+    commands = commands.replace("export QM_API_KEY=qm_...\n", "").replace(
+        "2026-12-01T18:00:00Z", a_while_ago.strftime("%Y-%m-%dT%H:%M:%SZ")
+    )
+    path = f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "QM_URL": engine.url, "QM_API_KEY": engine.facts["key"]}
+    done = subprocess.run(
+        ["bash", "-euxo", "pipefail", "-c", commands],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "1 positions would change (+5 and -0 units)" in said and "1 positions changed (+5 and -0 units)" in said, (
+        said
+    )
+    assert (tmp_path / "refused.csv").read_text() == "line,code,detail\n"
+    # The feed counted before the first file did: what is newer stands.
+    with engine.client() as client:
+        for sku, units in (("HT-1", {"WH-H": 20, "CHI": 5, "NJ-1": 4}), ("HT-2", {"WH-H": 7})):
+            seen = client.get("/v1/availability", params={"sku": sku}).json()["data"]
+            assert {at["node_id"]: at["on_hand"] for at in seen if at["on_hand"]} == units, (sku, seen)
+
+
+def _how_to_files(folder: Path) -> None:
+    columns = [*SHOPIFY_COLUMNS]
+    shopify = dict.fromkeys(columns, "0") | {
+        "Handle": "ht-1",
+        "Title": "HT-1",
+        "SKU": "HT-1",
+        "Location": "Chicago, Wabash Ave",
+        "On hand (current)": "0",
+        "On hand (new)": "5",
+    }
+    with (folder / "inventory_export.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerow(shopify)
+    files = {
+        "items.csv": "sku,weight_g\nHT-1,400\nHT-2,900\n",
+        "nodes.csv": "node_id,postal_code\nWH-H,10001\nCHI,60603\nNJ-1,07102\n",
+        "stock.csv": "node_id,sku,quantity\nWH-H,HT-1,20\nWH-H,HT-2,7\n",
+        "orders.csv": "order_id,sku,quantity,postal_code\nHT-O-1,HT-1,2,10001\n",
+        "wms.csv": "node_id,sku,quantity\nWH-H,HT-1,30\n",
+        "stock_sources.csv": "source_code,sku,status,quantity\ndefault,HT-1,1,4\ndefault,HT-2,0,9\n",
+        "population.csv": "Zip Code ZCTA,2010 Census Population\n10001,5\n",
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    invoices = INVOICES.replace("85123A", "HT-1").replace("71053", "HT-1").replace("536365", "HT-536365")
+    with gzip.open(folder / "invoices.csv.gz", "wt") as zipped:
+        zipped.write("\n".join(line for line in invoices.splitlines() if "LANTERN" not in line) + "\n")
 
 
 def test_a_wrong_key_and_no_gateway_are_said_in_a_sentence(engine: Engine, tmp_path: Path) -> None:
