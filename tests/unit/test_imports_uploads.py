@@ -128,7 +128,7 @@ def test_documents_go_in_parts_and_refusals_carry_the_line_of_the_file(
     outcome = up.documents("/v1/items/import", rows)
     assert (outcome.taken, outcome.refused) == (5, 2)
     assert outcome.codes == {"refused": 1, "unreadable": 1}
-    assert {(error.line, error.detail) for error in outcome.errors} == {(99, "not a row"), (7, "/sku: no such item")}
+    assert {(error.line, error.detail) for error in outcome.errors} == {(99, "not a row"), (7, "sku: no such item")}
     assert [[row["sku"] for row in rows] for _, _, _, rows in gateway.seen] == [["S0", "S1", "S2", "S3"], ["S4", "S5"]]
 
 
@@ -186,7 +186,7 @@ def test_exit_codes(gateway: FakeGateway, tmp_path: Path) -> None:
     path.write_text("sku\nA\nB\n")
     gateway.refuse = {"B"}
     code, output = _run(gateway, "items", str(path))
-    assert (code, "line 3: /sku: no such item" in output) == (1, True)
+    assert (code, "line 3: sku: no such item" in output) == (1, True)
     assert _run(gateway, "items", str(path), "--allow-errors")[0] == 0
     path.write_text("name\nA\n")
     assert _run(gateway, "items", str(path))[0] == 2
