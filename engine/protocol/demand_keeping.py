@@ -3,7 +3,7 @@
 K1  Kept at a position = what orders collect there, and, while an item's waiting orders are being planned again, all that those
     want of it who had no turn yet; of all these only who ranks before whoever asks. At most what is free.
 K2  Only this shard's own positions keep units: the owner of another one decides there (V3).
-K3  An order collects at one node a group of lines, one that could serve it if it had enough: the planner is asked.
+K3  An order collects at one node what must leave whole, at one that could serve it if it had enough: the planner is asked.
 """
 
 from __future__ import annotations
@@ -205,12 +205,12 @@ class Keeping:
 
 
 def _groups(lines: Iterable[LineRecord]) -> list[list[LineRecord]]:
-    """Lines that leave together, and every other line alone."""
+    """What must leave whole: lines that leave together, and lines that may not be split. Other lines take units as they come."""
     alone: list[list[LineRecord]] = []
     together: dict[int, list[LineRecord]] = {}
     for line in lines:
         if line.group:
             together.setdefault(line.group, []).append(line)
-        else:
+        elif not line.splittable:
             alone.append([line])
     return [*together.values(), *alone]
