@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from engine.domain.api_keys import SCOPES
 from gateway.app import HOT, all_routes
-from gateway.call import ANY_KEY, PUBLIC, SCOPES, Route
+from gateway.call import ANY_KEY, PUBLIC, Route
 from tests.integration.gateway_engine import GatewayEngine
 
 ROUTES = all_routes()
