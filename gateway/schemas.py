@@ -102,15 +102,20 @@ class Decoder(Generic[T]):
             return decode_problem(error)
 
 
-_LISTS: dict[type, frozenset[str]] = {}
+_KINDS: dict[type, tuple[frozenset[str], frozenset[str]]] = {}
+"""Names of the fields of a query that are lists, and that are instants."""
 
 
 def query_of(call: Call, kind: type[T]) -> T:
     """The query string as a struct; raises Refused. A parameter of a list field may be repeated, any other may not."""
-    lists = _LISTS.get(kind)
-    if lists is None:
+    known = _KINDS.get(kind)
+    if known is None:
         fields = msgspec.structs.fields(kind)  # type: ignore[arg-type]
-        lists = _LISTS[kind] = frozenset(f.encode_name for f in fields if _is_list(f.type))
+        known = _KINDS[kind] = (
+            frozenset(f.encode_name for f in fields if _is_list(f.type)),
+            frozenset(f.encode_name for f in fields if "datetime" in str(f.type)),
+        )
+    lists, instants = known
     values: dict[str, Any] = {}
     try:
         pairs = parse_qsl(call.query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=1_000)
@@ -124,7 +129,12 @@ def query_of(call: Call, kind: type[T]) -> T:
         else:
             values[name] = value
     try:
-        return msgspec.convert(values, kind, strict=False)
+        query = msgspec.convert(values, kind, strict=False)  # a text is a number where one is wanted
+        # "null" is a text like any other, never "not given"; a number is no instant.
+        texts = {n: v for n, v in values.items() if n in instants or (type(v) is str and v.lower() == "null")}
+        if texts:
+            query = msgspec.convert({**msgspec.to_builtins(query), **texts}, kind)
+        return query
     except msgspec.ValidationError as error:
         found = decode_problem(error)
         item = found.errors[0]

@@ -90,7 +90,7 @@ class OrderFilter(NamedTuple):
 
 def first_order_no(ms: int) -> int:
     """The least order number of an instant (UTC ms)."""
-    return max(0, ms - EPOCH_2020_MS) << 22
+    return min((1 << 63) - 1, max(0, ms - EPOCH_2020_MS) << 22)  # instants beyond the last number there can be
 
 
 class IndexReader:

@@ -13,13 +13,15 @@ from engine.domain.problems import CODES
 from engine.domain.replies import Problem, ProblemItem
 from gateway.__main__ import FILES_RESERVED, room_for_connections
 from gateway.auth import Keys
-from gateway.errors import fault_of, problem, problem_value, retry_after
+from gateway.demand.schemas import DemandQuery
+from gateway.errors import Refused, fault_of, problem, problem_value, retry_after
 from gateway.idempotency import WINDOW_MS, fingerprint, hash_key, key_problem, time_of
 from gateway.limits import Buckets, InFlight
 from gateway.metrics import Metrics
 from gateway.negotiate import accepts, answer_is_packed, body_is_packed
 from gateway.orders.schemas import Batch, Order, order_request
 from gateway.problem_pages import PAGES
+from gateway.schemas import query_of
 from gateway.times import iso
 
 NOW_MS = 1_790_000_000_000
@@ -332,3 +334,17 @@ def test_connections_have_room_among_the_open_files(
     monkeypatch.setattr(resource, "setrlimit", lambda which, given: made.append(given))
     assert room_for_connections(1_000) == room
     assert made == ([] if raised_to is None else [(raised_to, limits[1])])
+
+
+def test_null_in_a_query_is_a_text_like_any_other() -> None:
+    """?sku=null asks for a SKU of that name; it must not ask for all."""
+
+    class Asked:
+        query = b"sku=null&limit=7"
+
+    found = query_of(Asked(), DemandQuery)  # type: ignore[arg-type]
+    assert (found.sku, found.limit, found.channel) == ("null", 7, None)
+    Asked.query = b"state=null"
+    with pytest.raises(Refused) as refusal:
+        query_of(Asked(), DemandQuery)  # type: ignore[arg-type]
+    assert refusal.value.problem.errors[0].pointer == "/state"
