@@ -124,7 +124,10 @@ class DemandQueue:
         """A new order waits. What is free and not enough for it, it collects from now on (Q4)."""
         self.index(slot, order_no, record)
         entry = self.entries.get(order_no)
-        if entry is not None and any(self._core.state.free_total(item) for item in entry.items):
+        if entry is None:
+            return
+        entry.due_ms = 0  # it was just planned: what comes back wakes it, not the clock
+        if any(self._core.state.free_total(item) for item in entry.items):
             self.keeping.collect(entry, now_ms=now_ms)
 
     def index(self, slot: str, order_no: int, record: OrderRecord, *, many: bool = False) -> None:
