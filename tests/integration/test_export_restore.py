@@ -125,10 +125,9 @@ def test_what_is_restored_is_what_was_there(original: Original, tmp_path: Path, 
             for path, before in original.before.items():
                 if name == "backup.tar" and path.startswith("/v1/availability"):
                     continue  # traffic went on after it
-                after = client.get(path).json()
-                for volatile in ("token", "as_of", "version" if "reservations" in path else "token"):
-                    after.pop(volatile, None), before.pop(volatile, None)
-                assert after == before, path
+                # Holds that ended between the export and the question end here a moment after the start.
+                wanted = _stable(path, before)
+                _until(lambda path=path, wanted=wanted: _stable(path, client.get(path).json()) == wanted, path)
             made = post(client, f"/v1/reservations/{original.reservation_id}/commit")
             assert made.status_code == 200, "the hold lives on"
             assert post(client, "/v1/allocations", order({"SKU-2": 1})).status_code == 201
