@@ -14,7 +14,8 @@ from engine.settings import Settings
 if TYPE_CHECKING:
     from engine.actors.archiving import Archiving
 
-NICENESS = 10
+NICENESS = 19
+"""It works in time that nobody else wants: orders before their past."""
 
 
 class Archiver:
