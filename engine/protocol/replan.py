@@ -95,6 +95,9 @@ class Replans:
         record = core.state.order(slot, order_no)
         if record is None or record.state != OrderState.COMMITTED or not record.demand:
             return
+        if legs_left(record) <= 0:
+            core.demand.ended(order_no, now_ms)
+            return
         replan = Replan(slot, order_no, prepare_waiting(core, slot, record), attempts)
         self._under_way[order_no] = replan
         self.use(replan, plan_alone(core, replan.prepared.request, now_ms=now_ms), now_ms=now_ms)
@@ -132,6 +135,11 @@ def _next_leg_no(record: OrderRecord) -> int:
     return max((leg.leg_no for leg in record.legs), default=0) + 1
 
 
+def legs_left(record: OrderRecord) -> int:
+    """Legs that an order may have beside those that have not left yet: what waits is no way around `max_legs`."""
+    return record.max_legs - sum(leg.state < LegState.SHIPPED for leg in record.legs)
+
+
 def prepare_waiting(core: ShardCore, slot: str, record: OrderRecord) -> Prepared:
     """The units of an order that no leg covers as a request to plan."""
     catalog = core.catalog
@@ -153,6 +161,7 @@ def prepare_waiting(core: ShardCore, slot: str, record: OrderRecord) -> Prepared
         )
         for line, units in ((record.lines[i], units) for i, units in parked.items())
     ]
+    max_legs = max(1, legs_left(record))
     request = OrderRequest(
         record.order_id,
         channel.channel_id if channel else "",
@@ -172,9 +181,9 @@ def prepare_waiting(core: ShardCore, slot: str, record: OrderRecord) -> Prepared
         record.tags,
         record.promised_by_ms,
         record.ship_after_ms,
-        record.max_legs,
+        max_legs,
     )
-    plan_request = PlanRequest(request, lines, record.channel, record.rejected_nodes, record.max_legs)
+    plan_request = PlanRequest(request, lines, record.channel, record.rejected_nodes, max_legs)
     return Prepared(slot, plan_request, lines, list(parked), OnShort.PARK)
 
 

@@ -18,7 +18,7 @@ def test_what_waits_outlives_a_kill_and_is_served_by_the_real_planner(tmp_path: 
             set_up_network(client)
             waiting = []
             for n, near in enumerate(("NYC", "LAX") * 3):
-                body = order({"SKU-1": 1_000 + n}, near=near)
+                body = order({"SKU-1": 1_000 + n}, near=near, max_legs=8)
                 answer = post(client, "/v1/allocations", {**body, "on_short": "park", "priority": n})
                 assert answer.status_code == 201, answer.text
                 waiting.append(answer.json())

@@ -75,6 +75,20 @@ def test_the_clock_alone_gives_an_order_no_more_legs() -> None:
     assert now(shop, order).state == "allocated"
 
 
+def test_waiting_is_no_way_around_the_most_legs_an_order_may_have() -> None:
+    shop = a_shop()
+    order = park(shop, "P-1", {"SKU-0": 2}, max_legs=1)
+    receive(shop, "N-1", {"SKU-0": 1})
+    assert len(now(shop, order).legs) == 1
+    receive(shop, "N-0", {"SKU-0": 1})
+    shop.pass_time(60_000)
+    assert (len(now(shop, order).legs), state_of(shop, order)) == (1, "partially_allocated")
+    for action in ("release", "accept", "pick", "ship"):
+        assert not isinstance(shop.ask(ActOnLeg(order.slot, order.order_no, 1, action)), Problem)
+    shop.pass_time(20 * 60_000)
+    assert [leg.node_id for leg in now(shop, order).legs] == ["N-1", "N-0"]
+
+
 # -- what wakes it ------------------------------------------------------------------------------------------------
 
 
