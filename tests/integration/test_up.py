@@ -189,6 +189,8 @@ def test_a_killed_gateway_comes_back(tmp_path: Path) -> None:
 
         wait_until(lambda: not ready(), within_s=5)
         wait_until(ready)
+        with engine.client() as client:
+            assert client.get("/v1/nodes").status_code == 200
     finally:
         engine.stop()
 

@@ -30,13 +30,17 @@ class GreedyPlanner:
         return [self._plan_one(request, taken, days, now_ms) for request in requests]
 
     def component_problem(self, component: int) -> bytes:
-        raise NotImplementedError
+        raise KeyError(component)  # this planner makes no components
 
     def improved(self, component: int, answer: bytes | None) -> list[Plan]:
-        raise NotImplementedError
+        raise KeyError(component)
 
     def explain_node(self, request: PlanRequest, node: int, *, now_ms: int) -> NodeVerdict:
-        raise NotImplementedError
+        (plan,) = self.plan([request], now_ms=now_ms)
+        for n, leg in enumerate(plan.legs):
+            if leg.node == node:
+                return NodeVerdict(node, -1, "chosen", (n,), f"chosen: ships leg {n + 1}")
+        return NodeVerdict(node, -1, "excluded", (), "is not the lowest node that has units")
 
     def _free(self, line: LineRecord, node: int, taken: dict[tuple[int, int], int]) -> int:
         state = self._state

@@ -17,6 +17,7 @@ from tests.sim.demand_scenarios import SCENARIOS
 def test_a_crash_at_every_step(name: str) -> None:
     scenario = SCENARIOS[name]
     steps = scenario(()).steps
+    assert steps > 1, "a scenario without steps has no crash points"
     for step in range(1, steps + 1):
         try:
             scenario((step,))

@@ -39,7 +39,7 @@ def test_another_seed_gives_another_network(network: Network) -> None:
 )
 def test_documents_are_valid_configuration(network: Network, field: str, kind: type) -> None:
     for document in getattr(network, field):
-        msgspec.json.decode(msgspec.json.encode(document), type=kind)
+        assert msgspec.json.decode(msgspec.json.encode(document), type=kind) == document
 
 
 def test_every_sku_without_components_is_stocked_and_kits_are_not(network: Network) -> None:

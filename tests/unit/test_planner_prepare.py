@@ -27,4 +27,6 @@ def test_the_first_order_after_a_change_finds_its_tables_built(monkeypatch: pyte
 
 @pytest.mark.parametrize("documents", [[], [a_channel()], [a_node()]], ids=["nothing", "no items", "no channel"])
 def test_an_unfinished_configuration_can_be_prepared(documents: list[object]) -> None:
-    SolverPlanner(ShardState(a_catalog(documents=documents)), Settings()).prepare(now_ms=NOW_MS)
+    planner = SolverPlanner(ShardState(a_catalog(documents=documents)), Settings())
+    planner.prepare(now_ms=NOW_MS)
+    assert planner.plan([], now_ms=NOW_MS) == [] and planner._network_version >= 0
