@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from solvers.jit import inner
 from solvers.layout import (
+    B_CHANNEL,
     B_EXCLUDED,
+    B_METHOD,
+    B_OFF,
     B_POLICY,
     B_REACH,
     B_STALE,
-    B_SWITCH,
     B_TAGS,
     E_CANDIDATE,
     E_EXCLUDED,
@@ -175,13 +177,15 @@ def block_of(m: I64, w: I64, seen: I64, batch: Batch, stale: U8, node: int) -> i
     flags = batch.flags[w[W_ORDER + O_CHANNEL], node]
     home = node == w[W_ORDER + O_HOME]
     if w[W_ORDER + O_ONLY_HOME] and not home:
-        return B_SWITCH
+        return B_METHOD
     method = F_PICKUP if w[W_ORDER + O_METHOD] == PICKUP else F_SHIP
     if home and flags & F_STORE and method == F_SHIP:
         method = F_STORE
     needed = F_ON | F_CHANNEL | method
     if flags & needed != needed:
-        return B_SWITCH
+        if not flags & F_ON:
+            return B_OFF
+        return B_METHOD if flags & F_CHANNEL else B_CHANNEL
     # Tables of eight bytes a node are touched only where they can say something: with thousands of nodes they fill the cache.
     if w[W_ORDER + O_EXCLUDED_COUNT] and seen[E_EXCLUDED, node] == w[W_STAMP]:
         return B_EXCLUDED

@@ -222,8 +222,8 @@ R_BLOCKED = R_RUNNER_NODE + LEGS_MAX
 PLAN_COLUMNS = 9
 """The record's body is named by the last part of an order. R_RUNNER_NODE: up to LEGS_MAX nodes. From R_BLOCKED on: nodes that hold
 units of the part and may not serve it, by reason."""
-B_SWITCH, B_EXCLUDED, B_STALE, B_REACH, B_POLICY, B_TAGS = range(6)
-BLOCKS = 6
+B_OFF, B_EXCLUDED, B_STALE, B_REACH, B_POLICY, B_TAGS, B_CHANNEL, B_METHOD = range(8)
+BLOCKS = 8
 PART_COLUMNS = R_BLOCKED + BLOCKS
 
 # what a candidate came to

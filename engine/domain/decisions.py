@@ -50,12 +50,14 @@ REASONS: dict[int, str] = {
 """Code -> text; the numbers are those of the verdict, in its order."""
 
 EXCLUSIONS = (
-    "switched off, other method or other channel",
+    "switched off or draining",
     "excluded for this order (it rejected it, or its shard is silent)",
     "its stock feed is too old",
     "beyond reach, or not on the map",
     "banned by a rule",
     "cannot handle the goods",
+    "does not serve the channel",
+    "does not offer the method, or is not the place asked for",
 )
 """Reasons counted in `counts[3:]`: nodes that hold units and may not serve."""
 

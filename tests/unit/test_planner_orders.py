@@ -9,7 +9,7 @@ import pytest
 
 from engine.actors.planner import SolverPlanner
 from engine.domain.config import Carrier, Item, Node, NodeCapacity, Place, RateCard
-from engine.domain.decisions import Verdict, candidates_of, decode, legs_of
+from engine.domain.decisions import EXCLUSIONS, Verdict, candidates_of, decode, legs_of
 from engine.domain.events import StockCounted
 from engine.domain.orders import Destination, LineRecord, Method, OnShort
 from engine.domain.plan import Plan, PlanRequest
@@ -83,6 +83,24 @@ def test_the_nearest_node_with_all_units_ships() -> None:
     assert record.runner_up == [300, 0, 0, 0, FAR]
     (leg,) = legs_of(record)
     assert (leg.node, leg.cash_parcels, leg.lines) == (MIDDLE, 1_000, ())
+
+
+def test_the_record_counts_nodes_that_may_not_serve_by_reason() -> None:
+    nodes = [
+        a_node("N-0", lat=40.75, lon=-74.0),
+        a_node("N-1", state="off"),
+        a_node("N-2", channels=["shop"]),
+        a_node("N-3", channels=["shop"]),
+        a_node("N-4", offers=["pickup"]),
+    ]
+    plan = planned(a_state({(0, n): 5 for n in range(5)}, nodes=nodes), a_request({0: 1}))
+    counted = dict(zip(EXCLUSIONS, decode(plan.record).counts[3:], strict=True))
+    assert nodes_of(plan) == [0]
+    assert {reason: count for reason, count in counted.items() if count} == {
+        "switched off or draining": 1,
+        "does not serve the channel": 2,
+        "does not offer the method, or is not the place asked for": 1,
+    }
 
 
 def test_only_cards_in_the_order_s_currency_price_it() -> None:
