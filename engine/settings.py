@@ -8,6 +8,8 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from engine.pace import Pace
+
 
 class Settings(BaseSettings):
     """Everything that can be set. Every queue, retry and batch has its limit here or beside the code that it bounds."""
@@ -95,10 +97,26 @@ class Settings(BaseSettings):
     lease_s: float = Field(2.0, gt=0.1)
     """A shard that cannot renew its epoch for so long stops answering reads and refusals."""
 
+    clock_speed: int = Field(1, ge=1, le=1_000)
+    """For long tests only: so many times as fast as the machine's does the engine's time run. Holds end, orders close and days pass by it."""
+    clock_since_ms: int = Field(0, ge=0)
+    """When a faster clock began (milliseconds since 1970); the same for every start of a data folder. Needed with QM_CLOCK_SPEED."""
+
+    @property
+    def pace(self) -> Pace:
+        """The engine's time against the machine's."""
+        return Pace(self.clock_speed, self.clock_since_ms)
+
     @property
     def archives(self) -> bool:
         """Whether journals are archived and indexed."""
         return self.archive_url != "off"
+
+    @model_validator(mode="after")
+    def _a_faster_clock_has_a_beginning(self) -> Self:
+        if self.clock_speed > 1 and not self.clock_since_ms:
+            raise ValueError("QM_CLOCK_SINCE_MS must be set with QM_CLOCK_SPEED: restarted processes would disagree")
+        return self
 
     @model_validator(mode="after")
     def _tcp_needs_a_token(self) -> Self:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -68,13 +67,14 @@ class Gateway:
         """Being stopped: unready, finishing what is in flight."""
         self._id_prefix = secrets.token_hex(6)
         self._ids = itertools.count(1)
+        self._pace = settings.pace
 
     def new_request_id(self) -> str:
         return f"{self._id_prefix}-{next(self._ids):x}"
 
-    @staticmethod
-    def now_ms() -> int:
-        return time.time_ns() // 1_000_000
+    def now_ms(self) -> int:
+        """The engine's time."""
+        return self._pace.now_ms()
 
     async def ask_node(self, node_id: str, command: Command) -> Reply | None:
         """Ask the owner of a node, following it when it moves; None = no such node."""

@@ -6,7 +6,6 @@ It holds nothing that is not written elsewhere: killed at any moment it goes on 
 from __future__ import annotations
 
 import asyncio
-import time
 from functools import partial
 from typing import Any
 
@@ -86,7 +85,9 @@ class Archiving:
         url = settings.redis_url.get_secret_value()
         for shard in (CONTROL_SHARD, *range(settings.shards)):
             feed = JournalFeed(url, shard)
-            follower = ShardFollower(shard, feed, store, index, lock, seal_s=settings.archive_seal_s)
+            follower = ShardFollower(
+                shard, feed, store, index, lock, seal_s=settings.archive_seal_s, now_ms=settings.pace.now_ms
+            )
             self._followers.append(follower)
             self._tasks.append(asyncio.create_task(self._follow(follower), name=f"archive-{shard}"))
         self._tasks.append(asyncio.create_task(self._retire_forever(index, lock), name="retention"))
@@ -134,10 +135,10 @@ class Archiving:
                 await self._retire(index, lock)
             except JournalError as error:
                 log.warning("retention waits", error=str(error))
-            await self._pause(RETENTION_EVERY_S)
+            await self._pause(RETENTION_EVERY_S / self._settings.clock_speed)
 
     async def _retire(self, index: IndexWriter, lock: asyncio.Lock) -> None:
-        settings, now_ms = self._settings, time.time_ns() // 1_000_000
+        settings, now_ms = self._settings, self._settings.pace.now_ms()
         if settings.archive_retention_days:
             before_ms = now_ms - settings.archive_retention_days * DAY_MS
             for follower in self._followers:

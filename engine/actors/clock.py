@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 import structlog
 
+from engine.pace import REAL, Pace
+
 STEP_MS = 2_000
 AGREES_MS = 500
 """The server's time comes with the delay of a call."""
@@ -32,9 +34,19 @@ def monotonic_ms() -> int:
 
 
 class Clock:
-    """`now_ms` is the time to decide by; `heard` tells it the server's time whenever that is known."""
+    """`now_ms` is the time to decide by; `heard` tells it the server's time whenever that is known.
 
-    def __init__(self, *, wall: Callable[[], int] = wall_ms, monotonic: Callable[[], int] = monotonic_ms) -> None:
+    The rules are about real time; `pace` turns that into the engine's.
+    """
+
+    def __init__(
+        self,
+        *,
+        wall: Callable[[], int] = wall_ms,
+        monotonic: Callable[[], int] = monotonic_ms,
+        pace: Pace = REAL,
+    ) -> None:
+        self.pace = pace
         self._wall = wall
         self._monotonic = monotonic
         self._offset_ms = wall() - monotonic()
@@ -45,6 +57,14 @@ class Clock:
         self._alarmed = False
 
     def now_ms(self) -> int:
+        """The engine's time."""
+        return self.pace.engine_ms(self._real_ms())
+
+    def seconds_until(self, at_ms: int) -> float:
+        """Real seconds until an instant of the engine's."""
+        return self.pace.real_s(at_ms - self.now_ms())
+
+    def _real_ms(self) -> int:
         steady_ms = self._monotonic() + self._offset_ms
         wall = self._wall()
         step_ms = wall - steady_ms
@@ -59,7 +79,7 @@ class Clock:
 
     def start(self, server_ms: int) -> None:
         """W3, once the journal was acquired."""
-        skew_ms = server_ms - self.now_ms()
+        skew_ms = server_ms - self._real_ms()
         if abs(skew_ms) > SKEW_MAX_MS:
             log.error("the clock of this machine is off, using the journal server's", by_ms=-skew_ms)
             self._offset_ms += skew_ms
@@ -68,7 +88,7 @@ class Clock:
 
     def heard(self, server_ms: int) -> None:
         """The server's time, as it came with the answer of a call."""
-        now_ms = self.now_ms()
+        now_ms = self._real_ms()
         if self.stepped:
             wall = self._wall()
             if abs(server_ms - wall) <= AGREES_MS:

@@ -91,7 +91,7 @@ class Runner:
         """Why nothing is taken any more; empty = all is well."""
         self.unfit = ""
         """Why the server keeps no promises at the moment, somebody changed its settings; empty = it does."""
-        self.clock = clock if clock is not None else Clock()
+        self.clock = clock if clock is not None else Clock(pace=settings.pace)
         self._solve = solve
         self._loop = asyncio.get_running_loop()
         self._run_due = False
@@ -336,7 +336,7 @@ class Runner:
             if self._timer_ms <= wake_at_ms and not self._timer.cancelled():
                 return
             self._timer.cancel()
-        delay_s = (wake_at_ms - self.clock.now_ms()) / 1_000
+        delay_s = self.clock.seconds_until(wake_at_ms)
         if delay_s <= 0:
             self._timer = None
             if not self._appending and self._to_append is None:
@@ -400,7 +400,7 @@ class Runner:
             reply = Problem("internal", "the record of this decision is damaged")
         else:
             reply = (
-                DecisionReply(record)
+                DecisionReply(record, (self.server.shard, fetch.epoch, fetch.seq))
                 if record is not None
                 else Problem("not_found", "the decision is older than what the journal keeps")
             )
@@ -416,7 +416,7 @@ class Runner:
         if self._solve is None:
             self._loop.call_soon(self._solved, solve.component, None)
             return
-        future = self._solve(solve, solve.deadline_ms - self.clock.now_ms())
+        future = self._solve(solve, round(self.clock.seconds_until(solve.deadline_ms) * 1_000))
         future.add_done_callback(lambda done: self._solved(solve.component, done.result()))
 
     def _solved(self, component: int, answer: bytes | None) -> None:

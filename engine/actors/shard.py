@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -188,12 +187,12 @@ class ShardActor:
         )
         planner = core.planner
         assert isinstance(planner, SolverPlanner)
-        planner.prepare(now_ms=_now_ms())
+        planner.prepare(now_ms=settings.pace.now_ms())
         cluster.on_config = self._on_config(core, planner)
         return core, cluster
 
     def _on_config(self, core: ShardCore, planner: SolverPlanner) -> Callable[[Iterable[ConfigDoc], int], None]:
-        loop = asyncio.get_running_loop()
+        loop, settings = asyncio.get_running_loop(), self._settings
         due: asyncio.TimerHandle | None = None
 
         def apply(docs: Iterable[ConfigDoc], version: int) -> None:
@@ -208,10 +207,6 @@ class ShardActor:
             due = loop.call_later(PREPARE_AFTER_S, prepare)
 
         def prepare() -> None:
-            planner.prepare(now_ms=_now_ms())
+            planner.prepare(now_ms=settings.pace.now_ms())
 
         return apply
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
