@@ -62,7 +62,7 @@ class SolverPlanner:
         self._refresh(now_ms)
         flat = self._flattener.flatten(requests, now_ms)
         batch = self._run(flat)
-        results = Results(flat, self._outcome, config=self._state.catalog.version, now_ms=now_ms)
+        results = Results(flat, self._outcome, state=self._state, now_ms=now_ms)
         if not self._outcome.parts[: len(batch.parts), at.R_COLLIDED].any():
             return all_separable(results)
         return self._contention.settle(results, _Single(self, batch))
@@ -83,7 +83,7 @@ class SolverPlanner:
         self._refresh(now_ms)
         flat = self._flattener.flatten(requests, now_ms)
         batch = self._run(flat)
-        results = Results(flat, self._outcome, config=self._state.catalog.version, now_ms=now_ms)
+        results = Results(flat, self._outcome, state=self._state, now_ms=now_ms)
         return whole_batch(results, _Single(self, batch))
 
     def explain_node(self, request: PlanRequest, node: int, *, now_ms: int) -> NodeVerdict:
@@ -91,7 +91,7 @@ class SolverPlanner:
         self._refresh(now_ms)
 
         def alone(requests: Sequence[PlanRequest]) -> list[Plan]:
-            results = Results(*self._planned(requests, now_ms), config=self._state.catalog.version, now_ms=now_ms)
+            results = Results(*self._planned(requests, now_ms), state=self._state, now_ms=now_ms)
             return all_separable(results)
 
         def distance(request: PlanRequest, node: int) -> int:

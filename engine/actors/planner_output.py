@@ -8,6 +8,7 @@ from engine.actors.planner_input import Flat
 from engine.actors.planner_record import Heads
 from engine.domain.orders import Rung
 from engine.domain.plan import Plan, PlannedLeg
+from engine.domain.state import ShardState
 from solvers import layout as at
 
 REASONS = ("out_of_stock", "no_node", "max_legs", "capacity")
@@ -28,10 +29,10 @@ _NOTHING = (0, 0, 0, 0)
 class Results:
     """What the kernel said about a batch, as plain values (fast to read one by one), independent of its arrays."""
 
-    def __init__(self, flat: Flat, outcome: at.Outcome, *, config: int, now_ms: int) -> None:
+    def __init__(self, flat: Flat, outcome: at.Outcome, *, state: ShardState, now_ms: int) -> None:
         used = outcome.used.tolist()
         self.flat = flat
-        self.heads = Heads(config=config, now_ms=now_ms)
+        self.heads = Heads(config=state.catalog.version, now_ms=now_ms, views=state.view_points)
         self.parts: list[list[int]] = outcome.parts[: len(flat.parts) // at.ORDER_COLUMNS, : at.PLAN_COLUMNS].tolist()
         self.unfilled: list[list[int]] = outcome.unfilled[: used[_UNFILLED]].tolist()
         self._records = outcome.record[: used[_RECORD]].tobytes()

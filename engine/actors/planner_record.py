@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from engine.domain.decisions import SCHEMA, encode
 from engine.domain.ids import EPOCH_2020_MS
 from solvers import layout as at
@@ -9,23 +11,27 @@ from solvers.jit import KERNEL_VERSION
 from solvers.layout import DAY_MS
 
 _FIELDS = 10
-"""Fields of a DecisionRecord without its gap."""
+"""Fields of a DecisionRecord without its gap and its views."""
+_NO_GAP = encode([])
 
 
 class Heads:
     """The first bytes of the records of one batch."""
 
-    def __init__(self, *, config: int, now_ms: int) -> None:
+    def __init__(self, *, config: int, now_ms: int, views: Mapping[int, tuple[int, int]]) -> None:
         self._now_ms = now_ms
         shared = b"".join(encode(number) for number in (SCHEMA, config, KERNEL_VERSION, now_ms - EPOCH_2020_MS))
-        self._plain = bytes([0x90 | _FIELDS]) + shared
-        self._contended = bytes([0x90 | _FIELDS + 1]) + shared
+        seen = [number for shard, point in sorted(views.items()) for number in (shard, *point)]
+        self._views = encode(seen) if seen else b""
+        self._plain = bytes([0x90 | _FIELDS + 2 * bool(seen)]) + shared
+        self._plain_end = _NO_GAP + self._views if seen else b""
+        self._contended = bytes([0x90 | _FIELDS + 1 + bool(seen)]) + shared
 
     def record(self, rung: int, body: bytes, gap: list[int] | None) -> bytes:
         """A whole record."""
         if gap is None:
-            return b"%b%c%b" % (self._plain, rung, body)
-        return b"%b%c%b%b" % (self._contended, rung, body, encode(gap))
+            return b"%b%c%b%b" % (self._plain, rung, body, self._plain_end)
+        return b"%b%c%b%b%b" % (self._contended, rung, body, encode(gap), self._views)
 
     def body(
         self, scope: int, legs: list[int], runner_up: list[int], candidates: list[int], counts: list[int]

@@ -18,8 +18,12 @@ from engine.domain.decisions import DecisionRecord, UnknownSchema, decode
 from engine.domain.explanation import Explanation, money
 from engine.domain.ids import OrderRef, parse_public_id
 from engine.domain.replies import DecisionReply, NodeReply, OrderView, Problem, Reply
+from engine.journal.port import JournalError
+from engine.settings import Settings
 
 ASK_TIMEOUT_S = 10.0
+_GONE = {"not_found", "wrong_state"}
+"""Answers after which the archive is asked: the entry was trimmed, or the order has left its shard."""
 _out = Console()
 _err = Console(stderr=True)
 
@@ -33,7 +37,8 @@ def explain(
     """Show why an order went where it went: the choice, the runner-up, each candidate with its reason and numbers.
 
     Begins with one plain sentence. Money is shown apart: cash (what shipping costs), service (what lateness and days in transit
-    are worth), policy (what rules say) and scarce stock. The record is kept as long as its entry is in the journal.
+    are worth), policy (what rules say) and scarce stock. Decisions of
+    orders that have left memory are read from the archive.
 
     Exit code: 0 = explained, 1 = no such decision, 2 = not a decision id, 3 = no engine to ask.
 
@@ -48,18 +53,21 @@ def explain(
 
     async def run() -> int:
         async with connected(settings) as engine:
-            return await _explain(engine, decision_id, *parsed, node)
+            return await _explain(engine, settings, decision_id, *parsed, node)
 
     raise typer.Exit(asyncio.run(run()))
 
 
-async def _explain(engine: Connected, decision_id: str, ref: OrderRef, number: int, node: str | None) -> int:
+async def _explain(
+    engine: Connected, settings: Settings, decision_id: str, ref: OrderRef, number: int, node: str | None
+) -> int:
     order = await _ask(engine, ref, GetOrder(ref.slot, ref.order_no))
     reply = await _ask(engine, ref, GetDecision(ref.slot, ref.order_no, number))
+    if settings.archives and {_code(order), _code(reply)} & _GONE:
+        order, reply = _from_past(engine, settings, ref, number, order, reply)
     if not isinstance(order, OrderView) or not isinstance(reply, DecisionReply):
         detail = next((one.detail for one in (order, reply) if isinstance(one, Problem)), "")
         _err.print(f"[red]there is no decision {decision_id}[/] ({detail or 'unexpected answer'})", highlight=False)
-        _err.print("decisions go when their journal entries are trimmed: QM_JOURNAL_RETAINED_ENTRIES keeps more")
         return 1
     try:
         record = decode(reply.record)
@@ -71,7 +79,9 @@ async def _explain(engine: Connected, decision_id: str, ref: OrderRef, number: i
     lines = _lines(order)
     unfilled = {line.line_id for line in order.unfilled}
     show(
-        explanation.explain(record, catalog, lines=len(lines), unfilled=len(unfilled), currency=order.currency),
+        explanation.explain(
+            record, catalog, lines=len(lines), unfilled=len(unfilled), currency=order.currency, entry=reply.entry
+        ),
         decision_id,
         order,
     )
@@ -81,6 +91,29 @@ async def _explain(engine: Connected, decision_id: str, ref: OrderRef, number: i
 async def _ask(engine: Connected, ref: OrderRef, command: GetOrder | GetDecision | ExplainNode) -> Reply:
     cluster = engine.cluster
     return await cluster.ask_owner(lambda: cluster.shard_of_slot(ref.slot), command, timeout_s=ASK_TIMEOUT_S)
+
+
+def _code(reply: Reply) -> str:
+    return reply.code if isinstance(reply, Problem) else ""
+
+
+def _from_past(
+    engine: Connected, settings: Settings, ref: OrderRef, number: int, order: Reply, reply: Reply
+) -> tuple[Reply, Reply]:
+    """What the shard no longer has, out of the archive; as it was where that has it neither."""
+    from engine.archive.past import Past  # SQLAlchemy takes a third of a second to load, and is seldom needed
+
+    past = Past(settings, lambda: engine.cluster.catalog)
+    try:
+        if _code(order) in _GONE:
+            order = past.order(ref.order_no) or order
+        if _code(reply) in _GONE:
+            reply = past.decision(ref.order_no, number) or reply
+    except JournalError as error:
+        _err.print(f"[yellow]the archive cannot be read: {error}[/]", highlight=False, soft_wrap=True)
+    finally:
+        past.close()
+    return order, reply
 
 
 def _lines(order: OrderView) -> list[str]:

@@ -88,6 +88,8 @@ class DecisionRecord(msgspec.Struct, array_like=True, gc=False):
     """Nodes that hold units and may serve; nodes looked at; lines of assumed weight; then excluded nodes by reason."""
     gap: list[int] = []
     """Contended orders: score of the component, its bound, orders in it, microseconds, solver version. Empty = separable."""
+    views: list[int] = []
+    """What the decision saw of other shards' stock: shard, epoch, seq; repeated. Its own shard's is the entry it is stored with."""
 
 
 class ChosenLeg(NamedTuple):

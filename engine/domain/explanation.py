@@ -77,8 +77,19 @@ def money(amount_minor: int, currency: str, *, signed: bool = False) -> str:
     return f"{sign}${number}" if currency == "USD" else f"{sign}{number} {currency}"
 
 
-def explain(record: DecisionRecord, catalog: Catalog, *, lines: int, unfilled: int, currency: str) -> Explanation:
-    """lines, unfilled: how many lines the order has, and how many of them are not wholly covered."""
+def explain(
+    record: DecisionRecord,
+    catalog: Catalog,
+    *,
+    lines: int,
+    unfilled: int,
+    currency: str,
+    entry: tuple[int, int, int] | None = None,
+) -> Explanation:
+    """lines, unfilled: how many lines the order has, and how many of them are not wholly covered.
+
+    entry: shard, epoch and sequence the record is stored with, where known.
+    """
     legs = legs_of(record)
     chosen = _total(legs)
     runner_up = _runner_up(record, catalog)
@@ -98,6 +109,8 @@ def explain(record: DecisionRecord, catalog: Catalog, *, lines: int, unfilled: i
             ("configuration", str(record.config)),
             ("kernel", f"{record.kernel:04x}"),
             ("record schema", str(record.schema)),
+            *([("journaled with", _point(*entry))] if entry is not None else []),
+            *(("saw the stock of", _point(*record.views[n : n + 3])) for n in range(0, len(record.views), 3)),
         ],
     )
 
@@ -248,6 +261,10 @@ def _gap(gap: Sequence[int], currency: str) -> list[tuple[str, str]]:
         ("solver time", f"{microseconds / 1_000:.1f} ms"),
     ]
     return [*rows, *(("solver version", str(version)) for version in solver)]
+
+
+def _point(shard: int, epoch: int, seq: int) -> str:
+    return f"shard {shard}, epoch {epoch}, entry {seq:,}"
 
 
 def _decided_at(record: DecisionRecord) -> datetime:

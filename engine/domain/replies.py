@@ -45,6 +45,10 @@ class LegView(Struct, array_like=True, frozen=True, gc=False):
     """Parcels, handling by line, handling by unit, node surcharge."""
     tracking: tuple[str, ...] = ()
     actual_cost_minor: int | None = None
+    ready_at_ms: int = 0
+    """When the customer can collect it; 0 = it goes to the door."""
+    expected_at_ms: int = 0
+    """When the inbound supply that it counts on is expected; 0 = it is on the shelf."""
 
 
 class UnfilledView(Struct, array_like=True, frozen=True, gc=False):
@@ -119,6 +123,8 @@ class StockReply(Struct, array_like=True, tag=4, frozen=True, gc=False):
 class DecisionReply(Struct, array_like=True, tag=5, frozen=True, gc=False):
     record: bytes
     """Packed decision record (engine.domain.decisions.DecisionRecord)."""
+    entry: tuple[int, int, int] | None = None
+    """Shard, epoch and sequence of the entry it was journaled with: the state after the entry before is what it was made on."""
 
 
 class NodeReply(Struct, array_like=True, tag=13, frozen=True, gc=False):
@@ -283,6 +289,68 @@ class ShortLegs(Struct, array_like=True, tag=43, frozen=True, gc=False):
     legs: tuple[tuple[int, int, int, str, int], ...]
 
 
+class OptionView(Struct, array_like=True, frozen=True, gc=False):
+    """One way to deliver an order, as it would be planned now. Legs have no numbers yet."""
+
+    service: str
+    legs: tuple[LegView, ...]
+    unfilled: tuple[UnfilledView, ...]
+    unfilled_units: int
+    money_minor: tuple[int, int, int, int]
+    """Cash, service, policy, opportunity."""
+    ship_by_ms: int
+    deliver_by_ms: int
+    rung: str
+
+
+class QuoteReply(Struct, array_like=True, tag=50, frozen=True, gc=False):
+    """Delivery options in the order of service levels asked, true at (shard, epoch, seq), with the configuration's version.
+
+    levels, left_out: service levels that were planned, and those beyond the limit, of all that are priced in the currency.
+    """
+
+    options: tuple[OptionView, ...]
+    slot: str
+    shard: int
+    epoch: int
+    seq: int
+    config: int
+    at_ms: int
+    levels: int
+    left_out: int
+    token: str = ""
+
+
+class StockUpdate(Struct, array_like=True, tag=80, frozen=True, gc=False):
+    """Absolute values of own positions, true at (epoch, seq) at least. `begin` = a picture is to be asked for from here on.
+
+    rows: packed int32 rows as little-endian bytes: item, node, on_hand, held, allocated, safety, free units (negative = short),
+    instant of the last count (s since 2020, 0 = never), place in engine.domain.stock.SUPPLY_MODES.
+    """
+
+    shard: int
+    epoch: int
+    seq: int
+    begin: bool
+    rows: bytes
+
+
+class StockPage(Struct, array_like=True, tag=81, frozen=True, gc=False):
+    """Own positions by (item, node), rows as in StockUpdate. `next` = the key to go on after; -1 = this was the last page."""
+
+    epoch: int
+    seq: int
+    rows: bytes
+    next: int
+
+
+class ItemsReply(Struct, array_like=True, tag=82, frozen=True, gc=False):
+    """What FindItems asked for, in its order; -1 and "" for what this shard does not know."""
+
+    indexes: tuple[int, ...]
+    skus: tuple[str, ...]
+
+
 Reply = (
     Problem
     | OrderView
@@ -301,4 +369,8 @@ Reply = (
     | DemandNotes
     | ShortList
     | ShortLegs
+    | QuoteReply
+    | StockUpdate
+    | StockPage
+    | ItemsReply
 )

@@ -125,6 +125,8 @@ class ShardState:
         self.seq = 0
         self.time_ms = 0
         """Journal time of the newest entry applied: never goes back."""
+        self.view_points: dict[int, tuple[int, int]] = {}
+        """(epoch, seq) that the view of each other shard contains: what a decision saw of the stock elsewhere. In memory."""
         self.closed_orders = 0
         """Orders that left since this process began."""
         self.recovered_at_ms = 0

@@ -45,7 +45,6 @@ class ViewFeed:
         """Newest closed entry: what the values shown contain at least."""
         self._pushed_seq = 0
         self._pushed_ms = 0
-        self._points: dict[int, tuple[int, int]] = {}
         self._heard_ms: dict[int, int] = {}
         self._slots: dict[str, bool] = {}
         self._places: dict[tuple[str, str], str] = {}
@@ -179,7 +178,7 @@ class ViewFeed:
             return
         positions, capacity, owns_node = core.state.positions, core.state.capacity, core.catalog.owns_node
         if reply.full:
-            self._points.pop(reply.shard, None)
+            core.state.view_points.pop(reply.shard, None)
             theirs = [node for node, owner in enumerate(core.catalog.owner) if owner == reply.shard]
             rows = np.flatnonzero(np.isin(positions.node[: positions.size], theirs))
             for column in (positions.on_hand, positions.held, positions.safety):
@@ -203,12 +202,12 @@ class ViewFeed:
             if not owns_node(node):
                 capacity.put(node, day, used)
         if reply.last:
-            self._points[reply.shard] = (reply.epoch, reply.seq)
+            core.state.view_points[reply.shard] = (reply.epoch, reply.seq)
             self._heard_ms[reply.shard] = now_ms
 
     def point(self, shard: int) -> tuple[int, int]:
         """(epoch, seq) that the view of a shard contains; (0, 0) = there is none."""
-        return self._points.get(shard, (0, 0))
+        return self._core.state.view_points.get(shard, (0, 0))
 
     def contains(self, token: str) -> bool | None:
         """Whether everything a token names is in this shard's state and views; None = not a token."""

@@ -63,6 +63,9 @@ DECISION: dict[str, Any] = {
     ],
     "looked_at": [{"what": "nodes that hold units and may serve", "count": 2}],
     "solver": [],
-    "versions": [{"name": "configuration", "value": "17"}],
+    "versions": [
+        {"name": "configuration", "value": "17"},
+        {"name": "journaled with", "value": "shard 0, epoch 3, entry 8,121"},
+    ],
     "why": None,
 }

@@ -25,21 +25,19 @@ async def get_decision(call: Call) -> Answer | Problem:
     if not call.principal.may_channel(order.channel):
         return problem("not_found", "no such decision")
     reply = await call.gateway.ask_slot(ref.slot, GetDecision(ref.slot, ref.order_no, number))
-    if isinstance(reply, DecisionReply):
-        record = reply.record
-    elif isinstance(reply, Problem) and reply.code in ("not_found", "wrong_state"):  # trimmed, or its order has left
+    if isinstance(reply, Problem) and reply.code in ("not_found", "wrong_state"):  # trimmed, or its order has left
         archived = await call.gateway.history.decision(ref.order_no, number)
-        if not isinstance(archived, bytes):
+        if not isinstance(archived, DecisionReply):
             return problem("not_found", "no such decision") if archived is None else archived
-        record = archived
-    else:
+        reply = archived
+    if not isinstance(reply, DecisionReply):
         return unexpected(reply)
     catalog = call.gateway.cluster.catalog
     now = None
     if query.node_id is not None:
         told = await call.gateway.ask_slot(ref.slot, ExplainNode(ref.slot, ref.order_no, query.node_id))
         now = told if isinstance(told, NodeReply) else None  # without it the record speaks alone
-    shown = decision_shown(call.params[0], order, record, catalog, query.node_id, now)
+    shown = decision_shown(call.params[0], order, reply, catalog, query.node_id, now)
     return shown if isinstance(shown, Problem) else Answer(shown)
 
 

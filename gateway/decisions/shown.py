@@ -8,7 +8,7 @@ from engine.domain import explanation
 from engine.domain.catalog import Catalog
 from engine.domain.decisions import UnknownSchema, candidates_of, decode, legs_of
 from engine.domain.ids import OrderRef, public_id
-from engine.domain.replies import NodeReply, OrderView, Problem
+from engine.domain.replies import DecisionReply, NodeReply, OrderView, Problem
 from gateway.errors import problem, refuse
 from gateway.orders.schemas import CostParts
 from gateway.schemas import Body, Id, Shown
@@ -98,7 +98,7 @@ class Decision(Shown):
 def decision_shown(
     decision_id: str,
     order: OrderView,
-    packed: bytes,
+    found: DecisionReply,
     catalog: Catalog,
     node_id: str | None,
     now: NodeReply | None = None,
@@ -108,7 +108,7 @@ def decision_shown(
     now: what the shard says of the node as things are, for where the record says nothing.
     """
     try:
-        record = decode(packed)
+        record = decode(found.record)
     except (UnknownSchema, msgspec.DecodeError) as error:
         return problem("not_found", f"the record was written by another version: {error}")
     why = None
@@ -124,7 +124,9 @@ def decision_shown(
         )
     lines = {line.line_id for leg in order.legs for line in leg.lines} | {line.line_id for line in order.unfilled}
     unfilled = {line.line_id for line in order.unfilled}
-    told = explanation.explain(record, catalog, lines=len(lines), unfilled=len(unfilled), currency=order.currency)
+    told = explanation.explain(
+        record, catalog, lines=len(lines), unfilled=len(unfilled), currency=order.currency, entry=found.entry
+    )
     legs = []
     for leg, text in zip(legs_of(record), told.legs, strict=True):
         carrier, service = catalog.service_name(leg.service)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from engine.archive.places import archive_url, index_url
-from engine.archive.reader import IndexReader, NoIndex, OrderRow
-from engine.archive.store import SegmentStore
+from engine.archive.past import Past
+from engine.archive.reader import IndexReader
 from engine.domain.catalog import Catalog
-from engine.domain.orders import decode_record
-from engine.domain.replies import OrderView, Problem
-from engine.domain.views import order_view
-from engine.journal.chain import unpack_decision
+from engine.domain.replies import DecisionReply, OrderView, Problem
 from engine.journal.port import JournalError, Unavailable
 from engine.settings import Settings
 from gateway.errors import problem
@@ -30,9 +26,7 @@ class History:
 
     def __init__(self, settings: Settings, catalog: Callable[[], Catalog]) -> None:
         self._settings = settings
-        self._catalog = catalog
-        self._reader: IndexReader | None = None
-        self._store: SegmentStore | None = None
+        self.past = Past(settings, catalog, readers=THREADS)
         self._threads: ThreadPoolExecutor | None = None
         self._asked = 0
 
@@ -43,7 +37,7 @@ class History:
 
     async def ask(self, question: Callable[[IndexReader], T]) -> T | Problem:
         """Run a question in a thread."""
-        return await self._run(lambda: question(self._opened()))
+        return await self._run(lambda: question(self.past.reader))
 
     async def _run(self, work: Callable[[], T]) -> T | Problem:
         if not self.is_kept:
@@ -60,65 +54,18 @@ class History:
         finally:
             self._asked -= 1
 
-    def _opened(self) -> IndexReader:
-        if self._reader is None:
-            self._reader = IndexReader(index_url(self._settings), readers=THREADS)
-        return self._reader
-
     async def order(self, order_no: int) -> OrderView | Problem | None:
         """An order as the index knows it; None = it does not know it."""
+        return await self._run(lambda: self.past.order(order_no)) if self.is_kept else None
 
-        def question(reader: IndexReader) -> OrderView | None:
-            try:
-                row = reader.order(order_no)
-            except NoIndex:  # so nothing has ever left a shard
-                return None
-            return self.views(reader, [row])[0] if row is not None else None
-
-        return await self.ask(question) if self.is_kept else None
-
-    def views(self, reader: IndexReader, rows: Iterable[OrderRow]) -> list[OrderView]:
-        """Records with their names; in a thread."""
-        decoded = [(row, decode_record(row.record)) for row in rows]
-        items = {line.item for _, record in decoded for line in record.lines}
-        named = Named(self._catalog(), reader.names_of("item", items))
-        return [order_view(named, row.slot, row.order_no, record, token="") for row, record in decoded]  # type: ignore[arg-type]
-
-    async def decision(self, order_no: int, number: int) -> bytes | Problem | None:
+    async def decision(self, order_no: int, number: int) -> DecisionReply | Problem | None:
         """A decision record out of the archive; None where it is not there (yet)."""
-
-        def work() -> bytes | None:
-            place = self._opened().decision(order_no, number)
-            if place is None:
-                return None
-            if self._store is None:
-                self._store = SegmentStore(archive_url(self._settings))
-            shard, epoch, seq, at = place
-            record = self._store.find(shard, seq)
-            if record is None or record.epoch != epoch or not record.decisions:
-                return None
-            return unpack_decision(record.decisions, at)
-
         try:
-            return await self._run(work)
+            return await self._run(lambda: self.past.decision(order_no, number))
         except JournalError as error:
             return problem("internal", f"the record of this decision is damaged: {error}")
 
     def close(self) -> None:
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
-        if self._reader is not None:
-            self._reader.close()
-
-
-class Named:
-    """The gateway's catalogue, which has no items, with the SKUs of one answer."""
-
-    def __init__(self, catalog: Catalog, skus: dict[int, str]) -> None:
-        self._skus = skus
-        self.channels = catalog.channels
-        self.node_id = catalog.node_id
-        self.service_name = catalog.service_name
-
-    def sku(self, item: int) -> str:
-        return self._skus.get(item, f"#{item}")
+        self.past.close()

@@ -145,7 +145,7 @@ async def list_allocations(call: Call) -> Answer | Problem:
         rows, cursor = _cut(
             reader.orders(_with_item(reader, asked), asked.window), asked.window, lambda row: (row.order_no, 0)
         )
-        data = [allocation_shown(view) for view in history.views(reader, rows)]
+        data = [allocation_shown(view) for view in history.past.views(rows)]
         return AllocationsPage(data, cursor, cursor is not None, _points(as_of))
 
     return _answer(await history.ask(question))
@@ -160,7 +160,7 @@ async def list_legs(call: Call) -> Answer | Problem:
         as_of = reader.as_of()
         found = reader.legs(_with_item(reader, asked), asked.window, query.state)
         rows, cursor = _cut(found, asked.window, lambda row: (row.order.order_no, row.leg_no))
-        views = history.views(reader, [row.order for row in rows])
+        views = history.past.views([row.order for row in rows])
         data: list[OrderLeg] = []
         for row, view in zip(rows, views, strict=True):
             leg = next((leg for leg in view.legs if leg.leg_no == row.leg_no), None)

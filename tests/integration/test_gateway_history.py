@@ -15,6 +15,7 @@ from engine.archive.store import SegmentStore
 from engine.archive.writer import ArchiveWriter
 from engine.domain.ids import parse_public_id
 from engine.domain.placement import CONTROL_SHARD
+from engine.domain.replies import DecisionReply
 from engine.journal.chain import pack_decisions, pack_entry
 from engine.journal.port import Tail
 from engine.protocol.shard_core import ShardCore
@@ -183,9 +184,9 @@ async def test_legs_and_decisions_are_listed(past: Past) -> None:
     found = parse_public_id(decisions["data"][0]["decision_id"], "dec", has_suffix=True)
     assert found is not None
     order_no, number = found[0].order_no, found[1]
-    record = await past.engine.door.gateway.history.decision(order_no, number)
-    assert isinstance(record, bytes)
-    assert any(record in kept for n in (0, 1) for kept in past.engine.server.shard(n).decisions.values())
+    reply = await past.engine.door.gateway.history.decision(order_no, number)
+    assert isinstance(reply, DecisionReply) and reply.entry is not None
+    assert any(reply.record in kept for n in (0, 1) for kept in past.engine.server.shard(n).decisions.values())
     assert await past.engine.door.gateway.history.decision(order_no, 1) is None
 
 

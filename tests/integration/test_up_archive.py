@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from engine.archive.store import SegmentStore
-from tests.integration.engine_process import Engine
+from tests.integration.engine_process import Engine, command
 from tests.integration.network_over_http import fresh, order, post, set_up_network
 
 pytestmark = pytest.mark.timeout(400)
@@ -73,5 +73,8 @@ def test_what_ended_leaves_memory_and_is_still_read(tmp_path: Path) -> None:
             assert client.get(f"/v1/decisions/{other['decision_id']}").json() == decision
             old = client.get(f"/v1/decisions/{placed['decision_id']}")
             assert (old.status_code, old.json()["order_id"]) == (200, placed["order_id"])
+        code, said = command(engine, "explain", placed["decision_id"])
+        assert code == 0, said
+        assert placed["order_id"] in said and "(cancelled)" in said, "its order has left; the archive knows it"
     finally:
         engine.stop()

@@ -109,13 +109,15 @@ def test_an_answer_dearer_than_the_greedy_plans_is_an_error(planner_settings: Se
 
 def test_without_an_answer_the_greedy_plans_stand_and_say_so(planner_settings: Settings) -> None:
     state = a_world({(0, 0): 1, (1, 0): 1, (0, 1): 1, (1, 2): 1}, nodes=3)
+    state.view_points[1] = (2, 77)
     planner = SolverPlanner(state, planner_settings)
     greedy = planner.plan([a_request(1, {0: 1}), a_request(2, {0: 1, 1: 1})], now_ms=NOW_MS)
     final = concluded(planner, greedy, solve=False)
     assert [plan.legs for plan in final] == [plan.legs for plan in greedy]
     assert {(plan.rung, plan.component) for plan in final} == {(Rung.GREEDY, 0)}
-    score, bound, orders, *_ = decode(final[1].record).gap
-    assert (score, orders) == (total(greedy), 2) and bound < score
+    record = decode(final[1].record)
+    score, bound, orders, *_ = record.gap
+    assert (score, orders, record.views) == (total(greedy), 2, [1, 2, 77]) and bound < score
     with pytest.raises(KeyError):
         planner.improved(greedy[0].component, None)
 

@@ -103,6 +103,14 @@ def test_the_record_counts_nodes_that_may_not_serve_by_reason() -> None:
     }
 
 
+def test_the_record_names_what_was_seen_of_other_shards() -> None:
+    state = a_state({(0, NEAR): 5})
+    assert decode(planned(state, a_request({0: 1})).record).views == []
+    state.view_points.update({3: (2, 70_000), 1: (1, 12)})
+    record = decode(planned(state, a_request({0: 1})).record)
+    assert (record.gap, record.views) == ([], [1, 1, 12, 3, 2, 70_000])
+
+
 def test_only_cards_in_the_order_s_currency_price_it() -> None:
     """Cheaper by number, in another currency: not compared. A service with cards of both is one service in each."""
     dollars = RateCard(break_g=[30_000], price_minor=[[900], [900]])
