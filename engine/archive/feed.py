@@ -14,7 +14,7 @@ from engine.journal.connection import Connection, connect, parse_url
 from engine.journal.keys import Keys
 from engine.journal.port import ArchiveCursor, Corrupt, Tail, Unavailable
 
-PAGE_ENTRIES = 64
+PAGE_ENTRIES = 128
 
 
 class Page(NamedTuple):

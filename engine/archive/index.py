@@ -8,6 +8,7 @@ X3  There is one writer (the archiver). A second one fails on X2 and reads its p
 from __future__ import annotations
 
 from importlib.resources import files
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,13 @@ from engine.archive.tables import FOLDED, metadata, progress
 from engine.journal.port import Misconfigured, Unavailable
 
 SQLITE_CACHE_KIB = 64 * 1024
+SQLITE_WAL_PAGES = 16_000
+"""64 MiB of log before it is copied into the tables: a page that many transactions change is then copied once."""
 BUSY_TIMEOUT_S = 10
+
+
+_POSITION_TIME = itemgetter(0, 1, 2, 3, 4, 5)
+"""The key of a movement."""
 
 
 class OutOfStep(Exception):
@@ -73,7 +80,13 @@ def connect_index(url: str, *, readers: int = 4) -> sa.Engine:
 def _set_up_sqlite(connection: Any, record: Any) -> None:
     cursor = connection.cursor()
     # NORMAL: a power cut may take the newest transactions, progress with them. They are folded again.
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"cache_size=-{SQLITE_CACHE_KIB}", "temp_store=MEMORY"):
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        f"cache_size=-{SQLITE_CACHE_KIB}",
+        f"wal_autocheckpoint={SQLITE_WAL_PAGES}",
+        "temp_store=MEMORY",
+    ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
@@ -178,11 +191,12 @@ class IndexWriter:
                 run("names", changes.names)
                 run("replanned", changes.replanned)
                 run("orders", changes.orders)
-                run("items", changes.items)
+                # In the order of their keys: neighbours are written into the page that is at hand.
+                run("items", sorted(changes.items))
                 run("legs", changes.legs)
                 run("decisions", changes.decisions)
-                run("movements", changes.movements)
-                run("positions", changes.positions)
+                run("movements", sorted(changes.movements, key=_POSITION_TIME))
+                run("positions", sorted(changes.positions))
                 run("closed", changes.closed)
                 now = Progress(
                     fold.shard,

@@ -71,7 +71,7 @@ async def writer(server: EmbeddedServer, feed: JournalFeed) -> AsyncIterator[Wri
 
 def follower(feed: JournalFeed, folder: Path, index: IndexWriter, **options: float) -> ShardFollower:
     store = SegmentStore(str(folder / "archive"))
-    made = {"seal_s": 1_000.0, "tell_every_s": 0.0, **options}
+    made = {"seal_s": 1_000.0, "tell_every_s": 0.0, "index_every_s": 0.0, **options}
     return ShardFollower(0, feed, store, index, asyncio.Lock(), **made)  # type: ignore[arg-type]
 
 
