@@ -19,9 +19,11 @@ NODES ?=
 NODE_COUNT ?=
 SHARDS ?=
 RATE ?=
+STORY ?=
 QUICK ?=
 DEMO_FLAGS = $(if $(DURATION),--duration $(DURATION)) $(if $(ORDERS),--orders '$(ORDERS)') $(if $(NODES),--nodes '$(NODES)') \
-	$(if $(NODE_COUNT),--node-count $(NODE_COUNT)) $(if $(SHARDS),--shards $(SHARDS)) $(if $(RATE),--rate $(RATE))
+	$(if $(NODE_COUNT),--node-count $(NODE_COUNT)) $(if $(SHARDS),--shards $(SHARDS)) $(if $(RATE),--rate $(RATE)) \
+	$(if $(STORY),--story)
 
 .PHONY: setup demo run test check bench clean help
 .PHONY: static unit redis-server postgresql
@@ -52,7 +54,7 @@ $(STAMP): $(LOCK) pyproject.toml clients/python/pyproject.toml Makefile
 	@$(BIN)/python -m solvers.warm
 	@touch $@
 
-demo: $(STAMP) ## Start everything and play storefront traffic (DURATION=20 ORDERS=FILE NODES=FILE NODE_COUNT=60 SHARDS=2 RATE=100)
+demo: $(STAMP) ## Start everything and play storefront traffic (DURATION=20 ORDERS=FILE NODES=FILE NODE_COUNT=60 SHARDS=2 RATE=100 STORY=1)
 	@$(BIN)/quartermaster demo $(DEMO_FLAGS)
 
 run: $(STAMP) ## Start the engine on ./data and stay in the foreground (SHARDS=2)

@@ -49,7 +49,7 @@ class LocalShard:
 
     def __init__(self, network: Network, *, stocked: bool = True) -> None:
         self.network = network
-        self.core = ShardCore(0, catalog_of(network), lambda state: SolverPlanner(state, Settings()))
+        self.core = ShardCore(0, catalog_of(network), lambda state: SolverPlanner(state, Settings.model_validate({})))
         self.wal_bytes = 0
         self.entries: list[Append] | None = None
         """The journal since somebody put a list here; None = it is not kept."""

@@ -15,6 +15,7 @@ import msgspec
 import typer
 from rich.console import Console
 
+from engine.cli.demo_story import STORY_S, Telling, tell_story
 from engine.cli.demo_view import View
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ def demo(
     seed: Annotated[int, typer.Option(help="Network and traffic follow from it.")] = 1,
     port: Annotated[int | None, typer.Option(help="Port of the gateway; 8080 if it is free.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Keep the data here; else it is temporary.")] = None,
+    story: Annotated[
+        bool, typer.Option("--story", help="Tell what it is for in seven scenes instead, about three minutes.")
+    ] = False,
+    pause: Annotated[bool, typer.Option(help="Leave time to read between the scenes of the story.")] = True,
 ) -> None:
     """Start everything and play storefront traffic in real time.
 
@@ -52,11 +57,21 @@ def demo(
     key are shown: ask it yourself meanwhile. Afterwards everything is checked: exit code 0 only if nothing was oversold, no
     number drifted from the journal, and every acknowledged order is there.
 
+    `--story` tells an ops director the point instead, in seven scenes on the running engine: four ways to route the same orders, a
+    split order and why, a store that goes dark, a phantom unit, the last unit, kill -9, a paid order without stock. Each scene is
+    checked; exit code 0 only if all of them hold. `--duration` (180) is how long it takes with its pauses.
+
     Example: quartermaster demo --duration 20
+    Example: quartermaster demo --story
     Example: quartermaster demo --orders invoices.csv --nodes stores.csv --node-count 100
     """
     from loadtests.storefront import Job
 
+    if story and (orders or nodes or data_dir):
+        _out.print(
+            "[red]the story has a network and a folder of its own: leave out --orders, --nodes and --data-dir[/]"
+        )
+        raise typer.Exit(2)
     folder = Path(tempfile.mkdtemp(prefix="qm-demo-"))
     job = Job(
         seed=seed,
@@ -70,7 +85,12 @@ def demo(
     )
     settings = _settings(data_dir or folder / "data", shards, port)
     try:
-        code = asyncio.run(_demo(job, settings))
+        if story:
+            telling = Telling(seed, node_count, rate, duration or STORY_S, pause)
+            quiet = settings.model_copy(update={"log_level": "error"})  # a killed shard is part of the story
+            code = asyncio.run(tell_story(telling, quiet))
+        else:
+            code = asyncio.run(_demo(job, settings))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     raise typer.Exit(code)
