@@ -38,7 +38,7 @@ from engine.client.cluster import Cluster
 from engine.client.neighbour import living_neighbour
 from engine.domain.api_keys import KEY_ID_BYTES, PREFIX, SECRET_BYTES
 from engine.domain.commands import GetConfig, PutConfig
-from engine.domain.config import ApiKey, Placement
+from engine.domain.config import QUOTE_SECRET, ApiKey, Placement, Secret
 from engine.domain.placement import CONTROL_SHARD
 from engine.domain.replies import ConfigReply, Done, Problem
 from engine.journal.connection import parse_url
@@ -224,6 +224,7 @@ async def _start_shards(settings: Settings, keeper: SupervisorKeeper, say: Say) 
         say("recovering the control shard")
         await _wait_configured(cluster)
         await _settle_placement(cluster, settings)
+        await _settle_quote_secret(cluster)
         api_key = await _settle_admin_key(cluster, settings)
     finally:
         await cluster.close()
@@ -361,6 +362,14 @@ async def _settle_admin_key(cluster: Cluster, settings: Settings) -> str:
         key = ApiKey(key_id=key_id, name="admin", secret_sha256=digest, scopes=list(ADMIN_SCOPES))
         await _put(cluster, PutConfig("key", (msgspec.json.encode(key),)))
     return text
+
+
+async def _settle_quote_secret(cluster: Cluster) -> None:
+    """What quotes are sealed with: made at the first start that knows of it, and journaled like all configuration."""
+    reply = await cluster.ask(CONTROL_SHARD, GetConfig("secret", QUOTE_SECRET), timeout_s=30.0)
+    if isinstance(reply, Problem) and reply.code == "not_found":
+        document = msgspec.json.encode(Secret(secret_id=QUOTE_SECRET, value=secrets.token_hex(32)))
+        await _put(cluster, PutConfig("secret", (document,), if_version=0))
 
 
 async def _put(cluster: Cluster, command: PutConfig) -> None:

@@ -55,6 +55,8 @@ class Settings(BaseSettings):
     """Requests a gateway works on at once; more are answered 503 at once."""
     request_timeout_ms: int = Field(10_000, ge=100)
     """After this a request is answered 503: its outcome is unknown, the same key tells it."""
+    availability_age_max_ms: int = Field(5_000, ge=0)
+    """Availability is answered from the gateway's own view while that is at most so old, else by the owners; 0 = always by them."""
     rate_per_key_per_s: int = Field(0, ge=0)
     """Requests a second for each API key; 0 = no limit."""
     docs_enabled: bool = True
@@ -70,6 +72,10 @@ class Settings(BaseSettings):
     """Units that the open reservations of one customer may hold, counted by home shard; 0 = no cap."""
     hold_position_share_bp: int = Field(10_000, ge=1, le=10_000)
     """How much of the units on a node's shelf reservations may hold, in basis points; 10000 = all."""
+    quote_ttl_s: int = Field(900, ge=1, le=604_800)
+    """How long a quote of delivery options is valid; a request may ask for less."""
+    quote_options_max: int = Field(8, ge=1, le=32)
+    """Service levels that one quote plans; the order's own is always among them."""
     solver_deadline_ms: int = Field(40, ge=1)
     """How long colliding orders wait for the solver before their greedy plan is taken."""
     solver_in_flight_max: int = Field(4, ge=0)

@@ -23,7 +23,7 @@ from gateway.app import create_app
 from gateway.asgi import Door
 from gateway.lean import lean_protocol
 
-CONFIG_KINDS = ("node", "channel", "carrier", "key", "placement")
+CONFIG_KINDS = ("node", "channel", "carrier", "key", "placement", "secret")
 """What a gateway follows of the configuration: not the items, of which there may be millions."""
 CONFIG_WAIT_S = 30.0
 BACKLOG = 2_048
@@ -107,6 +107,7 @@ async def serve(settings: Settings, port: int, *, listener: socket.socket | None
         gc.set_threshold(GC_THRESHOLD)
         log.info("gateway serving", host=settings.host, port=port)
         await server.serve(sockets=[listener] if listener is not None else None)
+        await door.gateway.stock.close()
         await door.gateway.jobs.close()
         door.gateway.history.close()
     finally:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from engine.client.link import ShardLink
+from engine.client.stock_view import StockView
 from engine.domain.catalog import Catalog
 from engine.domain.commands import Command
 from engine.domain.replies import Problem, Reply
@@ -17,6 +18,7 @@ from gateway.auth import Keys
 from gateway.health.status import ShardStatuses
 from gateway.history.index import History
 from gateway.history.past import from_past
+from gateway.inventory.stock import Tables
 from gateway.jobs.store import JobStore
 from gateway.key_slots import KeySlots
 from gateway.limits import Buckets, Connections, InFlight
@@ -45,6 +47,8 @@ class ClusterPort(Protocol):
 
     def links(self) -> dict[int, ShardLink]: ...
 
+    def new_link(self, shard: int) -> ShardLink: ...
+
     async def ask_all(self, command: Command, *, timeout_s: float | None = None) -> dict[int, Reply]: ...
 
 
@@ -63,6 +67,8 @@ class Gateway:
         self.key_slots = KeySlots()
         self.statuses = ShardStatuses(cluster)
         self.history = History(settings, lambda: cluster.catalog)
+        self.stock = StockView(lambda: cluster.catalog, lambda shard: cluster.new_link(shard))
+        self.tables = Tables(self)
         self.draining = False
         """Being stopped: unready, finishing what is in flight."""
         self._id_prefix = secrets.token_hex(6)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.domain.commands import FindKey, PlaceOrder
+from engine.domain.commands import FindKey, PlaceOrder, PlaceQuoted
 from engine.domain.replies import Done, Reply
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class KeySlots:
 def once(call: Call, ask: Ask) -> Ask | Awaitable[Answer]:
     """The same, or, where the key was sent to another slot before, the answer after asking there."""
     command = ask.command
-    assert type(command) is PlaceOrder
+    assert type(command) is PlaceOrder or type(command) is PlaceQuoted
     known = call.gateway.key_slots.sent(command.key_hash, ask.slot)
     return ask if known == ask.slot else _answer(call, ask, known)
 
@@ -64,7 +64,7 @@ async def _answer(call: Call, ask: Ask, known: str) -> Answer:
 async def place_elsewhere(gateway: Gateway, ask: Ask, known: str) -> Reply:
     """Place an order whose key was sent to `known` before: only if it made nothing there."""
     command = ask.command
-    assert type(command) is PlaceOrder
+    assert type(command) is PlaceOrder or type(command) is PlaceQuoted
     while known != ask.slot:
         found = await gateway.ask_slot(known, FindKey(known, command.key_hash, command.fingerprint))
         if type(found) is not Done:

@@ -3,7 +3,8 @@
 Everything that is out of the ordinary goes the ordinary way (asgi.py), which serves the same routes with the same steps:
 
 N1  Lean only: HTTP/1.1, a hot route by exact path, a plain Content-Length within BODY_MAX, nothing in progress on the connection,
-    the client reading its answers. Chunked, Expect, Upgrade, a query string, pipelined or slow-reading clients: ordinary.
+    the client reading its answers. Chunked, Expect, Upgrade, a query string where the route takes none, pipelined or slow-reading
+    clients: ordinary.
 N2  A connection has at most one request in progress, lean or not. What arrives meanwhile is queued by uvicorn, unread beyond its
     high-water mark, and answered in order: a lean request poses as an unfinished cycle of uvicorn's.
 N3  A request that is begun and not completed within the request time-out is answered 400 and the connection closed.
@@ -90,16 +91,21 @@ def lean_protocol(door: Door) -> type[HttpToolsProtocol]:
     connections = gateway.connections
     request_s = gateway.settings.request_timeout_ms / 1_000
 
-    def find(method: bytes, url: bytes) -> tuple[Route, tuple[str, ...]] | None:
+    def find(method: bytes, url: bytes) -> tuple[Route, tuple[str, ...], bytes] | None:
+        """(route, path parameters, query string) of a request that may be lean."""
         route = hot.get((method, url))
         if route is not None:
-            return route, ()
+            return route, (), b""
+        path, mark, query = url.partition(b"?")
+        if mark:
+            route = hot.get((method, path))
+            return (route, (), query) if route is not None and route.query is not None and b"#" not in query else None
         for prefix, suffix, routes in prefixes:
             if url.startswith(prefix) and url.endswith(suffix):
                 value = url[len(prefix) : len(url) - len(suffix)]
                 found = routes.get(method)
                 if found is not None and value and value.replace(b"_", b"").isalnum():
-                    return found, (value.decode("ascii"),)
+                    return found, (value.decode("ascii"),), b""
         return None
 
     class LeanProtocol(HttpToolsProtocol):
@@ -172,7 +178,7 @@ def lean_protocol(door: Door) -> type[HttpToolsProtocol]:
             self._begun = False
             super().on_headers_complete()
 
-        def _start(self, route: Route, params: tuple[str, ...]) -> bool:
+        def _start(self, route: Route, params: tuple[str, ...], query: bytes) -> bool:
             """Begin a lean request; False = it must go the ordinary way (N1)."""
             headers = dict(self.headers)
             length = headers.get(b"content-length", b"0")
@@ -186,7 +192,7 @@ def lean_protocol(door: Door) -> type[HttpToolsProtocol]:
                 or self.parser.get_http_version() != "1.1"
             ):
                 return False
-            call = Call(gateway, route, headers, b"", params, time.monotonic())
+            call = Call(gateway, route, headers, query, params, time.monotonic())
             self._lean = self.cycle = LeanCycle(call, self.parser.should_keep_alive(), _NOBODY)  # type: ignore[assignment]
             return True
 

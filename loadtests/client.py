@@ -68,6 +68,14 @@ class Client:
         self._key_prefix = secrets.token_hex(6)
         self._keys = itertools.count(1)
 
+    def move_to(self, url: str) -> None:
+        """Talk to another address from now on, with the same key."""
+        parts = urlsplit(url)
+        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
+        for _, writer in self._idle:
+            writer.close()
+        self._idle.clear()
+
     def new_key(self) -> str:
         return f"{self._key_prefix}-{next(self._keys)}"
 

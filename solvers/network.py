@@ -71,7 +71,7 @@ class CapacitySpec(NamedTuple):
 
 
 class NodeSpec(NamedTuple):
-    """A node. `calendars`: by service id, with "" for all others."""
+    """A node. `calendars`: by service id, with "" for all others; `pickup`: days on which goods can be collected there."""
 
     lat: float
     lon: float
@@ -84,6 +84,7 @@ class NodeSpec(NamedTuple):
     surcharge_minor: int = 0
     capacity: CapacitySpec | None = None
     safety_by_method: dict[str, int] = {}
+    pickup: CalendarSpec | None = None
 
 
 class ServiceSpec(NamedTuple):
@@ -289,6 +290,8 @@ def _calendars(nodes: Sequence[NodeSpec | None], services: Sequence[ServiceSpec]
                 spec = node.calendars.get(name)
                 if spec is not None:
                     table[n, s] = index.setdefault(spec, len(index))
+        if node.pickup is not None:
+            table[n, -1] = index.setdefault(node.pickup, len(index))
     return Calendars(list(index) or [CalendarSpec()]), table
 
 

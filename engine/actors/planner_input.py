@@ -105,7 +105,7 @@ class Flattener:
     def _head(
         self, order: OrderRequest, channel_index: int, country: str, residential: bool, max_legs: int, now_ms: int
     ) -> tuple[int, ...]:
-        """Columns O_COUNTRY to O_ATOMIC of an order."""
+        """Columns O_COUNTRY to O_ATOMIC of an order. One with a quote id has a date that must be kept, whatever it costs."""
         channel = self._view.channels[channel_index]
         assert channel is not None, "the core looks the channel up"
         level, level_count = channel.levels.get(order.service, (0, 0))
@@ -119,7 +119,7 @@ class Flattener:
             residential,
             ready_ms,
             self._promise_day(order, channel.promise_days, ready_ms),
-            min(channel.late_minor, LATE_MINOR_MAX),
+            LATE_MINOR_MAX if order.quote_id is not None else min(channel.late_minor, LATE_MINOR_MAX),
             channel.transit_bp,
             max_legs,
             atomic and not order.paid,

@@ -29,6 +29,11 @@ def node_spec(node: Node) -> NodeSpec:
 
     calendars = {name: calendar(clock) for name, clock in node.cut_off_by_service.items()}
     calendars[""] = calendar(node.cut_off)
+    pickup = None
+    if "pickup" in node.offers or "ship_to_store" in node.offers:
+        days = tuple(sorted(set(node.pickup_days))) if node.pickup_days is not None else working
+        closes, minutes = minute_of(node.pickup_closes), node.pickup_ready_minutes
+        pickup = CalendarSpec(node.time_zone, days, holidays, closes, minutes)
     capacity = node.capacity
     return NodeSpec(
         node.lat,
@@ -42,6 +47,7 @@ def node_spec(node: Node) -> NodeSpec:
         node.surcharge_minor,
         CapacitySpec(capacity.unit, capacity.per_day, capacity.hard, capacity.over_price_minor) if capacity else None,
         dict(node.safety_by_method),
+        pickup,
     )
 
 

@@ -13,6 +13,7 @@ from engine.domain.events import (
     Event,
     LegDriven,
     LegHeld,
+    LegShifted,
     OrderPut,
     OrdersClosed,
     StockCounted,
@@ -26,7 +27,7 @@ from engine.journal.upgrade import entry_payload
 
 _EVENTS = msgspec.msgpack.Decoder(list[Event])
 _CONFIG = msgspec.msgpack.Decoder(list[ConfigPut])
-_NAMED_KINDS = frozenset(kind for kind, field in KEY_FIELD.items() if field and kind != "key")
+_NAMED_KINDS = frozenset(kind for kind, field in KEY_FIELD.items() if field and kind not in ("key", "secret"))
 CAUSE_LABELS = {int(cause): cause.name.lower() for cause in Cause}
 _OPENING = frozenset((int(Cause.RESERVED), int(Cause.ALLOCATED)))
 _STEPS = frozenset(
@@ -41,6 +42,7 @@ _STEPS = frozenset(
         Cause.LEG_SHIPPED,
         Cause.LEG_DELIVERED,
         Cause.HOLDS_CLEARED,
+        Cause.LEG_OVERDUE,
     )
 )
 """Causes that change states of legs and may add one. All others may bring a decision, other lines, or fewer legs."""
@@ -174,6 +176,11 @@ class Fold:
         for i in range(0, len(stock), 5):
             self._move(entry, stock[i : i + 5], kind, event.slot, event.order_no, None)
 
+    def _shifted(self, event: LegShifted, entry: Entry) -> None:
+        stock = event.stock
+        for i in range(0, len(stock), 5):
+            self._move(entry, stock[i : i + 5], "leg_shifted", None, event.order_no, None)
+
     def _close(self, event: OrdersClosed, entry: Entry) -> None:
         self._closed.update(dict.fromkeys(event.order_nos))
 
@@ -236,6 +243,7 @@ _HANDLERS: dict[type, Any] = {
     StockCounted: Fold._counted,
     LegHeld: Fold._held,
     LegDriven: Fold._driven,
+    LegShifted: Fold._shifted,
     OrdersClosed: Fold._close,
     ConfigPut: Fold._config,
 }

@@ -87,10 +87,12 @@ class Cluster:
     def link(self, shard: int) -> ShardLink:
         link = self._links.get(shard)
         if link is None:
-            link = self._links[shard] = ShardLink(
-                shard, self._find, token=self._token, peer=self._peer, timeout_s=self._timeout_s
-            )
+            link = self._links[shard] = self.new_link(shard)
         return link
+
+    def new_link(self, shard: int) -> ShardLink:
+        """Another connection to a shard, the caller's to close: for what must not stand before commands."""
+        return ShardLink(shard, self._find, token=self._token, peer=self._peer, timeout_s=self._timeout_s)
 
     def links(self) -> dict[int, ShardLink]:
         return self._links

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from engine.domain.config import KINDS, ApiKey, Carrier, Channel, Item, Node, Placement
-from engine.domain.placement import shard_of_node, shard_of_slot
+from engine.domain.config import KINDS, ApiKey, Carrier, Channel, Item, Node, Placement, Secret
+from engine.domain.placement import band_of_slot, shard_of_node, shard_of_slot
 from engine.domain.replies import ConfigDoc
 
 SERVICES_PER_CARRIER = 64
@@ -34,9 +34,13 @@ class Catalog:
         self.channel_of: dict[str, int] = {}
         self.carrier_of: dict[str, int] = {}
         self.keys: dict[str, ApiKey] = {}
+        self.secrets: dict[str, bytes] = {}
+        """What this deployment's processes share, by name."""
         self.placement = Placement(shard_count=1)
         self.owner: list[int] = []
         """Owner shard by node index."""
+        self.away: dict[str, tuple[int, tuple[str, ...]]] = {}
+        """Parts that are not this shard's at the moment, whatever the map says: (the other shard, of a band the slots that stay)."""
         self.levels: frozenset[str] = frozenset()
         """Service levels that some carrier serves."""
         self.levels_in: dict[str, frozenset[str]] = {}
@@ -88,16 +92,37 @@ class Catalog:
                 }
             elif isinstance(decoded, ApiKey):
                 self.keys[decoded.key_id] = decoded
+            elif isinstance(decoded, Secret):
+                self.secrets[decoded.secret_id] = bytes.fromhex(decoded.value)
             elif isinstance(decoded, Placement):
                 self.placement = decoded
                 self.network_version = doc.version
                 owners_changed = True
         self.version = max(self.version, version)
         if owners_changed:
-            self.owner = [shard_of_node(self.placement, node) if node else 0 for node in self.nodes]
+            self._set_owners()
+
+    def _set_owners(self) -> None:
+        self.owner = [shard_of_node(self.placement, node) if node else 0 for node in self.nodes]
+        for part, (other, _) in self.away.items():
+            kind, _, name = part.partition(":")
+            if kind == "node" and int(name) < len(self.owner) and self.owner[int(name)] == self.shard:
+                self.owner[int(name)] = other
+
+    def set_away(self, away: dict[str, tuple[int, tuple[str, ...]]]) -> None:
+        """Parts that are on their way (see protocol/moves.py)."""
+        self.away = away
+        self._set_owners()
 
     def owns_slot(self, slot: str) -> bool:
-        return shard_of_slot(self.placement, slot) == self.shard
+        return shard_of_slot(self.placement, slot) == self.shard and not (self.away and self.is_away(slot))
+
+    def is_away(self, slot: str) -> bool:
+        """Whether a slot is closed or boxed here, or not opened yet."""
+        if "slot:" + slot in self.away:
+            return True
+        band = self.away.get(f"band:{band_of_slot(self.placement, slot)}")
+        return band is not None and slot not in self.placement.slots and slot not in band[1]
 
     def owner_of_slot(self, slot: str) -> int:
         return shard_of_slot(self.placement, slot)

@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from engine.domain.orders import Destination, OrderRequest
+from engine.domain.move_commands import (
+    AbandonMove,
+    AddShard,
+    AdmitShard,
+    BeginMove,
+    EndShard,
+    FinishMove,
+    ListParts,
+    OfferPart,
+    ShowNode,
+)
+from engine.domain.orders import Destination, LineRequest, OrderRequest
 
 
 class PlaceOrder(Struct, array_like=True, tag=1, frozen=True, gc=False):
@@ -270,6 +281,8 @@ class DriveLeg(Struct, array_like=True, tag=31, frozen=True, gc=False):
     shipped: tuple[tuple[int, int], ...] = ()
     written_off: tuple[tuple[int, int], ...] = ()
     emptied: tuple[int, ...] = ()
+    node: int = -1
+    """Where the leg is: a shard that does not own the node answers `moved`, also when it knows no such leg."""
 
 
 class ResolveTxn(Struct, array_like=True, tag=32, frozen=True, gc=False):
@@ -366,6 +379,87 @@ class ResourceLeg(Struct, array_like=True, tag=46, frozen=True, gc=False):
     had: int
 
 
+class QuoteOrder(Struct, array_like=True, tag=50, frozen=True, gc=False):
+    """Delivery options of an order: its plan at each service level that is priced in its currency. Nothing is held or journaled.
+
+    levels_max: most levels that are planned, the order's own first.
+    """
+
+    order: OrderRequest
+    levels_max: int = 16
+    after: str | None = None
+
+
+class Quoted(Struct, array_like=True, frozen=True, gc=False):
+    """What a quote promised: the terms that an order placed with it must keep. Instants in ms; 0 = no date was promised."""
+
+    option: str = ""
+    made_at_ms: int = 0
+    valid_until_ms: int = 0
+    ship_by_ms: int = 0
+    deliver_by_ms: int = 0
+    cost_minor: int = 0
+    unfilled_units: int = 0
+
+
+class PlaceQuoted(PlaceOrder, array_like=True, tag=51, frozen=True, gc=False):
+    """PlaceOrder that keeps what a quote promised, or is refused (`quote_changed`). The order's service is the quoted option's."""
+
+    quoted: Quoted = Quoted()
+
+
+class FollowStock(Struct, array_like=True, tag=80, frozen=True, gc=False):
+    """A gateway subscribes to this shard's own positions: a sign that it begins, then what closed entries touched.
+
+    The picture itself is asked for by GetStockPage, over the same connection and after this.
+    """
+
+
+class GetStockPage(Struct, array_like=True, tag=81, frozen=True, gc=False):
+    """Own positions by (item, node) after a key (item << 32 | node; -1 = from the first), at most `limit` looked at.
+
+    What is due to followers is pushed first, so that `limit` 0 asks for nothing but that.
+    """
+
+    after: int = -1
+    limit: int = 0
+
+
+class FindItems(Struct, array_like=True, tag=82, frozen=True, gc=False):
+    """Indexes of SKUs, and SKUs of indexes."""
+
+    skus: tuple[str, ...] = ()
+    indexes: tuple[int, ...] = ()
+
+
+class EditOrder(Struct, array_like=True, tag=55, frozen=True, gc=False):
+    """Change an open order and plan it again, atomically: its units that are not released yet count as free.
+
+    lines = (line id, units wanted in all, what has left included); removed = line ids; added = new lines. on_short (OnShort)
+    is about added units only, None = the order's. if_version = the record's version that the caller saw.
+    """
+
+    slot: str
+    order_no: int
+    ship_to: Destination | None = None
+    service: str | None = None
+    lines: tuple[tuple[str, int], ...] = ()
+    added: tuple[LineRequest, ...] = ()
+    removed: tuple[str, ...] = ()
+    on_short: int | None = None
+    if_version: int | None = None
+    reason: str = ""
+    key_hash: int = 0
+    fingerprint: int = 0
+
+
+class GetNodeWork(Struct, array_like=True, tag=56, frozen=True, gc=False):
+    """What this home's orders have at a node: legs by state, and those that a drain or a deadline could not move."""
+
+    node_id: str
+    limit: int = 100
+
+
 Command = (
     PlaceOrder
     | CommitHold
@@ -400,6 +494,22 @@ Command = (
     | ListShort
     | FindShortLegs
     | ResourceLeg
+    | BeginMove
+    | FinishMove
+    | AbandonMove
+    | OfferPart
+    | ShowNode
+    | AddShard
+    | AdmitShard
+    | EndShard
+    | ListParts
+    | EditOrder
+    | GetNodeWork
+    | QuoteOrder
+    | PlaceQuoted
+    | FollowStock
+    | GetStockPage
+    | FindItems
 )
 
 FINISHING = (
@@ -413,6 +523,8 @@ FINISHING = (
     CancelDemand,
     PrioritiseDemand,
     ResourceLeg,
+    OfferPart,
+    EditOrder,
 )
 """Commands that free or settle stock: they go before new work."""
 READS = (
@@ -429,4 +541,11 @@ READS = (
     ReadDemandLog,
     ListShort,
     FindShortLegs,
+    ShowNode,
+    ListParts,
+    GetNodeWork,
+    QuoteOrder,
+    FollowStock,
+    GetStockPage,
+    FindItems,
 )

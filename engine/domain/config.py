@@ -97,6 +97,13 @@ class Node(Document, kw_only=True):
     max_feed_age_s: Count | None = None
     on_stale: Literal["serve", "extra_safety", "exclude"] = "serve"
     safety_by_method: dict[Tag, Count] = {}
+    pickup_ready_minutes: Annotated[int, Meta(ge=0, le=100_000)] = 60
+    """From the order, or from the opening after it, until goods that lie at this node can be collected."""
+    pickup_opens: Clock = "09:00"
+    pickup_closes: Clock = "18:00"
+    """Local hours in which goods are made ready and handed to customers."""
+    pickup_days: Annotated[tuple[Annotated[int, Meta(ge=0, le=6)], ...], Meta(max_length=7)] | None = None
+    """Days on which customers collect, 0 = Monday; None = the working days. Holidays are never among them."""
 
 
 class Place(Document, kw_only=True):
@@ -182,14 +189,46 @@ class ApiKey(Document, kw_only=True):
     revoked: bool = False
 
 
+class Move(Document, kw_only=True):
+    """One part on its way between shards (engine.protocol.moves). The control shard alone begins, ends and gives it up."""
+
+    move_id: Annotated[int, Meta(ge=1)]
+    part: Annotated[str, Meta(max_length=80)]
+    """slot:US100, node:N-1 or band:0."""
+    source: Annotated[int, Meta(ge=0, le=249)]
+    target: Annotated[int, Meta(ge=0, le=249)]
+
+
 class Placement(Document, kw_only=True):
-    """Owner shard of every node and slot. A slot not listed belongs to the band of its postal prefix (see placement.py)."""
+    """Owner shard of every node and slot. A slot not listed belongs to the band of its postal prefix (see placement.py).
+
+    Changed by moves (decide_moves.py), never by an edit.
+    """
 
     shard_count: Annotated[int, Meta(ge=1, le=250)]
+    """Shards that were ever made; their numbers are not used again."""
     nodes: dict[Id, int] = {}
     slots: dict[str, int] = {}
+    bands: Annotated[int, Meta(ge=0, le=250)] = 0
+    """Ranges that unlisted slots fall into; 0 = as many as there are shards. Fixed by the first added shard."""
+    band_owner: dict[str, int] = {}
+    """Shard by number of a band that no longer belongs to the shard of its own number."""
+    moving: Move | None = None
+    joining: Annotated[list[int], Meta(max_length=250)] = []
+    """Shards that are being started: nobody asks them yet."""
+    ended: Annotated[list[int], Meta(max_length=250)] = []
+    """Shards that gave everything away and ended; their journals are kept."""
 
 
+class Secret(Document, kw_only=True):
+    """Random bytes that processes of the deployment share and nobody else is shown: what quotes are sealed with."""
+
+    secret_id: Id
+    value: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+
+
+QUOTE_SECRET = "quotes"  # noqa: S105 (its name)
+"""The secret that quotes are sealed with."""
 KINDS: dict[str, type[Document]] = {
     "item": Item,
     "node": Node,
@@ -197,6 +236,7 @@ KINDS: dict[str, type[Document]] = {
     "carrier": Carrier,
     "key": ApiKey,
     "placement": Placement,
+    "secret": Secret,
 }
 KEY_FIELD = {
     "item": "sku",
@@ -205,5 +245,6 @@ KEY_FIELD = {
     "carrier": "carrier_id",
     "key": "key_id",
     "placement": "",
+    "secret": "secret_id",
 }
 """The field that names a document; the placement map is a single one, named ''."""

@@ -86,6 +86,10 @@ def _node(state: ConfigState, node: Node, batch: dict[str, Document]) -> Iterato
             yield f"/holidays/{n}", f"{day} is not a day"
     if len(set(node.working_days)) != len(node.working_days):
         yield "/working_days", "a day is listed twice"
+    if len(set(node.pickup_days or ())) != len(node.pickup_days or ()):
+        yield "/pickup_days", "a day is listed twice"
+    if node.pickup_opens >= node.pickup_closes:
+        yield "/pickup_closes", f"closes at {node.pickup_closes}, which is not after {node.pickup_opens}"
     for n, channel in enumerate(node.channels or ()):
         if channel not in state.kinds["channel"].index_of:
             yield f"/channels/{n}", f"no channel {channel!r}"
@@ -154,6 +158,9 @@ def _placement(state: ConfigState, placement: Placement, batch: dict[str, Docume
     if stored is None:
         return
     old = msgspec.json.decode(stored.document, type=Placement)
+    for name in ("bands", "band_owner", "moving", "joining", "ended"):
+        if getattr(old, name) != getattr(placement, name):
+            yield f"/{name}", "changed by `quartermaster shards`, not by an edit"
     if old.shard_count != placement.shard_count:
         yield "/shard_count", f"{old.shard_count} shards hold stock and orders; changing their number needs moves"
         return

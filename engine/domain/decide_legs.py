@@ -12,7 +12,7 @@ from typing import NamedTuple
 from engine.domain.commands import ActOnLeg, CommitHold
 from engine.domain.decide_orders import refuse
 from engine.domain.events import Cause
-from engine.domain.orders import DemandRecord, LegRecord, LegState, OrderRecord, OrderState
+from engine.domain.orders import DemandRecord, LegRecord, LegState, Method, OrderRecord, OrderState
 from engine.domain.problems import CODES
 from engine.domain.replies import Problem, ProblemItem
 from engine.domain.state import HOLD_LIFE_MAX_MS, LEG_NO_MAX
@@ -233,16 +233,23 @@ def extend(record: OrderRecord, *, ttl_s: int, now_ms: int, expires_at_ms: int, 
 
 
 def cancel(record: OrderRecord, lines: tuple[tuple[str, int], ...] | None) -> Change | Problem:
-    """Cancel units of a committed order: those without a node first, then legs that picking has not reached, last leg first."""
+    """Cancel units of a committed order: those without a node first, then legs that picking has not reached, last leg first.
+
+    What was made ready for a customer to collect can be cancelled until it is handed over: it lies at the node.
+    """
     if record.state == OrderState.HELD:
         return end_hold(record, expired=False)
     if record.state != OrderState.COMMITTED:
         return wrong_state(record, "cancel")
-    open_units = units_in_legs(record, CANCELLABLE)
+    open_units = [0] * len(record.lines)
+    for leg in record.legs:
+        if _is_cancellable(record, leg):
+            for i, have in leg.lines:
+                open_units[i] += have
     for demand in record.demand:
         open_units[demand.line] += demand.quantity
     if not any(leg.state in _LEFT for leg in record.legs):  # digital lines leave with the first shipment
-        for i, units in enumerate(_without_stock(record)):
+        for i, units in enumerate(without_stock(record)):
             open_units[i] += units
     if lines is None:
         drop = list(open_units)
@@ -264,13 +271,20 @@ def cancel(record: OrderRecord, lines: tuple[tuple[str, int], ...] | None) -> Ch
         for leg in reversed(record.legs):
             if units <= 0:
                 break
-            if leg.state in CANCELLABLE:
+            if _is_cancellable(record, leg):
                 units -= take_from_leg(record, leg, i, units, change)
     record.demand = [d for d in record.demand if d.quantity]
     _end_empty(record, LegState.CANCELLED)
     if not record.demand and all(leg.state in _ENDED for leg in record.legs):
         record.state = OrderState.CANCELLED
     return change
+
+
+def _is_cancellable(record: OrderRecord, leg: LegRecord) -> bool:
+    """Whether its units can still be cancelled: picking has not reached them, or they wait at the counter for a customer."""
+    if leg.state in CANCELLABLE:
+        return True
+    return leg.state == LegState.PICKING and all(record.lines[i].pickup_node == leg.node for i, _ in leg.lines)
 
 
 def clear_holds(record: OrderRecord, reasons: tuple[str, ...] | None) -> Change | Problem | None:
@@ -284,7 +298,7 @@ def clear_holds(record: OrderRecord, reasons: tuple[str, ...] | None) -> Change 
     return Change(Cause.HOLDS_CLEARED, [], [], [])
 
 
-def _without_stock(record: OrderRecord) -> list[int]:
+def without_stock(record: OrderRecord) -> list[int]:
     """Units by line that neither a leg nor demand speaks of: digital lines and items that are not tracked."""
     units = [line.quantity - line.cancelled for line in record.lines]
     for leg in record.legs:
@@ -360,6 +374,8 @@ def _ship(record: OrderRecord, leg: LegRecord, command: ActOnLeg, change: Change
             ship_by_s=leg.ship_by_s,
             deliver_by_s=leg.deliver_by_s,
             source_leg=leg.leg_no,
+            ready_s=leg.ready_s,
+            after_s=leg.after_s,
         )
         _split_capacity(leg, shipped, staying)
         leg.lines = staying
@@ -431,7 +447,7 @@ def resource(record: OrderRecord, leg: LegRecord, item: int, units: int) -> Chan
     left = units
     for i, have in reversed(leg.lines):
         line = record.lines[i]
-        if line.item == item and left > 0 and line.pickup_node != leg.node:
+        if line.item == item and left > 0 and line.method != Method.PICKUP:
             some = have if line.group or not line.splittable else min(have, left)
             wanted[i] = wanted.get(i, 0) + some
             left -= some
@@ -452,7 +468,7 @@ def resourceable_units(record: OrderRecord, leg: LegRecord, item: int) -> int:
     if leg.state != LegState.ALLOCATED or leg.driving:
         return 0
     lines = record.lines
-    return sum(units for i, units in leg.lines if lines[i].item == item and lines[i].pickup_node != leg.node)
+    return sum(units for i, units in leg.lines if lines[i].item == item and lines[i].method != Method.PICKUP)
 
 
 def park_freed(record: OrderRecord, freed: list[tuple[int, int]], *, reason: str, now_ms: int) -> None:

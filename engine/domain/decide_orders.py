@@ -5,6 +5,7 @@ A plan is a proposal. What makes it an order is the OrderPut made here, applied 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from engine.domain.catalog import Catalog
@@ -35,7 +36,7 @@ ON_SHORT = {"refuse": OnShort.REFUSE, "partial": OnShort.PARTIAL, "park": OnShor
 METHOD_TAGS = {Method.SHIP: "ship", Method.PICKUP: "pickup", Method.SHIP_TO_STORE: "ship_to_store"}
 _TAG_OF = tuple(METHOD_TAGS.get(method, "") for method in Method)
 # Plain integers: looking a member up in its enum costs more than the comparison.
-_PICKUP, _DIGITAL = int(Method.PICKUP), int(Method.DIGITAL)
+_PICKUP, _STORE, _DIGITAL = int(Method.PICKUP), int(Method.SHIP_TO_STORE), int(Method.DIGITAL)
 _HELD, _COMMITTED = int(OrderState.HELD), int(OrderState.COMMITTED)
 _LEG_HELD, _LEG_ALLOCATED = int(LegState.HELD), int(LegState.ALLOCATED)
 _REFUSE, _PARK = int(OnShort.REFUSE), int(OnShort.PARK)
@@ -54,7 +55,7 @@ class Prepared(NamedTuple):
     """Index into `lines` of each of `request.lines`."""
     on_short: int
     plain: bool = False
-    """Every line of the order is one line here, and all need stock: no kits, nothing digital or untracked."""
+    """Every line of the order is one line here and is shipped from stock: no kits, nothing collected, digital or untracked."""
 
 
 def refuse(code: str, pointer: str, detail: str, **facts: object) -> Problem:
@@ -107,6 +108,10 @@ def prepare(
     if isinstance(looked_up, Problem):
         return looked_up
     lines, planned, plain = looked_up
+    if not plain:
+        refusal = _cannot_collect(catalog, order, lines)
+        if refusal is not None:
+            return refusal
     on_short = order.on_short if order.on_short is not None else ON_SHORT[channel.on_short]
     if order.paid and on_short == _REFUSE:
         on_short = _PARK
@@ -124,6 +129,14 @@ def _unserved(catalog: Catalog, order: OrderRequest) -> Problem | None:
     priced = [currency for currency, levels in catalog.levels_in.items() if order.service in levels]
     detail = f"no rate card of {order.service!r} is in {order.currency}, only in {', '.join(priced)}"
     return refuse("currency_not_priced", "/currency", detail, currency=order.currency, priced_in=priced)
+
+
+def unserved(catalog: Catalog, service: str, currency: str, lines: Sequence[LineRecord]) -> Problem | None:
+    """Why an order in a currency cannot have a service level; None = it can, or ships nothing."""
+    if service in catalog.levels_in.get(currency, ()):
+        return None
+    asked = tuple([LineRequest(line.line_id, "", line.quantity, 0, line.method) for line in lines])
+    return _unserved(catalog, OrderRequest("", "", service, None, asked, currency))
 
 
 _Lines = tuple[list[LineRecord], list[int], bool]
@@ -161,6 +174,8 @@ def _lines(catalog: Catalog, asked: tuple[LineRequest, ...]) -> _Lines | Problem
     lines: list[LineRecord] = []
     planned: list[int] = []
     groups: dict[str, int] = {}
+    ways: dict[int, tuple[int, int]] = {}
+    """Method and pickup node of each group."""
     seen: dict[str, None] = {}
     has_kits = False
     for i, line in enumerate(asked):
@@ -181,11 +196,20 @@ def _lines(catalog: Catalog, asked: tuple[LineRequest, ...]) -> _Lines | Problem
             pickup = catalog.node_of.get(line.pickup_node_id, -1)
             if pickup < 0:
                 return refuse("unknown_node", f"/lines/{i}/pickup_node_id", f"no node {line.pickup_node_id!r}")
+            if method not in (_PICKUP, _STORE):
+                detail = f"a line that is not collected at a node names none: {line.pickup_node_id!r}"
+                return refuse("invalid_field", f"/lines/{i}/pickup_node_id", detail)
         elif method == _PICKUP:
             return refuse("invalid_field", f"/lines/{i}/pickup_node_id", "a pickup line names its node")
+        elif method == _STORE:
+            return refuse("invalid_field", f"/lines/{i}/pickup_node_id", "a ship_to_store line names its store")
         group = 0
         if line.group is not None:
             group = groups.setdefault(line.group, len(groups) + 1)
+            if ways.setdefault(group, (method, pickup)) != (method, pickup):
+                return refuse(
+                    "invalid_field", f"/lines/{i}/group", "lines of one group go the same way to the same place"
+                )
         if item.components:
             has_kits = True
             problem = _add_kit(catalog, i, line, item, groups, pickup, lines, planned)
@@ -197,7 +221,13 @@ def _lines(catalog: Catalog, asked: tuple[LineRequest, ...]) -> _Lines | Problem
         lines.append(
             LineRecord(line_id, index, quantity, line.unit_price_minor, method, group, pickup, 0, line.splittable)
         )
-    return lines, planned, len(planned) == len(lines) and not has_kits
+    plain = len(planned) == len(lines) and not has_kits and not any(line.method for line in lines)
+    return lines, planned, plain
+
+
+def look_up_lines(catalog: Catalog, asked: tuple[LineRequest, ...]) -> _Lines | Problem:
+    """Records of the lines that a request names, kits as their components, and which of them need stock; or the first fault."""
+    return _plain_lines(catalog, asked) or _lines(catalog, asked)
 
 
 def _add_kit(
@@ -245,20 +275,58 @@ def shortage(state: ShardState, prepared: Prepared, plan: Plan) -> Problem:
         line = prepared.request.lines[index]
         i = pointer_of.get(line.line_id, 0)
         sku = state.catalog.sku(line.item)
+        available = _available(state, line, order.channel)
+        if reason == "no_node" and line.method == _PICKUP and available < line.quantity:
+            reason = (
+                "out_of_stock"  # its one node may serve, see _cannot_collect; nobody cares which other ones may not
+            )
         codes.append(reason)
         facts = {
             "line_id": line.line_id,
             "sku": sku,
             "requested": line.quantity,
-            "available_to_promise": _available(state, line, order.channel),
+            "available_to_promise": available,
             "unfilled": units,
             "reason": reason,
         }
         if line.kits:
             facts["kit"] = order.lines[i].sku
+        if line.pickup_node >= 0:
+            facts["node_id"] = state.catalog.node_id(line.pickup_node)
         errors.append(ProblemItem(f"/lines/{i}", _REASONS.get(reason, reason), facts))
     code = "out_of_stock" if "out_of_stock" in codes or not codes else "no_capable_node"
     return Problem(code, CODES[code].title, tuple(errors))
+
+
+def _cannot_collect(catalog: Catalog, order: OrderRequest, lines: list[LineRecord]) -> Problem | None:
+    """The first line that names a node at which its goods cannot be collected; a paid order only waits for a node to be on."""
+    for line in lines:
+        if line.pickup_node < 0:
+            continue
+        facts: dict[str, object] = {"line_id": line.line_id}
+        fault = _about_collection(catalog, line, order.channel, facts)
+        if fault is not None and not (order.paid and "node_state" in facts):
+            i = next(n for n, asked in enumerate(order.lines) if asked.line_id == line.line_id)
+            return refuse("no_capable_node", f"/lines/{i}/pickup_node_id", fault, **facts)
+    return None
+
+
+def _about_collection(catalog: Catalog, line: LineRecord, channel_id: str, facts: dict[str, object]) -> str | None:
+    """Why goods cannot be collected at the node that a line names, with the facts; None = they could be."""
+    node = catalog.nodes[line.pickup_node]
+    tag = _TAG_OF[line.method]
+    if node is None:
+        return None
+    facts["node_id"] = node.node_id
+    if node.state != "on":
+        facts["node_state"] = node.state
+        return f"{node.node_id} takes no orders: it is switched to {node.state}"
+    if tag not in node.offers:
+        facts["offers"] = list(node.offers)
+        return f"{node.node_id} does not offer {tag}"
+    if not could_serve(node, tag, channel_id):
+        return f"{node.node_id} does not serve channel {channel_id}"
+    return None
 
 
 def could_serve(document: Node | None, tag: str, channel_id: str | None) -> bool:
@@ -280,7 +348,10 @@ def _available(state: ShardState, line: LineRecord, channel_id: str) -> int:
     units = 0
     for row in positions.rows(line.item):
         node = positions.v_node[row]
-        if line.pickup_node in (-1, node) and node < len(nodes) and could_serve(nodes[node], tag, channel_id):
+        if line.method == _PICKUP and node != line.pickup_node:
+            continue
+        serves = tag if line.method != _STORE or node == line.pickup_node else "ship"
+        if node < len(nodes) and could_serve(nodes[node], serves, channel_id):
             units += max(0, positions.free(row) - extra_safety(state, node, line.method))
     return units
 
@@ -346,7 +417,7 @@ def legs_of(
 ) -> list[LegRecord]:
     """Leg records of a plan; numbers start at `first`, line indexes are those of the order's record."""
     owner, shard = state.catalog.owner, state.catalog.shard
-    legs = []
+    legs: list[LegRecord] = []
     for node, lines, service, parcels, ship_day, ship_by_ms, deliver_by_ms, cash_minor, capacity_units in plan.legs:
         local = owner[node] == shard
         record = LegRecord(
@@ -365,6 +436,9 @@ def legs_of(
         )
         if not local:
             record.txn = txn
+        if plan.terms:
+            ready_ms, after_ms = plan.terms[len(legs)]
+            record.ready_s, record.after_s = ready_ms // 1_000, -(-after_ms // 1_000)
         legs.append(record)
         first += 1
     return legs

@@ -13,6 +13,8 @@ from enum import IntEnum
 
 from msgspec import Struct
 
+from engine.domain.move_events import LegsParted, PartBoxed, PartForgotten, PartOpened, PartReceived
+
 
 class Cause(IntEnum):
     """Why an order's record changed."""
@@ -38,6 +40,14 @@ class Cause(IntEnum):
     """Units of a leg that its node does not have: planned again elsewhere."""
     HOLDS_CLEARED = 18
     """Reasons for which the order was on hold were taken off it."""
+    EDITED = 33
+    """Address, service or lines changed, and planned again."""
+    NOT_ACCEPTED = 34
+    """A leg that its node did not accept in time was taken from it, and is served from elsewhere."""
+    DRAINED = 35
+    """A leg left a node that is being drained."""
+    LEG_OVERDUE = 36
+    """Nobody else can serve a leg that its node did not accept in time: it stays there, for a person to look at."""
 
 
 class OrderPut(Struct, array_like=True, tag=1, frozen=True, gc=False):
@@ -147,7 +157,7 @@ class DriveAcked(Struct, array_like=True, tag=8, frozen=True, gc=False):
 
 
 class LegShifted(Struct, array_like=True, tag=10, frozen=True, gc=False):
-    """Units, and capacity, that one leg of an order held at a node are now held by another leg of it: nothing else changes."""
+    """Units, and capacity, that one leg of an order had at a node are now held by another leg of it: nobody else could get them."""
 
     order_no: int
     node: int
@@ -155,6 +165,17 @@ class LegShifted(Struct, array_like=True, tag=10, frozen=True, gc=False):
     to_leg: int
     lines: tuple[tuple[int, int], ...]
     capacity_units: int = 0
+    stock: tuple[int, ...] = ()
+    """Where the one was allocated and the other is held: the same units, counted as held from now on."""
+    version: int = 0
+    """Version of the home record that decided it; older drives of the leg that gave say nothing any more. 0 = not said."""
+
+
+class WaveDone(Struct, array_like=True, tag=33, frozen=True, gc=False):
+    """Everything that a node's release waves up to an instant were to release of this home's orders has been released."""
+
+    node: int
+    at_ms: int
 
 
 class OrdersClosed(Struct, array_like=True, tag=9, frozen=True, gc=False):
@@ -184,4 +205,10 @@ Event = (
     | DriveAcked
     | LegShifted
     | OrdersClosed
+    | LegsParted
+    | PartBoxed
+    | PartReceived
+    | PartOpened
+    | PartForgotten
+    | WaveDone
 )

@@ -48,6 +48,11 @@ def order_no_time_ms(order_no: int) -> int:
     return (order_no >> 22) + EPOCH_2020_MS
 
 
+def shard_of_order_no(order_no: int) -> int:
+    """The shard that made an order number: the order's first home."""
+    return order_no >> 14 & 0xFF
+
+
 def encode_number(number: int) -> str:
     """Fixed-width base 32, so that text order equals number order."""
     two = _TWO_DIGITS

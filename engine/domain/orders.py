@@ -162,6 +162,18 @@ class LegRecord(Struct, array_like=True, gc=False):
     """(line, units) of this leg, at another shard's node, that rejections wrote off in all."""
     emptied: tuple[int, ...] = ()
     """Items of which a rejection said that the shelf of another shard's node is empty."""
+    ship_to: Destination | None = None
+    """Where it goes, where the order's address was changed after it had been released; None = the order's."""
+    accept_by_s: int = 0
+    """Until when its node is to accept it, seconds since 1970, while it is released; 0 = no deadline."""
+    overdue: bool = False
+    """It was not accepted in time and nobody else can serve it."""
+    end_reason: str = ""
+    """Why it ended, where an edit, a drain or a deadline ended it: edited, drained, not_accepted."""
+    ready_s: int = 0
+    """When the customer can collect it, seconds since 1970; 0 = it goes to the door."""
+    after_s: int = 0
+    """It counts on inbound supply expected by this instant (see inbound.py), seconds since 1970; 0 = it does not."""
 
 
 class DemandRecord(Struct, array_like=True, gc=False):
@@ -222,6 +234,8 @@ class OrderRecord(Struct, array_like=True, gc=False):
     cancel_after_ms: int | None = None
     held_by: str = ""
     """API key that placed it, where holds are capped by key."""
+    quoted_by_ms: int = 0
+    """The instant by which a quote promised it at the door; 0 = it was placed without one, or without a date."""
 
     @property
     def decision(self) -> int:
@@ -248,6 +262,8 @@ def promise_of(legs: list[LegRecord]) -> tuple[int, int]:
                 ship_by_s = leg.ship_by_s
             if leg.deliver_by_s > deliver_by_s:
                 deliver_by_s = leg.deliver_by_s
+            if leg.ready_s > deliver_by_s:
+                deliver_by_s = leg.ready_s
     return ship_by_s * 1_000, deliver_by_s * 1_000
 
 
@@ -283,6 +299,7 @@ _TAIL_DEFAULTS: tuple[object, ...] = (
     None,
     None,
     "",
+    0,
 )
 _TAIL_ENDS = _TAIL_DEFAULTS[3:]
 
@@ -323,7 +340,10 @@ def encode_record(record: OrderRecord) -> bytes:
                 leg.cash_minor,
                 leg.capacity_units,
             )
-            if leg.local and not (leg.shipped_at_ms or leg.source_leg or leg.tracking) and leg.stock_effect == "none"
+            if leg.local
+            and not (leg.shipped_at_ms or leg.source_leg or leg.tracking or leg.ready_s or leg.after_s)
+            and leg.stock_effect == "none"
+            and not (leg.accept_by_s or leg.end_reason or leg.ship_to is not None)
             else leg
             for leg in record.legs
         ],
@@ -348,6 +368,7 @@ def encode_record(record: OrderRecord) -> bytes:
         record.ship_after_ms,
         record.cancel_after_ms,
         record.held_by,
+        record.quoted_by_ms,
     )
     kept = 3 if tail[3:] == _TAIL_ENDS else len(tail)
     while kept and tail[kept - 1] == _TAIL_DEFAULTS[kept - 1]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
+from engine.domain.boxes import pack_box, rows_of, unpack_box
 from engine.domain.positions import COLUMNS
-from engine.domain.state import ForeignLeg, ShardState, leg_key
+from engine.domain.state import ForeignLeg, NodePart, ShardState, SlotPart, leg_key
 from engine.domain.stock import refence
 
 SCHEMA = 1
@@ -43,6 +44,9 @@ class MiscSnapshot(msgspec.Struct, array_like=True):
     schema: int
     recovered_at_ms: int
     grace_until_ms: int
+    txn_offset: int = 0
+    waves_ms: list[tuple[int, int]] = []
+    """(node, until when its release waves are done)"""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -89,12 +93,31 @@ class RowIndex:
 
 
 def pack_part(state: ShardState, part: str, index: RowIndex) -> bytes:
-    """Bytes of one part as of now."""
+    """Bytes of one part as of now: live, empty where it left, or boxed."""
     kind, _, name = part.partition(":")
     if kind == "misc":
-        return _encode(MiscSnapshot(SCHEMA, state.recovered_at_ms, state.grace_until_ms))
+        return _encode(
+            MiscSnapshot(
+                SCHEMA, state.recovered_at_ms, state.grace_until_ms, state.txn_offset, list(state.waves_ms.items())
+            )
+        )
+    box = state.boxes.get(part) if state.boxes else None
+    if box is not None:
+        return pack_box(box)
+    if kind == "band":
+        return b""
+    if kind == "node":
+        return _pack_node(state, int(name), *index.rows(state, int(name)))
+    return pack_live(state, part)
+
+
+def pack_live(state: ShardState, part: str) -> bytes:
+    """Bytes of a part that is live, or empty."""
+    kind, _, name = part.partition(":")
+    if kind == "band":
+        return b""
     if kind == "slot":
-        slot = state.slots[name]
+        slot = state.slots.get(name) or SlotPart()
         return _encode(
             SlotSnapshot(
                 SCHEMA,
@@ -103,8 +126,14 @@ def pack_part(state: ShardState, part: str, index: RowIndex) -> bytes:
             )
         )
     node = int(name)
-    rows, items = index.rows(state, node)
-    held = state.node(node)
+    rows = rows_of(state, node)
+    items = state.positions.items()[rows]
+    order = np.argsort(items, kind="stable")
+    return _pack_node(state, node, rows[order], items[order])
+
+
+def _pack_node(state: ShardState, node: int, rows: np.ndarray, items: np.ndarray) -> bytes:
+    held = state.nodes.get(node) or NodePart()
     return _encode(
         NodeSnapshot(
             SCHEMA,
@@ -122,21 +151,36 @@ def pack_part(state: ShardState, part: str, index: RowIndex) -> bytes:
 
 def load_part(state: ShardState, part: str, seq: int, data: bytes) -> None:
     """Put a part into an empty state; entries up to `seq` are in it. Raises UnknownSchema, msgspec.MsgspecError."""
-    kind, _, name = part.partition(":")
     state.part_seq[part] = seq
-    if kind == "misc":
+    if part == "misc":
         misc = _MISC.decode(data)
         _check(misc.schema)
         state.recovered_at_ms, state.grace_until_ms = misc.recovered_at_ms, misc.grace_until_ms
-    elif kind == "slot":
+        state.txn_offset = misc.txn_offset
+        state.waves_ms = dict(misc.waves_ms)
+        return
+    box = unpack_box(data)
+    if box is not None:
+        state.boxes[part] = box
+    elif not part.startswith("band:"):
+        load_live(state, part, data, is_first=True)
+
+
+def load_live(state: ShardState, part: str, data: bytes, *, is_first: bool = False) -> None:
+    """Put a slot or a node into a state that has nothing of it. is_first = nor any position of the node, not even a view."""
+    kind, _, name = part.partition(":")
+    if kind == "slot":
         loaded = _SLOT.decode(data)
         _check(loaded.schema)
+        if not loaded.orders and not loaded.dedupe:
+            return
         slot = state.slot(name)
         slot.orders = dict(loaded.orders)
         for key, fingerprint, order_no, ms in loaded.dedupe:
             slot.dedupe.put(key, fingerprint, order_no, ms)
-    else:
-        _load_node(state, int(name), _NODE.decode(data))
+        state.dedupe_count += len(slot.dedupe)
+    elif kind == "node":
+        _load_node(state, int(name), _NODE.decode(data), is_first)
 
 
 def _check(schema: int) -> None:
@@ -144,11 +188,21 @@ def _check(schema: int) -> None:
         raise UnknownSchema(f"snapshot schema {schema}, this version reads {SCHEMA}")
 
 
-def _load_node(state: ShardState, node: int, loaded: NodeSnapshot) -> None:
+def _rows_for(state: ShardState, node: int, items: np.ndarray) -> np.ndarray:
+    """Rows of a node's positions, made where they are missing."""
+    positions = state.positions
+    positions.add_many(np.setdiff1d(items, positions.items()[rows_of(state, node)]), node)
+    rows = rows_of(state, node)
+    there = positions.items()[rows]
+    order = np.argsort(there, kind="stable")
+    return rows[order][np.searchsorted(there[order], items)]
+
+
+def _load_node(state: ShardState, node: int, loaded: NodeSnapshot, is_first: bool) -> None:
     _check(loaded.schema)
     positions = state.positions
     items = np.frombuffer(loaded.items, "<i4")
-    rows = positions.add_many(items, node)
+    rows = positions.add_many(items, node) if is_first else _rows_for(state, node, items)
     for column in _KEPT:
         packed = loaded.columns.get(column)
         if packed is not None:
@@ -166,6 +220,9 @@ def _load_node(state: ShardState, node: int, loaded: NodeSnapshot) -> None:
     part.movements.load(loaded.movements)
     part.settings = {item: (mode, trust_bp, cap) for item, mode, trust_bp, cap in loaded.settings}
     part.foreign = {leg_key(leg.order_no, leg.leg_no): leg for leg in loaded.foreign}
+    state.dedupe_count += len(part.dedupe)
+    for key in part.foreign:
+        state.foreign_node[key] = node
     for item in part.settings:
         row = positions.find(item, node)
         if row >= 0:

@@ -27,6 +27,15 @@ class PlannedLeg(NamedTuple):
     capacity_units: int = 0
 
 
+class LegTerms(NamedTuple):
+    """What is particular about a leg: most have nothing of it."""
+
+    ready_ms: int = 0
+    """When the customer can collect it at the node of its lines; 0 = it goes to the door."""
+    after_ms: int = 0
+    """It counts on inbound supply that is expected by this instant; 0 = all of it is on the shelf."""
+
+
 class Plan(NamedTuple):
     """A way to serve an order as far as stock allows. Nothing is held by it: `decide` checks and holds."""
 
@@ -43,6 +52,8 @@ class Plan(NamedTuple):
     plans together (`Planner.component_problem`); until it has answered, these units are only claimed."""
     rows: Sequence[int] = ()
     """Position row of each line of each leg, in order, where the planner knows them: a hint, checked before it is used."""
+    terms: tuple[LegTerms, ...] = ()
+    """By leg, or none where no leg has any. Planners leave it alone: it is added to what they say."""
 
 
 class PlanRequest(NamedTuple):

@@ -6,6 +6,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from engine.domain.orders import Destination
+
 
 class ProblemItem(Struct, array_like=True, frozen=True):
     """One fault: a JSON pointer into the request, a sentence, and numbers by name."""
@@ -49,6 +51,12 @@ class LegView(Struct, array_like=True, frozen=True, gc=False):
     """When the customer can collect it; 0 = it goes to the door."""
     expected_at_ms: int = 0
     """When the inbound supply that it counts on is expected; 0 = it is on the shelf."""
+    accept_by_ms: int = 0
+    """Until when its node is to accept it; 0 = no deadline."""
+    overdue: bool = False
+    end_reason: str = ""
+    ship_to: Destination | None = None
+    """Where it goes, where that is no longer the order's address."""
 
 
 class UnfilledView(Struct, array_like=True, frozen=True, gc=False):
@@ -325,7 +333,7 @@ class StockUpdate(Struct, array_like=True, tag=80, frozen=True, gc=False):
     """Absolute values of own positions, true at (epoch, seq) at least. `begin` = a picture is to be asked for from here on.
 
     rows: packed int32 rows as little-endian bytes: item, node, on_hand, held, allocated, safety, free units (negative = short),
-    instant of the last count (s since 2020, 0 = never), place in engine.domain.stock.SUPPLY_MODES.
+    instant of the last count (s since 2020, 0 = never), place in engine.domain.decide_stock.SUPPLY_MODES.
     """
 
     shard: int
@@ -351,6 +359,38 @@ class ItemsReply(Struct, array_like=True, tag=82, frozen=True, gc=False):
     skus: tuple[str, ...]
 
 
+class StuckLeg(Struct, array_like=True, frozen=True, gc=False):
+    """A leg that should leave its node and has nowhere to go. `why` = draining or not_accepted."""
+
+    slot: str
+    order_no: int
+    order_id: str
+    leg_no: int
+    state: str
+    why: str
+    units: int
+    next_try_ms: int
+    channel: str
+
+
+class NodeWork(Struct, array_like=True, tag=55, frozen=True, gc=False):
+    """Open legs of one home's orders at a node, (state, legs, units) each, and those that should leave it and cannot.
+
+    to_move: legs that a drain, or a deadline, has still to try.
+    """
+
+    by_state: tuple[tuple[str, int, int], ...]
+    to_move: int
+    stuck: tuple[StuckLeg, ...]
+    next_wave_ms: int = 0
+
+
+class PartsReply(Struct, array_like=True, tag=70, frozen=True, gc=False):
+    """What a stock shard owns: (part as operators call it, bytes or so of its state, orders placed or legs held in it)."""
+
+    parts: tuple[tuple[str, int, int], ...]
+
+
 Reply = (
     Problem
     | OrderView
@@ -369,6 +409,8 @@ Reply = (
     | DemandNotes
     | ShortList
     | ShortLegs
+    | PartsReply
+    | NodeWork
     | QuoteReply
     | StockUpdate
     | StockPage

@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from engine.domain import boxes
+from engine.domain.boxes import Box
 from engine.domain.catalog import Catalog
 from engine.domain.errors import InvariantBreach
 from engine.domain.events import (
@@ -39,6 +41,7 @@ from engine.domain.events import (
     Recovered,
     StockCounted,
     StockMoved,
+    WaveDone,
 )
 from engine.domain.ids import EPOCH_2020_MS, order_no_time_ms
 from engine.domain.keys import IdTable, KeyTable, hash_of
@@ -131,6 +134,12 @@ class ShardState:
         """Orders that left since this process began."""
         self.recovered_at_ms = 0
         self.grace_until_ms = 0
+        self.waves_ms: dict[int, int] = {}
+        """Until when each node's release waves are done for this home's orders."""
+        self.boxes: dict[str, Box] = {}
+        """Parts on their way to or from another shard: nothing of them is live here."""
+        self.txn_offset = 0
+        """Added to the epoch in transaction numbers, so that they follow those of the homes that moved slots were at before."""
         self.part_seq: dict[str, int] = {}
         """While replaying: the entry each loaded part is true after."""
         self.dirty: dict[int | str, None] = {}
@@ -338,6 +347,8 @@ def _apply_leg_driven(state: ShardState, event: LegDriven, seq: int, time_ms: in
 def _apply_leg_shifted(state: ShardState, event: LegShifted, seq: int, time_ms: int, replay: bool) -> None:
     if not _newer(state, event.node, seq, replay):
         return
+    if event.stock:
+        apply_stock(state, event.stock, seq, time_ms, replay)
     foreign = state.node(event.node).foreign
     old, new = foreign[leg_key(event.order_no, event.from_leg)], foreign[leg_key(event.order_no, event.to_leg)]
     left, more = dict(old.lines), dict(new.lines)
@@ -350,6 +361,8 @@ def _apply_leg_shifted(state: ShardState, event: LegShifted, seq: int, time_ms: 
     new.capacity_units += event.capacity_units
     new.takes = tuple([entry for entry in new.takes if entry[0] != event.from_leg])
     new.takes_capacity = tuple([entry for entry in new.takes_capacity if entry[0] != event.from_leg])
+    if event.version > 0:  # the home has decided: what it said of the older leg before is out of date
+        old.resolved, old.version = True, max(old.version, event.version)
     if min(left.values(), default=0) < 0 or old.capacity_units < 0:
         raise InvariantBreach(f"S3: leg {event.from_leg} of order {event.order_no} gives more than it has, entry {seq}")
     state.dirty[event.node] = None
@@ -401,6 +414,12 @@ def _remember_at_node(state: ShardState, event: StockMoved | StockCounted | Posi
     state.dirty[event.node] = None
 
 
+def _apply_wave(state: ShardState, event: WaveDone, seq: int, time_ms: int, replay: bool) -> None:
+    if not replay or seq > state.part_seq.get("misc", 0):
+        state.waves_ms[event.node] = event.at_ms
+        state.dirty[""] = None
+
+
 def _apply_recovered(state: ShardState, event: Recovered, seq: int, time_ms: int, replay: bool) -> None:
     if not replay or seq > state.part_seq.get("misc", 0):
         state.recovered_at_ms = event.at_ms
@@ -419,6 +438,8 @@ _APPLY: dict[type, Callable[[ShardState, Any, int, int, bool], None]] = {
     PositionSet: _apply_set,
     Recovered: _apply_recovered,
     OrdersClosed: _apply_closed,
+    WaveDone: _apply_wave,
+    **boxes.APPLY,
 }
 
 

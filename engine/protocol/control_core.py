@@ -18,6 +18,7 @@ from engine.domain.commands import READS, Command, FollowConfig, GetConfig, GetS
 from engine.domain.config import KINDS
 from engine.domain.config_state import DEDUPE_WINDOW_MS, ConfigState, Stored
 from engine.domain.decide_config import decide_put, decode_documents
+from engine.domain.decide_moves import MoveCommand, decide_move
 from engine.domain.decide_orders import refuse
 from engine.domain.events import ConfigPut
 from engine.domain.placement import CONTROL_SHARD
@@ -54,7 +55,7 @@ class ControlCore:
         self.durable_version = 0
         self.shell_facts: dict[str, Any] = {}
         self.counts: dict[str, int] = {}
-        self._puts: deque[tuple[int, int, PutConfig]] = deque()
+        self._puts: deque[tuple[int, int, PutConfig | MoveCommand]] = deque()
         self._reads: deque[tuple[int, int, Command]] = deque()
         self._followers: dict[tuple[int, int], _Follower] = {}
         self._outstanding: Append | None = None
@@ -103,7 +104,7 @@ class ControlCore:
     # -- what the shell tells us ----------------------------------------------------------------------------------
 
     def receive(self, conn: int, corr: int, command: Command, *, now_ms: int) -> None:
-        if isinstance(command, PutConfig):
+        if isinstance(command, PutConfig | MoveCommand):
             if len(self._puts) >= QUEUE_MAX:
                 problem = Problem("overloaded", CODES["overloaded"].title, (), retry_after_ms=500)
                 self._ready.append(Answer(conn, corr, problem))
@@ -195,8 +196,13 @@ class ControlCore:
         self._outstanding = Append(seq, time_ms, _encode_events(events), [])
         return self._outstanding
 
-    def _put(self, command: PutConfig) -> tuple[list[str], ConfigPut] | Reply:
+    def _put(self, command: PutConfig | MoveCommand) -> tuple[list[str], ConfigPut] | Reply:
         """(names, event) of a put, or the answer where nothing is to be journaled: a repeat, a problem, no change."""
+        if not isinstance(command, PutConfig):
+            change = decide_move(self.state, command)
+            if isinstance(change, ConfigPut):
+                return [""], change
+            return self._documents_reply("placement", [""]) if change is None else change
         documents = decode_documents(command)
         if isinstance(documents, Problem):
             return documents

@@ -105,6 +105,7 @@ class Keeping:
         refence(state, node, item, row)
         if state.positions.v_fenced[row] != before:
             self._core.views.show(key)
+            self._core.stock_feed.show(key)
 
     def _wanted(self, item: int, node: int, place: Place) -> int:
         queue, key = self._queue, item << 32 | node
@@ -137,6 +138,15 @@ class Keeping:
                 if not keys:
                     del self._keys[key >> 32]
             self._fit(key, PUBLIC)
+
+    def leave(self, node: int) -> None:
+        """A node goes to another shard: nothing is kept there any more (K2)."""
+        for item in [item for item, nodes in self._open.items() if node in nodes]:
+            del self._open[item][node]
+            self._fit(item << 32 | node, PUBLIC)
+        for key in [key for key in self._collectors if key & 0xFFFFFFFF == node]:
+            for order_no in list(self._collectors.get(key, ())):
+                self.forget(order_no)
 
     def collect(self, entry: Entry, *, now_ms: int) -> None:
         """Choose anew where an order that still waits collects its units (K3)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from engine.domain.decide_orders import Prepared
 from engine.domain.orders import DemandRecord, OrderRecord, OrderState
 from engine.domain.plan import Plan
 from engine.domain.replies import DemandNote, DemandNotes
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 NOTES_MAX = 10_000
 PAGE_MAX = 5_000
+QUOTED_PER_S = 20
+"""Lines of quotes that are noted in one second."""
 _Note = tuple[int, str, int, str, int, int, int]
 """(instant in ms, outcome, item, slot, channel, units, waited ms)"""
 
@@ -30,6 +33,7 @@ class DemandLog:
         self._core = core
         self._notes: deque[_Note] = deque(maxlen=NOTES_MAX)
         self._count = 0
+        self._second = self._noted = 0
 
     def _add(self, note: _Note) -> None:
         self._notes.append(note)
@@ -43,13 +47,31 @@ class DemandLog:
             line = request.lines[index]
             self._add((at_ms, "refused", line.item, flight.prepared.slot, request.channel, line.quantity, 0))
 
+    def quoted(self, prepared: Prepared, at_ms: int) -> None:
+        """Delivery options of an order were asked. All are counted; of a flood of them few a second are noted, so that they leave
+        room for the rest."""
+        second = at_ms // 1_000
+        if second != self._second:
+            self._second, self._noted = second, 0
+        request = prepared.request
+        for line in request.lines:
+            if self._noted < QUOTED_PER_S:
+                self._noted += 1
+                self._add((at_ms, "quoted", line.item, prepared.slot, request.channel, line.quantity, 0))
+            else:
+                self._core.counts["demand_units_quoted"] += line.quantity
+
     def waits(self, slot: str, record: OrderRecord, at_ms: int) -> None:
         """An order was taken although some of it has to wait."""
         if record.state != OrderState.COMMITTED:
             return
         for demand in record.demand:
-            outcome = "parked" if demand.parked else "partial"
-            self._add((at_ms, outcome, record.lines[demand.line].item, slot, record.channel, demand.quantity, 0))
+            self.begins(slot, record, demand, at_ms)
+
+    def begins(self, slot: str, record: OrderRecord, demand: DemandRecord, at_ms: int) -> None:
+        """Some units of an order have to wait."""
+        outcome = "parked" if demand.parked else "partial"
+        self._add((at_ms, outcome, record.lines[demand.line].item, slot, record.channel, demand.quantity, 0))
 
     def served(self, slot: str, record: OrderRecord, demand: DemandRecord, units: int, at_ms: int) -> None:
         """Units that waited found a node."""

@@ -162,6 +162,13 @@ class DemandQueue:
         if entry.cancel_at_ms:
             heapq.heappush(self._cancels, (entry.cancel_at_ms, order_no))
 
+    def left(self, order_no: int) -> None:
+        """An order goes to another home."""
+        entry = self.entries.pop(order_no, None)
+        if entry is not None:
+            self._take_out(entry)
+            self.keeping.forget(order_no)
+
     def _take_out(self, entry: Entry) -> None:
         self._no_room.pop(entry.order_no, None)
         _remove(self.order, entry.place)

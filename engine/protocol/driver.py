@@ -69,6 +69,7 @@ class Driver:
             target.shipped,
             target.written_off,
             target.emptied,
+            leg.node,
         )
         key = leg_key(order_no, leg.leg_no)
         self._drives[key] = _Drive(after_seq, leg.node, command)
@@ -84,6 +85,10 @@ class Driver:
                 and core.catalog.owner[leg.node] == question.shard
             ):
                 self._put(core.state.seq, question.slot, question.order_no, record, leg)
+
+    def forget(self, order_no: int, leg_no: int) -> None:
+        """The order's home is about to be another shard, which drives it on."""
+        self._drives.pop(leg_key(order_no, leg_no), None)
 
     def recovered(self, driving: list[tuple[str, int]]) -> None:
         """After replay: take up every drive that was not acknowledged (D3)."""

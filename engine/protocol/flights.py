@@ -49,6 +49,14 @@ class Flights:
     def __len__(self) -> int:
         return len(self._by_id)
 
+    def any_in(self, slot: str) -> bool:
+        """Whether an order of a slot is under way."""
+        return any(key[0] == slot for key in self._by_id)
+
+    def slots(self) -> list[str]:
+        """Slots of the orders under way."""
+        return [key[0] for key in self._by_id]
+
     def register(self, flight: Flight) -> None:
         if not flight.registered:
             flight.registered = True

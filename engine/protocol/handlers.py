@@ -20,19 +20,24 @@ from engine.domain.commands import (
     CountStock,
     DriveLeg,
     DumpPart,
+    EditOrder,
     ExplainNode,
     ExtendHold,
+    FindItems,
     FindKey,
     FindShortLegs,
+    FollowStock,
     FollowView,
     GetAvailability,
     GetDecision,
     GetOrder,
     GetStatus,
+    GetStockPage,
     ListDemand,
     ListLegs,
     ListShort,
     PrioritiseDemand,
+    QuoteOrder,
     ReadDemandLog,
     ReleaseHold,
     ResolveTxn,
@@ -44,12 +49,16 @@ from engine.domain.decide_legs import Change
 from engine.domain.decide_orders import refuse
 from engine.domain.events import PositionSet, StockCounted, StockMoved
 from engine.domain.ids import OrderRef, order_no_time_ms, public_id
+from engine.domain.move_commands import ListParts, OfferPart, ShowNode
 from engine.domain.orders import LegState, OrderRecord, OrderState
 from engine.domain.problems import CODES
 from engine.domain.replies import Done, Problem, ProblemItem, StockReply
 from engine.domain.views import order_view
 from engine.protocol import demand_reads, explaining, reads, recommit, resourcing
+from engine.protocol.moves import show_node
+from engine.protocol.parts_list import list_parts
 from engine.protocol.placing import answer_repeat, moved
+from engine.protocol.stock_feed import find_items, follow_stock, get_stock_page
 
 if TYPE_CHECKING:
     from engine.protocol.shard_core import ShardCore
@@ -74,7 +83,7 @@ def handle(core: ShardCore, conn: int, corr: int, command: Command, *, now_ms: i
 def _find(core: ShardCore, conn: int, corr: int, command: Any) -> OrderRecord | None:
     """The order a command names, or None after answering: moved, repeat, no room for its key, or not found."""
     if not core.views.owns_slot(command.slot):
-        core.answer(conn, corr, moved(core, command.slot))
+        core.moves.turn_away(conn, corr, command, moved(core, command.slot), slot=command.slot)
         return None
     part = core.state.slots.get(command.slot)
     if part is not None and command.key_hash:
@@ -166,6 +175,11 @@ def _cancel(core: ShardCore, conn: int, corr: int, command: CancelOrder, now_ms:
         core.count("cancelled")
 
 
+def _edit(core: ShardCore, conn: int, corr: int, command: EditOrder, now_ms: int) -> None:
+    if _find(core, conn, corr, command) is not None:
+        core.edits.receive(conn, corr, command, now_ms)
+
+
 def _clear_holds(core: ShardCore, conn: int, corr: int, command: ClearHolds, now_ms: int) -> None:
     record = _find(core, conn, corr, command)
     if record is None:
@@ -249,7 +263,7 @@ def _zero_until_count(core: ShardCore, record: OrderRecord, leg_no: int, change:
 def _find_key(core: ShardCore, conn: int, corr: int, command: FindKey, now_ms: int) -> None:
     """Whether a key made an order here, or is about to."""
     if not core.views.owns_slot(command.slot):
-        core.answer(conn, corr, moved(core, command.slot))
+        core.moves.turn_away(conn, corr, command, moved(core, command.slot), slot=command.slot)
         return
     part = core.state.slots.get(command.slot)
     known = part.dedupe.get(command.key_hash) if part is not None else None
@@ -265,12 +279,23 @@ def _find_key(core: ShardCore, conn: int, corr: int, command: FindKey, now_ms: i
         core.answer(conn, corr, Done(0))
 
 
+def _quote(core: ShardCore, conn: int, corr: int, command: QuoteOrder, now_ms: int) -> None:
+    """One that waited for the views to contain its token."""
+    core.quoting.waiting.append((conn, corr, command))
+
+
 # -- stock --------------------------------------------------------------------------------------------------------
 
 
 def _stock_repeat(core: ShardCore, conn: int, corr: int, command: Any) -> bool:
-    """Whether the command's key was used at this node before; it is then answered."""
+    """Whether the command's key was used at this node before, or the node is on its way; it is then dealt with."""
     node = core.catalog.node_of.get(command.node_id)
+    if core.catalog.away and f"node:{node}" in core.catalog.away:
+        problem = refuse(
+            "moved", "/node_id", f"{command.node_id} belongs to another shard", version=core.catalog.version
+        )
+        core.moves.turn_away(conn, corr, command, problem, node=node if node is not None else -1)
+        return True
     part = core.state.nodes.get(node) if node is not None else None
     known = part.dedupe.get(command.key_hash) if part is not None and command.key_hash else None
     if known is None:
@@ -357,6 +382,10 @@ def _resolve(core: ShardCore, conn: int, corr: int, command: ResolveTxn, now_ms:
     core.two_phase.resolve(conn, corr, command)
 
 
+def _offer_part(core: ShardCore, conn: int, corr: int, command: OfferPart, now_ms: int) -> None:
+    core.moves.offered(conn, corr, command, now_ms)
+
+
 def _follow_view(core: ShardCore, conn: int, corr: int, command: FollowView, now_ms: int) -> None:
     core.views.follow(conn, corr, command)
 
@@ -367,6 +396,7 @@ _HANDLERS: dict[type, Callable[[Any, int, int, Any, int], None]] = {
     ExtendHold: _extend,
     CancelOrder: _cancel,
     ClearHolds: _clear_holds,
+    EditOrder: _edit,
     ActOnLeg: _act,
     CancelDemand: _cancel_demand,
     PrioritiseDemand: _prioritise,
@@ -383,6 +413,7 @@ _HANDLERS: dict[type, Callable[[Any, int, int, Any, int], None]] = {
     ResolveTxn: _resolve,
     FollowView: _follow_view,
     FindKey: _find_key,
+    QuoteOrder: _quote,
     GetAvailability: reads.availability,
     GetOrder: reads.get_order,
     ListLegs: reads.list_legs,
@@ -390,4 +421,10 @@ _HANDLERS: dict[type, Callable[[Any, int, int, Any, int], None]] = {
     ExplainNode: explaining.explain_node,
     GetStatus: reads.status,
     DumpPart: reads.dump,
+    FollowStock: follow_stock,
+    GetStockPage: get_stock_page,
+    OfferPart: _offer_part,
+    ShowNode: show_node,
+    ListParts: list_parts,
+    FindItems: find_items,
 }

@@ -4,7 +4,8 @@ H1  Units of open holds by API key and by customer are counted by their home sha
 H2  Units held of a position are capped as a share of what is on its shelf, by the position's owner; for legs elsewhere the TRY
     carries the share. All that is held counts, whoever holds it.
 H3  The counts are a function of the records of open holds: made anew at recovery, given back with the entry that ends a hold.
-H4  Only new holds are refused. An order that is allocated at once, a commit, an extension, a replan are not.
+H4  Only new holds, and edits that make a hold larger, are refused. An order that is allocated at once, a commit, an extension, a
+    replan are not.
 """
 
 from __future__ import annotations
@@ -66,12 +67,29 @@ class HoldCaps:
 
     def refusal(self, command: PlaceOrder, prepared: Prepared, plan: Plan) -> Problem | None:
         """Why a planned hold would be too much; None = it would not."""
-        core, limits = self._core, self.limits
         units = sum(units for leg in plan.legs for _, units in leg.lines)
+        return self._refusal(command.holder, command.order.customer_id, units, prepared, plan, {})
+
+    def refusal_of_more(
+        self, record: OrderRecord, prepared: Prepared, plan: Plan, units: int, own: dict[tuple[int, int], int]
+    ) -> Problem | None:
+        """Why a hold must not become `units` larger; own = what it holds already, by (item, node)."""
+        return self._refusal(record.held_by, record.customer_id, units, prepared, plan, own)
+
+    def _refusal(
+        self,
+        holder: str,
+        customer_id: str | None,
+        units: int,
+        prepared: Prepared,
+        plan: Plan,
+        own: dict[tuple[int, int], int],
+    ) -> Problem | None:
+        core, limits = self._core, self.limits
         errors = []
         for cap, limit, pointer, count, name in (
-            ("key", limits.units_per_key, "", self.by_key, command.holder),
-            ("customer", limits.units_per_customer, "/customer_id", self.by_customer, command.order.customer_id),
+            ("key", limits.units_per_key, "", self.by_key, holder),
+            ("customer", limits.units_per_customer, "/customer_id", self.by_customer, customer_id),
         ):
             if limit and name and count[name] + units > limit:
                 facts = {"cap": cap, cap: name, "held": count[name], "requested": units, "limit": limit}
@@ -84,7 +102,8 @@ class HoldCaps:
                     for i, wanted in leg.lines:
                         key = (prepared.request.lines[i].item, leg.node)
                         need[key] = need.get(key, 0) + wanted
-            return self.position_problem(prepared, plan, over_share(core, need, limits.position_share_bp))
+            more = {key: max(0, wanted - own.get(key, 0)) for key, wanted in need.items()}
+            return self.position_problem(prepared, plan, over_share(core, more, limits.position_share_bp))
         return _problem(errors)
 
     def position_problem(self, prepared: Prepared, plan: Plan, over: tuple[OverCap, ...]) -> Problem | None:

@@ -7,10 +7,11 @@ R4  A leg that home has not spoken about is asked about until it has (T5); units
     Any other leg is asked about once an hour and after a recovery: home drives it again to where it is to be.
 R5  A transaction that was cancelled or finished here leaves a tombstone in memory, so that a late TRY of it holds nothing.
     (Lost with the process: then R4 frees it.)
-R6  A TRY may replace held legs of its order. What they hold at the new legs' positions is not held a second time: it stays with
-    the old leg and is noted in the new one. When home drives the new leg on, or ends the old one, it is shifted to the new
-    one in the same entry, so that nobody else can get it in between. If the new leg is cancelled, the old one was never
-    touched. An old leg has one taker; a newer transaction's TRY ends the taker before (T7).
+R6  A TRY may replace held or allocated legs of its order. What they have at the new legs' positions is not held a second time: it
+    stays with the old leg and is noted in the new one. When home drives the new leg on, or ends the old one, it is shifted to
+    the new one in the same entry, so that nobody else can get it in between. If the new leg is cancelled, the old one was never
+    touched. An old leg has one taker; a newer transaction's TRY ends the taker before (T7). Once a drive of the new leg has
+    shifted units away, older drives of the old leg, still on their way, say nothing any more.
 """
 
 from __future__ import annotations
@@ -73,6 +74,14 @@ class Participant:
             self._ask(key, now_ms)
             self._note_takes(state.nodes[node].foreign[key])
 
+    def took_over(self, order_no: int, leg_no: int, now_ms: int) -> None:
+        """A leg is held here from now on, by a move or because it was parted from its record."""
+        key = leg_key(order_no, leg_no)
+        leg = self._leg(key)
+        assert leg is not None, "a leg that is taken over is here"
+        self._note_takes(leg)
+        self._ask(key, now_ms + RESOLVE_AFTER_MS)
+
     def _ask(self, key: int, at_ms: int) -> None:
         self._ask_at[key] = at_ms
         heapq.heappush(self._asks, (at_ms, key))
@@ -91,7 +100,8 @@ class Participant:
         for leg in command.legs:
             leg_no, node = leg[0], leg[1]
             if not catalog.owns_node(node):
-                core.answer(conn, corr, refuse("moved", "", f"node {catalog.node_id(node)} belongs to another shard"))
+                problem = refuse("moved", "", f"node {catalog.node_id(node)} belongs to another shard")
+                core.moves.turn_away(conn, corr, command, problem, node=node)
                 return
             found = state.foreign_leg(command.order_no, leg_no)
             if found is None:
@@ -142,7 +152,7 @@ class Participant:
         old_legs: dict[int, ForeignLeg] = {}
         for leg_no in command.replaces:
             found = state.foreign_leg(command.order_no, leg_no)
-            if found is not None and found[1].state == LegState.HELD:
+            if found is not None:
                 document = nodes[found[0]]
                 if document is not None and document.state == "on":
                     old_legs[leg_no] = found[1]
@@ -178,11 +188,29 @@ class Participant:
             if self._takers.get(key) == leg.leg_no:
                 del self._takers[key]
 
-    def _shift(self, batch: Batch, node: int, old: ForeignLeg, new: ForeignLeg) -> None:
-        """Hand over what `new` takes of `old` (R6)."""
-        lines = [(item, units) for old_no, item, units in new.takes if old_no == old.leg_no]
+    def _shift(self, batch: Batch, node: int, old: ForeignLeg, new: ForeignLeg, version: int = 0) -> None:
+        """Hand over what `new` takes of `old` (R6); version = of the home record that says so by a drive of `new`."""
+        have = dict(old.lines)
+        taken = [(item, min(units, have.get(item, 0))) for old_no, item, units in new.takes if old_no == old.leg_no]
+        lines = tuple([(item, units) for item, units in taken if units])
         capacity = sum(units for old_no, units in new.takes_capacity if old_no == old.leg_no)
-        self._core.put(batch, LegShifted(old.order_no, node, old.leg_no, new.leg_no, tuple(lines), capacity))
+        stock: list[int] = []
+        if old.state != LegState.HELD:
+            for item, units in lines:
+                stock += (node, item, 0, units, -units)
+        self._core.put(
+            batch,
+            LegShifted(
+                old.order_no,
+                node,
+                old.leg_no,
+                new.leg_no,
+                lines,
+                min(capacity, old.capacity_units),
+                tuple(stock),
+                version,
+            ),
+        )
         self._takers.pop(leg_key(old.order_no, old.leg_no), None)
 
     def _lacks(
@@ -221,6 +249,9 @@ class Participant:
     def drive(self, conn: int, corr: int, command: DriveLeg, now_ms: int) -> None:
         """R3."""
         core = self._core
+        if command.node >= 0 and not core.catalog.owns_node(command.node):
+            core.answer(conn, corr, refuse("moved", "", "the leg's node belongs to another shard"))
+            return
         found = core.state.foreign_leg(command.order_no, command.leg_no)
         if found is not None and found[1].txn == command.txn:
             node, leg = found
@@ -229,8 +260,8 @@ class Participant:
                 if command.lines:
                     for old_no in dict.fromkeys(old_no for old_no, *_ in (*leg.takes, *leg.takes_capacity)):
                         old = core.state.foreign_leg(leg.order_no, old_no)
-                        if old is not None and old[1].state == LegState.HELD:
-                            self._shift(batch, node, old[1], leg)
+                        if old is not None:
+                            self._shift(batch, node, old[1], leg, command.version - 1)
                 self._drive(batch, node, leg, command)
                 self._driven(command, now_ms)
             core.answer(conn, corr, Done(1))
@@ -262,7 +293,11 @@ class Participant:
         """The event that moves a leg held here to a target, as explicit changes of stock and capacity."""
         core = self._core
         held, to = leg.state == LegState.HELD, command.to
-        ends = held and not command.lines
+        ends = not command.lines and (command.shipped, command.written_off, command.emptied) == (
+            leg.shipped,
+            leg.written_off,
+            leg.emptied,
+        )  # a leg that is rejected or has left gives nothing away
         taker = self._takers.get(leg_key(leg.order_no, leg.leg_no)) if ends else None
         found = core.state.foreign_leg(leg.order_no, taker) if taker is not None else None
         if found is not None:
@@ -326,7 +361,8 @@ class Participant:
             if leg is None:
                 del self._ask_at[key]
                 continue
-            corr = core.send(leg.home, ResolveTxn(leg.txn, leg.slot, leg.order_no, core.shard))
+            home = core.catalog.owner_of_slot(leg.slot)  # not `leg.home`: the slot may have moved since
+            corr = core.send(home, ResolveTxn(leg.txn, leg.slot, leg.order_no, core.shard))
             self._by_corr[corr] = (key, leg.txn)
             self._ask(key, now_ms + RESOLVE_AFTER_MS)
 

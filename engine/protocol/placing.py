@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.domain.commands import PlaceOrder
+from engine.domain.commands import PlaceOrder, PlaceQuoted
 from engine.domain.decide_orders import (
     Prepared,
     build_record,
@@ -27,6 +27,7 @@ from engine.domain.opening import apply_opened, find_rows, is_plain, open_event,
 from engine.domain.orders import OrderRecord, OrderState
 from engine.domain.plan import Plan, PlanRequest
 from engine.domain.problems import CODES
+from engine.domain.ready import with_ready_times
 from engine.domain.replies import Problem, Reply
 from engine.domain.state import HOLD_LIFE_MAX_MS, index_order
 from engine.domain.views import order_view
@@ -41,8 +42,8 @@ Asked = tuple[int, int, PlaceOrder]
 """(conn, corr, command)"""
 
 
-def place_group(core: ShardCore, group: list[Asked], *, now_ms: int) -> None:
-    """Place orders that arrived together."""
+def place_group(core: ShardCore, group: list[Asked], *, now_ms: int, quoted: bool = False) -> None:
+    """Place orders that arrived together; quoted = some of them with a quote."""
     state, planner, places, slots = core.state, core.planner, core.views.own_places(), core.state.slots
     under_way = len(core.flights) > 0
     if any(command.order.priority for _, _, command in group):
@@ -59,7 +60,7 @@ def place_group(core: ShardCore, group: list[Asked], *, now_ms: int) -> None:
         if slot is None:
             slot = slot_for(state, command)
             if slot is not None and not core.views.owns_slot(slot):
-                core.answer(conn, corr, moved(core, slot))
+                core.moves.turn_away(conn, corr, command, moved(core, slot), slot=slot)
                 continue
         if slot is not None:
             key_hash = command.key_hash
@@ -82,6 +83,8 @@ def place_group(core: ShardCore, group: list[Asked], *, now_ms: int) -> None:
         if not located and ship_to is not None and ship_to.lat is None and ship_to.lon is None:
             places[(ship_to.country, ship_to.postal_code)] = prepared.slot
         flights.append(Flight([(conn, corr)], command, prepared, id_hash))
+    if quoted:
+        flights = core.quoting.admit(flights, now_ms)
     if flights and state.kept:
         flights = core.demand.place_before(flights, now_ms=now_ms)
     if flights:
@@ -137,6 +140,8 @@ def open_plain(core: ShardCore, flights: list[Flight], plans: list[Plan], *, now
     for flight, opening, event in zip(chosen, openings, made, strict=True):
         apply_opened(state, opening, event, flight.id_hash, time_ms=time_ms)
     events += made
+    if core.moves.watching:
+        core.moves.note(made)
     legs, token, answers = 0, batch.token, batch.answers
     for flight, opening, event in zip(chosen, openings, made, strict=True):
         ttl_s = opening.command.ttl_s
@@ -156,16 +161,25 @@ def open_plain(core: ShardCore, flights: list[Flight], plans: list[Plan], *, now
 
 
 def plan_alone(core: ShardCore, request: PlanRequest, *, now_ms: int) -> Plan:
-    """A plan of one order, final."""
+    """A plan of one order, final, with what collection adds to it."""
     (plan,) = core.planner.plan([request], now_ms=now_ms)
     if plan.component:
         (plan,) = core.planner.improved(plan.component, None)
-    return plan
+    return with_ready_times(core.catalog, request, plan, now_ms=now_ms)
 
 
 def place(core: ShardCore, flight: Flight, plan: Plan, *, now_ms: int) -> None:
     """Make a plan an order: at once where all its nodes are ours, else as a transaction."""
     prepared = flight.prepared
+    if not prepared.plain:
+        plan = with_ready_times(core.catalog, prepared.request, plan, now_ms=now_ms)
+        if type(flight.command) is PlaceQuoted:
+            if plan.unfilled and core.claims.waits(flight, plan, now_ms=now_ms):
+                return
+            kept = core.quoting.kept(flight, plan, now_ms=now_ms)
+            if kept is None:
+                return
+            plan, prepared = kept, flight.prepared
     if plan.unfilled:
         if core.claims.waits(flight, plan, now_ms=now_ms):
             return
@@ -219,6 +233,8 @@ def finish_place(
         record.decided_at = [(core.epoch, batch.seq, len(batch.decisions))]
         batch.decisions.append(plan.record)
         batch.size += len(plan.record)
+    if type(command) is PlaceQuoted:
+        core.quoting.bind(record, command, now_ms)
     held = record.state == _HELD
     if txn and not held:
         for leg in record.legs:

@@ -13,7 +13,7 @@ from msgspec import structs
 from engine.domain import decide_legs
 from engine.domain.commands import DumpPart, GetAvailability, GetDecision, GetOrder, GetStatus, ListLegs
 from engine.domain.decide_orders import METHOD_TAGS, could_serve, extra_safety, refuse
-from engine.domain.ids import EPOCH_2020_MS
+from engine.domain.ids import EPOCH_2020_MS, shard_of_order_no
 from engine.domain.orders import Method
 from engine.domain.problems import CODES
 from engine.domain.replies import DumpReply, LegList, LegView, Problem, StatusReply, StockReply, StockView
@@ -97,7 +97,7 @@ def availability(core: ShardCore, conn: int, corr: int, command: GetAvailability
 
 def get_order(core: ShardCore, conn: int, corr: int, command: GetOrder, now_ms: int) -> None:
     if not core.views.owns_slot(command.slot):
-        core.answer(conn, corr, moved(core, command.slot))
+        core.moves.turn_away(conn, corr, command, moved(core, command.slot), slot=command.slot)
         return
     record = core.state.order(command.slot, command.order_no)
     if record is None:
@@ -113,6 +113,12 @@ def get_decision(core: ShardCore, conn: int, corr: int, command: GetDecision, no
     record = core.state.order(command.slot, command.order_no)
     if record is None or not 0 <= command.decision < len(record.decided_at):
         core.answer(conn, corr, refuse("not_found", "", "no such decision"))
+        return
+    if shard_of_order_no(command.order_no) != core.shard:
+        # Entry numbers are those of the home that decided: this journal may have another order's record there.
+        core.answer(
+            conn, corr, refuse("not_found", "", "the order came from another shard: the archive has its decisions")
+        )
         return
     core.fetch(conn, corr, record.decided_at[command.decision])
 

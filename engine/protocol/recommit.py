@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from engine.domain import decide_legs
-from engine.domain.commands import CommitHold
+from engine.domain.commands import CommitHold, Quoted
 from engine.domain.decide_legs import Change
 from engine.domain.decide_orders import Prepared, fits, legs_of, refuse, shortage, stock_of
 from engine.domain.events import Cause
@@ -34,6 +34,7 @@ from engine.domain.replies import Problem, Reply
 from engine.domain.state import ShardState
 from engine.domain.views import order_view
 from engine.protocol.placing import answer_repeat, plan_alone
+from engine.protocol.quoting import within
 from engine.protocol.two_phase import ROUNDS_MAX, Pending
 
 if TYPE_CHECKING:
@@ -134,6 +135,19 @@ def start(core: ShardCore, askers: list[tuple[int, int]], command: CommitHold, *
 
 
 def _use(core: ShardCore, recommit: Recommit, plan: Plan, *, now_ms: int) -> None:
+    held = core.state.order(recommit.slot, recommit.order_no)
+    if held is not None and held.quoted_by_ms and not plan.unfilled and plan.promise_ms[1] > held.quoted_by_ms:
+        # A quote's date goes with its hold, wherever it is sent (quoting.py, Q3).
+        ship_by_ms, _ = held.promise
+        quoted = Quoted(ship_by_ms=ship_by_ms, deliver_by_ms=held.quoted_by_ms, cost_minor=held.money_minor[0])
+        with own_units_free(core.state, held):
+            found = within(core, recommit.prepared.request, quoted, now_ms=now_ms)
+        if found is None:
+            core.count("quotes_changed")
+            _answer(core, recommit.askers, core.quoting.changed(quoted, recommit.prepared, plan, pointer="/ship_to"))
+            return
+        request, plan = found
+        recommit.prepared = recommit.prepared._replace(request=request)
     if plan.unfilled:
         _answer(core, recommit.askers, shortage(core.state, recommit.prepared, plan))
     elif any(core.catalog.owner[leg.node] != core.shard for leg in plan.legs):

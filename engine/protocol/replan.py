@@ -85,6 +85,8 @@ class Replans:
     def start(self, slot: str, order_no: int, *, now_ms: int, attempts: int = 1) -> None:
         """Find nodes for the parked units of an order."""
         core = self._core
+        if core.moves.watching and core.moves.is_closing(slot):
+            return  # its next home takes it up
         running = self._under_way.get(order_no)
         if running is not None:
             running.wanted_again = True
@@ -105,6 +107,10 @@ class Replans:
     def is_busy(self, order_no: int) -> bool:
         """Whether an attempt is under way, or will be once another transaction of the order has ended."""
         return order_no in self._under_way or order_no in self._deferred
+
+    def any_in(self, slot: str) -> bool:
+        """Whether an attempt for an order of a slot is under way."""
+        return any(replan.slot == slot for replan in self._under_way.values())
 
     def resume(self, order_no: int, *, now_ms: int) -> None:
         """A transaction of an order has ended: start what waited for that."""

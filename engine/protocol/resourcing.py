@@ -169,11 +169,12 @@ class Resourcing:
         node, item = position
         part = core.state.nodes.get(node)
         homes = {
-            leg.home: None
+            core.catalog.owner_of_slot(leg.slot): None  # not `leg.home`: the slot may have moved since
             for leg in (part.foreign.values() if part is not None else ())
             if leg.state == LegState.ALLOCATED and any(have_item == item for have_item, _ in leg.lines)
         }
         question = _Question(position, now_ms + ANSWER_MS)
+        homes.pop(core.shard, None)  # its own legs it knows, wherever they are held
         for home in sorted(homes):
             corr = core.send(home, FindShortLegs(node, item, lacking))
             question.waiting[corr] = None
@@ -194,7 +195,7 @@ class Resourcing:
             for leg in reply.legs:
                 found = state.foreign_leg(leg[1], leg[2])
                 if found is not None and found[0] == question.position[0]:
-                    question.legs.append((leg, found[1].home))
+                    question.legs.append((leg, self._core.catalog.owner_of_slot(leg[3])))
         return True
 
     def _conclude(self, question: _Question, now_ms: int) -> None:

@@ -19,8 +19,9 @@ from typing import Any
 
 import msgspec
 
+from engine.domain.boxes import part_key
 from engine.domain.catalog import Catalog
-from engine.domain.commands import FINISHING, READS, Command, PlaceOrder
+from engine.domain.commands import FINISHING, READS, Command, PlaceOrder, PlaceQuoted, QuoteOrder
 from engine.domain.decide_legs import end_hold
 from engine.domain.events import Cause, Event, OrderPut, Recovered
 from engine.domain.ids import ORDER_COUNTER_MAX, make_order_no, order_no_time_ms
@@ -35,16 +36,21 @@ from engine.protocol.closing import Closing
 from engine.protocol.demand_log import DemandLog
 from engine.protocol.demand_queue import DemandQueue
 from engine.protocol.driver import Driver
+from engine.protocol.edits import Edits
 from engine.protocol.effects import Answer, Append, Effects, Fetch, Send
 from engine.protocol.expiry import ExpiryQueue
 from engine.protocol.flights import Flights
 from engine.protocol.handlers import handle
 from engine.protocol.hold_caps import HoldCaps, HoldLimits
+from engine.protocol.moves import Moves
 from engine.protocol.participant import Participant
 from engine.protocol.placing import Asked, place_group
+from engine.protocol.quoting import QUEUE_MAX as QUOTES_MAX
+from engine.protocol.quoting import Quoting
 from engine.protocol.reads import OrderNumbers
 from engine.protocol.replan import Replans
 from engine.protocol.resourcing import Resourcing
+from engine.protocol.stock_feed import StockFeed
 from engine.protocol.tokens import make_token
 from engine.protocol.two_phase import TwoPhase
 from engine.protocol.view_feed import ViewFeed
@@ -61,6 +67,13 @@ AFTER_WAIT_MS = 1_000
 _ENDS_HOLD = (Cause.COMMITTED, Cause.RELEASED, Cause.EXPIRED)
 _EVENTS = msgspec.msgpack.Decoder(list[Event])
 _encode_events = msgspec.msgpack.Encoder().encode
+
+
+def _part_name(key: int | str) -> str:
+    """A snapshot part by its key in `ShardState.dirty`."""
+    if isinstance(key, int):
+        return f"node:{key}"
+    return "misc" if not key else key if key.startswith("band:") else f"slot:{key}"
 
 
 class Batch:
@@ -107,13 +120,17 @@ class ShardCore:
         self.durable_seq = 0
         self.rows = RowIndex()
         self.flights = Flights()
+        self.quoting = Quoting(self)
         self.hold_caps = HoldCaps(self, hold_limits) if hold_limits != HoldLimits() else None
         self.claims = Claims(self)
         self.two_phase = TwoPhase(self)
         self.driver = Driver(self)
         self.participant = Participant(self)
         self.replans = Replans(self)
+        self.edits = Edits(self)
         self.views = ViewFeed(self)
+        self.moves = Moves(self)
+        self.stock_feed = StockFeed(self)
         self.demand = DemandQueue(self)
         self.demand_log = DemandLog(self)
         self.resourcing = Resourcing(self)
@@ -123,7 +140,7 @@ class ShardCore:
         self._finishing: deque[tuple[int, int, Command]] = deque()
         self._new: deque[tuple[int, int, Command]] = deque()
         self._reads: deque[tuple[int, int, Command]] = deque()
-        self._waiting: list[tuple[int, int, int, PlaceOrder]] = []
+        self._waiting: list[tuple[int, int, int, PlaceOrder | QuoteOrder]] = []
         """(deadline, conn, corr, command): orders whose token the views do not contain yet."""
         self._outstanding: Batch | None = None
         self._building: Batch | None = None
@@ -166,7 +183,9 @@ class ShardCore:
         self._order_counter = ORDER_COUNTER_MAX  # this millisecond may be used up: begin with the next
         state.part_seq.clear()
         self.rows.rows(state, 0)  # sorted now, not in the first pause between two batches
+        self.moves.recovered(now_ms)
         self.views.recovered()
+        self.stock_feed.recovered()
         self.driver.recovered(derived.driving)
         self.participant.recovered(now_ms)
         self.demand.recovered(derived.waiting, now_ms)
@@ -180,13 +199,12 @@ class ShardCore:
 
     def dirty_parts(self) -> list[str]:
         """Parts changed since they were last packed, longest waiting first. Ask only while nothing is outstanding."""
-        return [f"node:{key}" if isinstance(key, int) else f"slot:{key}" if key else "misc" for key in self.state.dirty]
+        return [_part_name(key) for key in self.state.dirty]
 
     def pack_part(self, part: str) -> tuple[int, bytes]:
         """(sequence the bytes are true after, bytes). The part counts as clean from now on."""
         assert self.idle, "parts are packed between batches"
-        kind, _, name = part.partition(":")
-        self.state.dirty.pop(int(name) if kind == "node" else name, None)
+        self.state.dirty.pop("" if part == "misc" else part_key(part), None)
         return self.state.seq, pack_part(self.state, part, self.rows)
 
     @property
@@ -207,6 +225,8 @@ class ShardCore:
             queue, limit = self._new, QUEUE_MAX
         elif isinstance(command, FINISHING):
             queue, limit = self._finishing, FINISHING_QUEUE_MAX
+        elif type(command) is QuoteOrder:
+            queue, limit = self.quoting.waiting, QUOTES_MAX  # type: ignore[assignment]
         elif isinstance(command, READS):
             queue, limit = self._reads, QUEUE_MAX
         else:
@@ -221,7 +241,7 @@ class ShardCore:
         """A peer's answer to a Send, or an update of its view. An answer that came before, or too late, says nothing."""
         if corr == self.views.corr:
             self.views.update(reply, now_ms)
-        elif self.resourcing.replied(corr, reply):
+        elif self.resourcing.replied(corr, reply) or self.moves.replied(corr, reply):
             pass
         elif not self.two_phase.replied(shard, corr, reply) and not self.driver.replied(corr, reply, now_ms):
             self.participant.replied(corr, reply, now_ms)
@@ -229,6 +249,7 @@ class ShardCore:
     def configure(self, docs: Iterable[ConfigDoc], version: int) -> None:
         """Take a push of the configuration. It is not journaled here: every order names the version it was planned with."""
         self.catalog.apply(docs, version)
+        self.moves.configured()
 
     def solved(self, component: int, answer: bytes | None, *, now_ms: int) -> None:
         """The solver's answer about a component, None at the deadline."""
@@ -245,6 +266,7 @@ class ShardCore:
     def disconnected(self, conn: int) -> None:
         """Answers to this connection will go nowhere; what was asked stays decided."""
         self.views.disconnected(conn)
+        self.stock_feed.disconnected(conn)
 
     def archived(self, indexed_seq: int, indexed_ms: int) -> None:
         """The index holds every entry up to `indexed_seq`, the newest of `indexed_ms`: ended orders up to there may leave."""
@@ -276,6 +298,8 @@ class ShardCore:
         apply(self.state, event, seq=batch.seq, time_ms=batch.time_ms)
         if self.demand.entries:
             self.demand.moved(event)
+        if self.moves.watching:
+            self.moves.note([event])
         batch.events.append(event)
         batch.size += 96 + len(event.record) if type(event) is OrderPut else 96
 
@@ -356,6 +380,8 @@ class ShardCore:
 
     def poll(self, *, now_ms: int) -> Effects:
         """Decide what is queued, as far as one entry goes, and say what to do. Cheap when there is nothing to do."""
+        if self.moves.active:
+            self.moves.tick(now_ms)
         self.closing.tick(now_ms)
         self._expire(now_ms)
         self.two_phase.tick(now_ms)
@@ -370,24 +396,33 @@ class ShardCore:
         while finishing and self._room():
             handle(self, *finishing.popleft(), now_ms=now_ms)
         group: list[Asked] = []
+        quoted = False
         lines = 0
         room = self._room()
         while new and lines < GROUP_LINES_MAX and len(group) < room:
             asked = conn, corr, command = new.popleft()
             if type(command) is PlaceOrder:
-                if command.after is None or self._contains(conn, corr, command, now_ms):
+                if command.after is None or self.contains(conn, corr, command, now_ms):
                     group.append(asked)  # type: ignore[arg-type]
                     lines += len(command.order.lines)
                 continue
+            if type(command) is PlaceQuoted:
+                if command.after is None or self.contains(conn, corr, command, now_ms):
+                    group.append(asked)  # type: ignore[arg-type]
+                    lines += len(command.order.lines)
+                    quoted = True
+                continue
             if group:
-                place_group(self, group, now_ms=now_ms)
-                group = []
+                place_group(self, group, now_ms=now_ms, quoted=quoted)
+                group, quoted = [], False
             handle(self, conn, corr, command, now_ms=now_ms)
             room = self._room()
         if group:
-            place_group(self, group, now_ms=now_ms)
+            place_group(self, group, now_ms=now_ms, quoted=quoted)
         while reads:
             handle(self, *reads.popleft(), now_ms=now_ms)
+        if self.quoting.waiting:
+            self.quoting.tick(now_ms)
         self.driver.tick(now_ms)
         self.participant.tick(now_ms)
 
@@ -396,8 +431,10 @@ class ShardCore:
             batch = self._outstanding = self._building
             self._building = None
             append = Append(batch.seq, batch.time_ms, _encode_events(batch.events), batch.decisions)
+            self.stock_feed.closed(batch.seq)
             self.views.closed(batch.seq)
         self.views.push(now_ms)
+        self.stock_feed.push(now_ms)
         answers, self._ready = self._ready, []
         sends, self._sends = self._sends, []
         fetches, self._fetches = self._fetches, []
@@ -410,8 +447,17 @@ class ShardCore:
         """Decide it again at the next poll, before what arrived later."""
         self._new.appendleft((conn, corr, command))
 
+    def has_room(self) -> bool:
+        """Whether the entry being built takes more."""
+        return self._room() > 0
+
     def queue_lengths(self) -> dict[str, int]:
-        return {"finishing": len(self._finishing), "new": len(self._new), "waiting_for_view": len(self._waiting)}
+        return {
+            "finishing": len(self._finishing),
+            "new": len(self._new),
+            "waiting_for_view": len(self._waiting),
+            "quotes": len(self.quoting.waiting),
+        }
 
     def _room(self) -> int:
         """Orders that the entry being built still takes."""
@@ -421,7 +467,7 @@ class ShardCore:
         return 0 if building.size >= BATCH_BYTES_MAX * 3 // 4 else max(0, BATCH_ITEMS_MAX - len(building.events))
 
     def _wake_at(self, now_ms: int) -> int | None:
-        if self._outstanding is None and (self._finishing or self._new):
+        if (self._outstanding is None and (self._finishing or self._new)) or self.quoting.waiting:
             return now_ms
         times = [
             self.two_phase.wake_at_ms(now_ms),
@@ -430,8 +476,10 @@ class ShardCore:
             self.participant.wake_at_ms(),
             self.closing.wake_at_ms(now_ms),
             self.views.wake_at_ms(),
+            self.stock_feed.wake_at_ms(),
             self.demand.wake_at_ms(now_ms),
             self.resourcing.wake_at_ms(now_ms),
+            self.moves.wake_at_ms(now_ms),
         ]
         due_ms = self._expiries.next_ms()
         if (
@@ -465,7 +513,7 @@ class ShardCore:
             self.put_order(batch, change.cause, slot, order_no, record, change.stock, change.capacity)
             self.count("expired")
 
-    def _contains(self, conn: int, corr: int, command: PlaceOrder, now_ms: int) -> bool:
+    def contains(self, conn: int, corr: int, command: PlaceOrder | QuoteOrder, now_ms: int) -> bool:
         """Whether the views contain the command's token; if not, it waits up to a second for them."""
         verdict = self.views.contains(command.after or "")
         if verdict is None:
@@ -479,7 +527,7 @@ class ShardCore:
 
     def waits_for_view(self, key_hash: int) -> bool:
         """Whether an order under this key waits until a view contains its token."""
-        return any(command.key_hash == key_hash for _, _, _, command in self._waiting)
+        return any(getattr(command, "key_hash", 0) == key_hash for _, _, _, command in self._waiting)
 
     def _recheck_waiting(self, now_ms: int) -> None:
         waiting, self._waiting = self._waiting, []

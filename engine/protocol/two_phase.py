@@ -28,8 +28,9 @@ from engine.domain.decide_orders import Prepared, extra_safety, fits
 from engine.domain.orders import LegState, OrderRecord
 from engine.domain.plan import Plan
 from engine.domain.replies import Reply, TryReply, TxnState
+from engine.protocol.exchange import Exchange
 from engine.protocol.flights import Flight
-from engine.protocol.placing import finish_place, place, plan_alone, settle
+from engine.protocol.placing import finish_place, moved, place, plan_alone, settle
 from engine.protocol.tokens import parse_token
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Pending:
         "deadline_ms",
         "first_leg",
         "over_cap",
+        "owners",
         "plan",
         "points",
         "purpose",
@@ -90,6 +92,8 @@ class Pending:
         self.plan = plan
         self.first_leg = first_leg
         self.deadline_ms = deadline_ms
+        self.owners: list[int] = []
+        """Owner of each leg's node when it was asked."""
         self.waiting: dict[int, int] = {}
         """Correlation id by shard that has not answered."""
         self.asked: list[int] = []
@@ -188,11 +192,30 @@ class TwoPhase:
         core.flights.register(flight)
         self.attempt(NewOrder(flight), plan, now_ms=now_ms)
 
+    def any_in(self, slot: str) -> bool:
+        """Whether a transaction of a slot's order is under way."""
+        return any(pending.purpose.slot == slot for pending in self._pending.values())
+
+    @property
+    def txn_epoch(self) -> int:
+        """Epoch in this shard's transaction numbers: greater than that of every home that its moved slots were at before."""
+        return self._core.epoch + self._core.state.txn_offset
+
+    def next_txn(self) -> int:
+        """A transaction number that was never used."""
+        self._counter += 1
+        return (self.txn_epoch << TXN_COUNTER_BITS) | self._counter
+
+    def overtake(self, order_no: int) -> None:
+        """What an order's transaction was planned with has changed: it will be refused."""
+        pending = self.pending_of(order_no)
+        if pending is not None:
+            pending.refused = True
+
     def attempt(self, purpose: Purpose, plan: Plan, *, now_ms: int) -> None:
         """Ask the shards of a plan's legs to hold them; claim the rest meanwhile (T1, T6)."""
         core = self._core
-        self._counter += 1
-        txn = (core.epoch << TXN_COUNTER_BITS) | self._counter
+        txn = self.next_txn()
         assert purpose.order_no not in self._by_order, f"T7: order {purpose.order_no} has a transaction under way"
         self._by_order[purpose.order_no] = txn
         first = purpose.first_leg_no(core)
@@ -204,6 +227,7 @@ class TwoPhase:
         spare: dict[int, dict[tuple[int, int], int]] = {}
         for n, leg in enumerate(plan.legs):
             shard = core.catalog.owner[leg.node]
+            pending.owners.append(shard)
             if shard == core.shard:
                 continue
             units: dict[int, int] = {}
@@ -218,7 +242,11 @@ class TwoPhase:
                 (first + n, leg.node, leg.ship_day, leg.capacity_units, tuple(sorted(units.items())))
             )
         replaces = purpose.gives_up(core)
-        is_hold = isinstance(purpose, NewOrder) and purpose.flight.command.ttl_s > 0
+        is_hold = (
+            purpose.flight.command.ttl_s > 0
+            if isinstance(purpose, NewOrder)
+            else isinstance(purpose, Exchange) and purpose.holds
+        )
         share_bp = core.hold_caps.try_share_bp if is_hold and core.hold_caps is not None else 0
         for shard, legs in sorted(by_shard.items()):
             kept = spare.get(shard, {})
@@ -305,11 +333,20 @@ class TwoPhase:
         del self._pending[pending.txn], self._by_order[purpose.order_no]
         self._decide(pending, now_ms)
         if purpose.order_no not in self._by_order:
+            core.edits.resume(purpose.order_no, now_ms=now_ms)
             core.replans.resume(purpose.order_no, now_ms=now_ms)
 
     def _decide(self, pending: Pending, now_ms: int) -> None:
         """All hold: it is journaled. Else what is held is let go, and it is planned again."""
         core, purpose = self._core, pending.purpose
+        owner = core.catalog.owner
+        if any(
+            (owner[leg.node] == core.shard) != (was == core.shard)
+            for leg, was in zip(pending.plan.legs, pending.owners, strict=True)
+        ):
+            pending.refused = (
+                True  # a node came or went meanwhile: what is held of it is held as a leg elsewhere, or not at all
+            )
         if not pending.refused:
             record = purpose.committed(core, pending, now_ms=now_ms)
             if record is None:
@@ -326,6 +363,8 @@ class TwoPhase:
                 core.count("holds_capped")
                 settle(core, purpose.flight, problem)
                 return
+        if pending.over_cap and isinstance(purpose, Exchange) and purpose.over_cap(core, pending):
+            return
         purpose.rounds += 1
         request = purpose.prepared.request
         without = self._to_avoid(pending)
@@ -345,12 +384,20 @@ class TwoPhase:
         """Cancel what is or may be held. Lost on the way, the shard that holds it asks and is told (T5)."""
         core, purpose = self._core, pending.purpose
         for n, leg in enumerate(pending.plan.legs):
-            shard = core.catalog.owner[leg.node]
-            if shard in pending.asked:
+            if pending.owners[n] in pending.asked:
                 leg_no = pending.first_leg + n
                 core.send(
-                    shard,
-                    DriveLeg(core.shard, pending.txn, purpose.slot, purpose.order_no, leg_no, LegState.CANCELLED, ()),
+                    core.catalog.owner[leg.node],
+                    DriveLeg(
+                        core.shard,
+                        pending.txn,
+                        purpose.slot,
+                        purpose.order_no,
+                        leg_no,
+                        LegState.CANCELLED,
+                        (),
+                        node=leg.node,
+                    ),
                 )
         core.count("transactions_aborted")
 
@@ -370,14 +417,17 @@ class TwoPhase:
     # -- questions of participants --------------------------------------------------------------------------------
 
     def resolve(self, conn: int, corr: int, command: ResolveTxn) -> None:
-        """What became of a transaction (T5)."""
+        """What became of a transaction (T5). Whoever is not the home says nothing about it."""
         core = self._core
+        if not core.views.owns_slot(command.slot):
+            core.answer(conn, corr, moved(core, command.slot))
+            return
         record = core.state.order(command.slot, command.order_no)
         if record is not None and any(leg.txn == command.txn for leg in record.legs):
             state = "committed"
             if command.shard >= 0:
                 core.driver.drive_again(command, record)
-        elif command.txn in self._pending or command.txn >> TXN_COUNTER_BITS > core.epoch:
+        elif command.txn in self._pending or command.txn >> TXN_COUNTER_BITS > self.txn_epoch:
             state = "pending"
         else:
             state = "aborted"

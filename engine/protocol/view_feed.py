@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engine.domain.boxes import rows_of
 from engine.domain.commands import FollowView
 from engine.domain.replies import Reply, ViewUpdate
 from engine.protocol.effects import Answer
@@ -62,6 +63,10 @@ class ViewFeed:
         """Slots of this shard by (country, postal code), of destinations that were served before: filled by place_group."""
         self._forget_old_slots()
         return self._places
+
+    def forget_slots(self) -> None:
+        """What this shard owns has changed."""
+        self._slots_version = -1
 
     def _forget_old_slots(self) -> None:
         catalog = self._core.catalog
@@ -168,6 +173,21 @@ class ViewFeed:
             self._core.state.watched = False
             self._due.clear()
             self._due_capacity.clear()
+
+    def node_update(self, node: int) -> ViewUpdate:
+        """All of one node of ours. It says nothing about others: `last` is not set, so that nobody takes its sequence for a point."""
+        core = self._core
+        rows = rows_of(core.state, node)
+        capacity = [(node, day, used) for day, used in core.state.capacity.rows(node, zeros=True)]
+        return ViewUpdate(
+            core.shard,
+            core.epoch,
+            self._seq,
+            False,
+            False,
+            self._pack(core.state.positions.items()[rows], rows),
+            np.array(capacity, "<i4").tobytes(),
+        )
 
     # -- follower -------------------------------------------------------------------------------------------------
 

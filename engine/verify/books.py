@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from engine.verify.layouts import (
+    ALLOCATED,
     HELD,
     Change,
     ForeignLeg,
@@ -38,7 +39,7 @@ from engine.verify.layouts import (
 )
 
 _ORDER_PUT, _STOCK_MOVED, _STOCK_COUNTED, _POSITION_SET, _LEG_HELD, _LEG_DRIVEN, _RECOVERED, _DRIVE_ACKED = range(1, 9)
-_ORDERS_CLOSED, _LEG_SHIFTED = 9, 10
+_ORDERS_CLOSED, _LEG_SHIFTED, _WAVE_DONE = 9, 10, 33
 _LEG_REJECTED = 12
 """Cause of an order event whose leg the node would not ship."""
 FAULTS_KEPT = 1_000
@@ -334,16 +335,17 @@ class Books:
             del self.foreign[key]
 
     def _leg_shifted(self, seq: int, event: list[Any], touched: Touched) -> None:
-        """Units change hands between two held legs of one order at one node: the position keeps its numbers."""
+        """Units pass from one leg of an order to a held one at one node; what was allocated is held from then on."""
         order_no, node, from_leg, to_leg, lines, capacity = event[1:7]
+        stated, _version = event[7:9] if len(event) > 7 else ([], 0)
         if seq <= self._node_seq.get(node, 0):
             return
         keys = (node, order_no, from_leg), (node, order_no, to_leg)
         old, new = self.foreign.get(keys[0]), self.foreign.get(keys[1])
         what = f"legs {from_leg} and {to_leg} of order {order_no}"
         touched.foreign.update(keys)
-        if old is None or new is None or (old.state, new.state) != (HELD, HELD):
-            self._fault(seq, f"{what} are not both held", position_key(0, node))
+        if old is None or new is None or new.state != HELD or old.state not in (HELD, ALLOCATED):
+            self._fault(seq, f"{what}: none is held that could take units", position_key(0, node))
             return
         left, more = dict(old.lines), dict(new.lines)
         for item, units in lines:
@@ -351,6 +353,13 @@ class Books:
             more[item] = more.get(item, 0) + units
             if left[item] < 0 or units <= 0:
                 self._fault(seq, f"{what}: more is given than there is", position_key(item, node), (units,))
+        change: dict[int, Change] = {}
+        if old.state != HELD:
+            change = {position_key(item, node): (0, units, -units) for item, units in lines}
+            for pos, numbers in change.items():
+                self._add(pos, *numbers)
+            touched.positions.update(change)
+        self._compare(seq, what, stated_changes(stated), change)
         kept = {item: units for item, units in left.items() if units}
         self.foreign[keys[0]] = old._replace(lines=kept, capacity=old.capacity - capacity)
         self.foreign[keys[1]] = new._replace(lines=more, capacity=new.capacity + capacity)
@@ -446,4 +455,5 @@ _HANDLERS = {
     _DRIVE_ACKED: Books._no_units,
     _ORDERS_CLOSED: Books._orders_closed,
     _LEG_SHIFTED: Books._leg_shifted,
+    _WAVE_DONE: Books._no_units,
 }

@@ -162,8 +162,10 @@ ROUTES = [
         availability,
         "What is available to promise",
         "inventory",
-        "Asked of the shards that own the stock. Nodes that are off, do not serve the channel or do not offer the method "
-        "are left out.",
+        "Answered from the gateway's own view of all stock, which follows the shards within milliseconds: `as_of` says what "
+        "it contains and how old it can be. `consistency=strict` asks the shards that own the stock. With `X-QM-After` the "
+        "answer contains that token, or is `view_behind` after a second. Nodes that are off, do not serve the channel or do "
+        "not offer the method are left out.",
         query=AvailabilityQuery,
         answer=Availability,
         takes_after=True,

@@ -90,6 +90,7 @@ class AvailabilityQuery(Body, kw_only=True):
     node_id: Id | None = None
     channel: Id | None = None
     method: Literal["ship", "pickup", "ship_to_store"] = "ship"
+    consistency: Literal["local", "strict"] = "local"
 
 
 # -- answers ------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from engine.domain.ids import OrderRef
 from engine.domain.replies import LegView
 from gateway.orders.schemas import HOLD_STATES, Allocation, CostParts, LegLine, Lines, id_tail, leg_shown
 from gateway.schemas import Body, Id, Limit, MoneyMinor, Reason, ShortText, Shown
+from gateway.times import iso
 
 LegStateName = Literal[
     "held", "allocated", "released", "accepted", "picking", "shipped", "delivered", "cancelled", "rejected"
@@ -65,6 +66,9 @@ class OrderLeg(Shown):
     cost_parts: CostParts
     tracking: tuple[str, ...]
     actual_cost_minor: int | None
+    ready_at: str | None
+    """When the customer can collect it; null = it goes to the door."""
+    supply_expected_at: str | None
 
 
 class LegAnswer(Shown):
@@ -100,4 +104,6 @@ def order_leg(ref: OrderRef, order_id: str, view: LegView, *, order_state: str |
         leg.cost_parts,
         view.tracking,
         view.actual_cost_minor,
+        iso(view.ready_at_ms),
+        iso(view.expected_at_ms),
     )

@@ -24,9 +24,20 @@ SMALL: dict[str, Any] = {
     "ship_to": {"country": "US", "postal_code": "94107"},
     "lines": [{"line_id": "1", "sku": "SKU-1", "quantity": 1}],
 }
+COLLECTED: dict[str, Any] = {
+    "order_id": "A-1003",
+    "channel": "web",
+    "ship_to": {"country": "US", "postal_code": "10001"},
+    "lines": [
+        {"line_id": "1", "sku": "SKU-1", "quantity": 1, "method": "pickup", "pickup_node_id": "ST-9"},
+        {"line_id": "2", "sku": "SKU-2", "quantity": 1, "method": "ship_to_store", "pickup_node_id": "ST-9"},
+        {"line_id": "3", "sku": "SKU-3", "quantity": 1},
+    ],
+}
 ORDERS = {
     "order": {"summary": "Two lines, shipped", "value": ORDER},
     "smallest": {"summary": "The least", "value": SMALL},
+    "collected": {"summary": "Collected at a store, sent to it, and shipped", "value": COLLECTED},
 }
 _TAIL = "US100_0061d3v80g5z0"
 LEG: dict[str, Any] = {

@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from engine.domain.commands import CancelOrder, ClearHolds, GetOrder, PlaceOrder
+from engine.domain.commands import CancelOrder, ClearHolds, GetOrder, PlaceOrder, PlaceQuoted
 from engine.domain.ids import OrderRef, parse_public_id, slot_of
 from engine.domain.orders import OrderRequest
 from engine.domain.replies import OrderView, Problem, Reply
@@ -35,6 +35,7 @@ from gateway.orders.schemas import (
     order_request,
     too_many_lines,
 )
+from gateway.quotes.sealed import take_up
 from gateway.schemas import Decoder
 
 SLICE = 100
@@ -125,8 +126,23 @@ def place(call: Call, order: Order, *, route: bytes, ttl_s: int, needs_destinati
         return slot
     assert type(slot) is str
     holder = call.principal.key_id if ttl_s and call.gateway.settings.hold_units_per_key else ""
+    if order.quote_id is not None:
+        return place_quoted(call, order, request, slot, route=route, ttl_s=ttl_s, holder=holder)
     command = PlaceOrder(request, ttl_s, call.key_hash, fingerprint(route, (ttl_s, request)), call.after(), holder)
     return Ask(slot, command, allocated)
+
+
+def place_quoted(
+    call: Call, order: Order, request: OrderRequest, slot: str, *, route: bytes, ttl_s: int, holder: str
+) -> Ask | Problem:
+    """The command of an order that is to keep a quote; a quote that is not ours, or of another order, is refused here."""
+    found = take_up(call.gateway.cluster.catalog, order, request)
+    if isinstance(found, Problem):
+        return found
+    service, quoted = found
+    request = msgspec.structs.replace(request, service=service)
+    mark = fingerprint(route, (ttl_s, request, order.quote_id, quoted.option))
+    return Ask(slot, PlaceQuoted(request, ttl_s, call.key_hash, mark, call.after(), holder, quoted), allocated)
 
 
 def allocate(call: Call) -> Ask | Problem | Awaitable[Answer | Problem]:
@@ -327,6 +343,10 @@ async def _collect(
 
 
 _PLACING = (
+    "invalid_quote",
+    "quote_mismatch",
+    "quote_expired",
+    "quote_changed",
     "out_of_stock",
     "no_capable_node",
     "duplicate_order",

@@ -43,9 +43,12 @@ INSTANT_MAX_MS = 4_102_444_800_000
 HOLD_STATES = ("held", "released", "expired")
 ORDERS_PER_BATCH_MAX = 1_000
 TTL_DEFAULT_S = 900
+QUOTE_ID_MAX = 4_096
+SERVICE_DEFAULT = "standard"
 
 PlainId = Annotated[str, Meta(min_length=1, max_length=64, extra_json_schema={"pattern": r"^[!-~][ -~]*$"})]
 """`Id` without its regular expression, which costs more than the rest of decoding an order. `order_request` checks instead."""
+QuoteId = Annotated[str, Meta(min_length=1, max_length=QUOTE_ID_MAX)]
 MethodName = Literal["ship", "pickup", "ship_to_store", "digital"]
 Instant = Annotated[datetime, Meta(tz=True)]
 Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}$(?!\n)")]
@@ -71,13 +74,14 @@ class OrderLine(Body, kw_only=True):
 class Order(Body, kw_only=True):
     """An order as the storefront states it. `cancel_after`: units that still wait for stock then are cancelled.
 
-    `quote_id` is refused until there are quotes.
+    `quote_id`: keep what this quote promised with its option `quote_option` (default: the option of `service` where that is not
+    `standard`, else the best one), or be refused.
     """
 
     order_id: PlainId
     channel: PlainId
     lines: Annotated[list[OrderLine], Meta(min_length=1)]
-    service: PlainId = "standard"
+    service: PlainId = SERVICE_DEFAULT
     ship_to: ShipTo | None = None
     placed_at: Instant | None = None
     customer_id: PlainId | None = None
@@ -90,7 +94,8 @@ class Order(Body, kw_only=True):
     cancel_after: Instant | None = None
     max_legs: Annotated[int, Meta(ge=1, le=16)] | None = None
     hold_reasons: Annotated[tuple[ShortText, ...], Meta(max_length=16)] = ()
-    quote_id: PlainId | None = None
+    quote_id: QuoteId | None = None
+    quote_option: PlainId | None = None
     paid: bool = False
 
 
@@ -162,7 +167,10 @@ class CostParts(Shown):
 
 
 class Leg(Shown):
-    """What one node ships of one order."""
+    """What one node ships of one order, or hands over: `ready_at` = when the customer can collect it at the lines' node.
+
+    `supply_expected_at`: it counts on inbound supply that is expected then; until that is on the shelf it cannot be released.
+    """
 
     leg_id: str
     node_id: str
@@ -177,6 +185,8 @@ class Leg(Shown):
     cost_parts: CostParts
     tracking: tuple[str, ...] | UnsetType = UNSET
     actual_cost_minor: int | UnsetType = UNSET
+    ready_at: str | UnsetType = UNSET
+    supply_expected_at: str | UnsetType = UNSET
 
 
 class Unfilled(Shown):
@@ -269,8 +279,8 @@ def order_request(order: Order, *, max_lines: int, needs_destination: bool) -> O
     names = [order.order_id, order.channel, order.service]
     if order.customer_id is not None:
         names.append(order.customer_id)
-    if order.quote_id is not None:
-        return refuse("invalid_field", "/quote_id", "there are no quotes yet: leave it out", quote_id=order.quote_id)
+    if order.quote_option is not None and order.quote_id is None:
+        return refuse("invalid_field", "/quote_option", "an option goes with a quote_id")
     value_minor = 0
     ships = False
     lines = []
@@ -355,7 +365,7 @@ def order_request(order: Order, *, max_lines: int, needs_destination: bool) -> O
         ship_after_ms,
         order.max_legs,
         order.hold_reasons,
-        order.quote_id,
+        None,  # what a quote says travels beside the order (gateway/quotes/sealed.py)
         order.paid,
         cancel_after_ms,
     )
@@ -458,6 +468,8 @@ def leg_shown(view: LegView, tail: str) -> Leg:
         CostParts(*parts) if len(parts) == 4 else CostParts(view.cost_minor, 0, 0, 0),
         view.tracking or UNSET,
         view.actual_cost_minor if view.actual_cost_minor is not None else UNSET,
+        iso(view.ready_at_ms) or UNSET,
+        iso(view.expected_at_ms) or UNSET,
     )
 
 

@@ -124,6 +124,7 @@ class GatewayEngine:
 
     async def close(self) -> None:
         await self.client.aclose()
+        await self.door.gateway.stock.close()
         await self.cluster.close()
         for shard in [*self.stock, self.control]:
             await shard.stop()

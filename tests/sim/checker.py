@@ -12,8 +12,10 @@ import msgspec
 import numpy as np
 
 from engine.domain import demand
+from engine.domain.boxes import pack_box
 from engine.domain.config import Node
-from engine.domain.events import Event, LegDriven, LegHeld, OrderPut, StockCounted, StockMoved
+from engine.domain.events import Event, LegDriven, LegHeld, LegShifted, OrderPut, StockCounted, StockMoved
+from engine.domain.move_events import PartBoxed, PartOpened
 from engine.domain.orders import LegState, Method, OrderRecord, OrderState, decode_record
 from engine.domain.state import ShardState, leg_key
 from engine.domain.stock import trust_fence
@@ -83,7 +85,8 @@ def digest(state: ShardState) -> dict[str, Any]:
         "short": sorted(key for key in state.short_positions),
         "work": {node: dict(sorted(legs.items())) for node, legs in sorted(state.work.items()) if legs},
         "counts": (state.open_holds, state.open_orders, state.dedupe_count, len(state.foreign_node)),
-        "recovered": (state.recovered_at_ms, state.grace_until_ms),
+        "recovered": (state.recovered_at_ms, state.grace_until_ms, state.txn_offset),
+        "boxes": {part: pack_box(box) for part, box in sorted(state.boxes.items())},
         "seq": (state.seq, state.time_ms),
     }
 
@@ -100,7 +103,8 @@ def check_core(core: ShardCore) -> None:
         holds += record.state == OrderState.HELD
         committed += record.state == OrderState.COMMITTED
         for leg in record.legs:
-            assert leg.local == state.catalog.owns_node(leg.node)
+            # A leg of a node that came, or came back, by a move stays one that the node's part holds.
+            assert not leg.local or leg.state >= LegState.SHIPPED or state.catalog.owns_node(leg.node)
             assert (record.state == OrderState.HELD) == (leg.state == LegState.HELD) or leg.state >= LegState.CANCELLED
             if leg.local:
                 for i, units in leg.lines:
@@ -197,16 +201,57 @@ def _check_lines(state: ShardState, order_no: int, record: OrderRecord) -> None:
         assert all(leg.state >= LegState.CANCELLED for leg in record.legs), f"S4: order {order_no} has live legs"
 
 
-class JournalFold:
-    """A second, tiny model of a shard's stock: only the stated changes of events, checked for S1 as they are added up."""
+class Transit:
+    """What all folds share: parts between two shards, and what is known about orders, whichever shard is their home."""
 
-    def __init__(self, owned: set[int]) -> None:
-        self._owned = owned
-        self.on_hand: Counter[tuple[int, int]] = Counter()
-        self.promised: Counter[tuple[int, int]] = Counter()
+    def __init__(self) -> None:
+        self.nodes: dict[tuple[str, int], tuple[dict[tuple[int, int], int], dict[tuple[int, int], int]]] = {}
+        self.boxed: dict[tuple[str, int], int] = {}
+        """Shard that boxed a part, by part and move."""
+        self.opened: dict[tuple[str, int], int] = {}
         self.versions: dict[int, int] = {}
         self.terminal: dict[int, int] = {}
         self.put_count: Counter[int] = Counter()
+
+
+class JournalFold:
+    """A second, tiny model of a shard's stock: only the stated changes of events, checked for S1 as they are added up."""
+
+    def __init__(self, owned: set[int], transit: Transit | None = None) -> None:
+        self._owned = owned
+        self._transit = transit = transit or Transit()
+        self.on_hand: Counter[tuple[int, int]] = Counter()
+        self.promised: Counter[tuple[int, int]] = Counter()
+        self.versions = transit.versions
+        self.terminal = transit.terminal
+        self.put_count = transit.put_count
+
+    def _boxed(self, seq: int, event: PartBoxed) -> None:
+        key = (event.part, event.move_id)
+        assert key not in self._transit.boxed, f"entry {seq}: {event.part} is boxed twice"
+        self._transit.boxed[key] = seq
+        kind, _, name = event.part.partition(":")
+        if kind != "node":
+            return
+        node = int(name)
+        assert node in self._owned, f"entry {seq} boxes node {node} of another shard"
+        self._owned.discard(node)
+        moved = tuple(
+            {at: counts.pop(at) for at in list(counts) if at[0] == node} for counts in (self.on_hand, self.promised)
+        )
+        self._transit.nodes[key] = (moved[0], moved[1])
+
+    def _opened(self, seq: int, event: PartOpened) -> None:
+        key = (event.part, event.move_id)
+        assert key in self._transit.boxed, f"entry {seq} opens {event.part}, which nobody boxed"
+        assert key not in self._transit.opened, f"entry {seq}: {event.part} is opened twice"
+        self._transit.opened[key] = seq
+        kind, _, name = event.part.partition(":")
+        if kind == "node":
+            self._owned.add(int(name))
+            on_hand, promised = self._transit.nodes[key]
+            self.on_hand.update(on_hand)
+            self.promised.update(promised)
 
     def add(self, seq: int, events: list[Event]) -> None:
         for event in events:
@@ -216,8 +261,12 @@ class JournalFold:
             elif isinstance(event, LegHeld):
                 for item, units in event.lines:
                     self._changes(seq, (event.node, item, 0, units, 0))
-            elif isinstance(event, LegDriven):
+            elif isinstance(event, LegDriven | LegShifted):
                 self._changes(seq, event.stock)
+            elif isinstance(event, PartBoxed):
+                self._boxed(seq, event)
+            elif isinstance(event, PartOpened):
+                self._opened(seq, event)
             elif isinstance(event, StockMoved):
                 for item, _, change in event.moves:
                     self.on_hand[(event.node, item)] += change
@@ -272,6 +321,7 @@ def check_agreement(cores: list[ShardCore]) -> None:
         assert core.two_phase.pending_count == 0 and core.driver.count == 0
         assert not core.state.positions.claimed.any(), "claims outlived their plans"
         assert len(core.flights) == 0 and core.claims.waiting == 0
+        assert not core.state.boxes, f"I11: {list(core.state.boxes)} are still on their way at shard {core.shard}"
 
 
 def check_configuration(cores: list[ShardCore], control: ControlCore) -> None:

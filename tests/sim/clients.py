@@ -20,6 +20,7 @@ from engine.domain.commands import (
     Command,
     CommitHold,
     CountStock,
+    EditOrder,
     ExtendHold,
     GetOrder,
     GetStatus,
@@ -31,6 +32,7 @@ from engine.domain.commands import (
     StockMove,
 )
 from engine.domain.config import Node
+from engine.domain.ids import slot_of
 from engine.domain.orders import LegState, OnShort, OrderState
 from engine.domain.placement import shard_of_node, shard_of_slot
 from engine.domain.replies import LegView, OrderView, Problem, Reply, StockReply
@@ -101,13 +103,13 @@ class Clients:
             return
         if isinstance(reply, Problem):
             if reply.code in _TRY_LATER:
-                if reply.code == "moved" and reply.errors and "shard" in reply.errors[0].facts:
-                    op.shard = reply.errors[0].facts["shard"]
+                if reply.code == "moved":
+                    op.shard = self._owner(op)
                 return
             # Units that were there when the client looked may be gone when it asks: `invalid_field` is then right.
             wrong = (
                 ("internal", "key_reused")
-                if getattr(op.command, "lines", None)
+                if getattr(op.command, "lines", None) or isinstance(op.command, EditOrder)
                 else ("internal", "key_reused", "invalid_field")
             )
             assert reply.code not in wrong, f"{op.command} got {reply}"
@@ -119,6 +121,17 @@ class Clients:
         if isinstance(reply, OrderView):
             self._saw(op.command, reply)
         op.then(reply)
+
+    def _owner(self, op: Op) -> int:
+        """Who owns what a command is about, by the newest map."""
+        placement, command = self.world.placement, op.command
+        node_id, slot = getattr(command, "node_id", None), getattr(command, "slot", None)
+        if slot is None and isinstance(command, PlaceOrder) and command.order.ship_to is not None:
+            slot = slot_of(command.order.ship_to.country, command.order.ship_to.postal_code)
+        if slot is not None:
+            return shard_of_slot(placement, slot)
+        node = next((node for node in self.nodes if node.node_id == node_id), None)
+        return shard_of_node(placement, node) if node is not None else op.shard
 
     def _check_durable(self, reply: Reply) -> None:
         """P2: nothing is answered before the entries that it names are durable."""
@@ -233,6 +246,8 @@ class Clients:
             command = CancelOrder(*at, lines, **self.key())
         if isinstance(command, CommitHold | CancelOrder | ActOnLeg) and command.lines == ():
             command = msgspec.structs.replace(command, lines=None)
+        if rng.random() < 0.1:
+            command = self._some_edit(view)
         if view.unfilled and rng.random() < 0.3:
             no = view.unfilled[0].demand_no or 0
             command = rng.choice(
@@ -241,6 +256,23 @@ class Clients:
         if rng.random() < 0.1:
             command = GetOrder(*at)
         self.send(home, command)
+
+    def _some_edit(self, view: OrderView) -> EditOrder:
+        """Another address, other quantities, a new or a removed line: often one that cannot be."""
+        rng = self.random
+        line_ids = sorted({line.line_id for leg in view.legs for line in leg.lines}) or ["0"]
+        added = (a_line(f"SKU-{rng.randrange(self.items)}", rng.randint(1, 2), line_id=f"e{self.count}"),)
+        changed = rng.choice(line_ids)
+        return EditOrder(
+            view.slot,
+            view.order_no,
+            a_destination(rng.choice(self.postal_codes)) if rng.random() < 0.5 else None,
+            lines=((changed, rng.randint(1, self.max_quantity)),) if rng.random() < 0.5 else (),
+            added=added if rng.random() < 0.3 else (),
+            removed=(rng.choice(line_ids),) if rng.random() < 0.2 else (),
+            on_short=rng.choice([None, OnShort.REFUSE, OnShort.PARTIAL, OnShort.PARK]),
+            **self.key(),
+        )
 
     def _some_lines(self, legs: tuple[LegView, ...]) -> tuple[tuple[str, int], ...]:
         """Part of what some legs have, by line id."""

@@ -17,6 +17,7 @@ import msgspec
 from engine.domain.catalog import Catalog
 from engine.domain.commands import Command, FollowConfig, FollowView, PutConfig
 from engine.domain.config import KEY_FIELD, Document, Placement
+from engine.domain.decide_moves import placement_of
 from engine.domain.events import Event
 from engine.domain.placement import CONTROL_SHARD
 from engine.domain.replies import ConfigReply, Reply
@@ -232,6 +233,7 @@ class Process:
             if isinstance(core, ShardCore) and self.world.happens(max(0.3, self.world.snapshot_rate)):
                 parts = [f"slot:{slot}" for slot in core.state.slots]
                 parts += [f"node:{n}" for n in range(len(core.catalog.nodes)) if core.catalog.owns_node(n)] + ["misc"]
+                parts += [part for part in (*core.state.boxes, *core.dirty_parts()) if part not in parts]
                 for part in [part for part in parts if len(journal.parts.get(part, [])) < 2 or self.world.happens(0.5)]:
                     journal.write_part(self.epoch, part, *core.pack_part(part))
                 journal.trim(parts)
@@ -281,8 +283,9 @@ class World:
         every = [*range(shards), CONTROL_SHARD]
         self.journals = {shard: SimJournal() for shard in every}
         self.processes: dict[int, Process] = {}
-        self.placement = Placement(shard_count=shards)
+        self._placement = (0, Placement(shard_count=shards))
         self.folds: dict[int, checker.JournalFold] = {}
+        self.transit = checker.Transit()
         self.on_answer: Callable[[int, Reply], None] = lambda corr, reply: None
         self.on_recovered: Callable[[int, ShardCore | ControlCore], None] = lambda shard, core: None
         self._channel_ms: dict[tuple[int, int], int] = {}
@@ -297,9 +300,17 @@ class World:
         for shard in range(shards):
             catalog = self.core(shard).catalog
             owned = {node for node in range(len(catalog.nodes)) if catalog.owns_node(node)}
-            self.folds[shard] = checker.JournalFold(owned)
+            self.folds[shard] = checker.JournalFold(owned, self.transit)
         self.faults = faults
         self.counting = True
+
+    @property
+    def placement(self) -> Placement:
+        """The map that is in force: what the control shard has made durable."""
+        control = self.processes[CONTROL_SHARD].core
+        if isinstance(control, ControlCore) and self._placement[0] != control.durable_version == control.state.version:
+            self._placement = (control.durable_version, placement_of(control.state) or self._placement[1])
+        return self._placement[1]
 
     # -- time -----------------------------------------------------------------------------------------------------
 

@@ -38,6 +38,7 @@ def test_a_cluster_without_faults_does_all_kinds_of_work() -> None:
         "ship",
         "reject",
         "replanned",
+        "edited",
         "transactions_committed",
     ):
         assert counts[what] > 0, f"no {what} in {dict(counts)}"

@@ -227,7 +227,7 @@ def test_a_batch_plans_a_few_of_many_and_the_rest_in_the_next_ones() -> None:
 
 
 def test_who_cannot_be_served_is_tried_less_and_less_often() -> None:
-    shop = a_shop({"N-1": {"SKU-0": 1}})
+    shop = a_shop({"N-1": {"SKU-0": 1}}, nodes=[a_node("N-0", offers=("pickup",)), a_node("N-1")])
     line = a_line("SKU-0", 1, method=1, pickup_node_id="N-0")
     order = park(shop, "P-1", [line])
     for _ in range(200):
@@ -305,7 +305,7 @@ def test_a_line_that_may_not_be_split_collects_until_it_is_whole() -> None:
 
 
 def test_a_node_that_cannot_serve_it_keeps_nothing_for_it() -> None:
-    shop = a_shop({"N-1": {"SKU-0": 2}})
+    shop = a_shop({"N-1": {"SKU-0": 2}}, nodes=[a_node("N-0", offers=("pickup",)), a_node("N-1")])
     park(shop, "P-1", [a_line("SKU-0", 1, method=1, pickup_node_id="N-0")])
     receive(shop, "N-1", {"SKU-0": 1})
     shop.pass_time(20_000)

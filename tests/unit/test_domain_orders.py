@@ -202,7 +202,8 @@ def test_digital_and_untracked_lines_need_no_stock_and_can_be_cancelled_until_so
 
 
 def test_a_pickup_line_comes_from_its_node_or_not_at_all() -> None:
-    shop = a_shop({"N-0": {"SKU-0": 5}, "N-1": {"SKU-0": 1}})
+    nodes = [a_node("N-0"), a_node("N-1", offers=("ship", "pickup"))]
+    shop = a_shop({"N-0": {"SKU-0": 5}, "N-1": {"SKU-0": 1}}, nodes=nodes)
     line = a_line("SKU-0", 1, method=Method.PICKUP, pickup_node_id="N-1")
     assert shop.ask(a_place(an_order(lines=[line]))).legs[0].node_id == "N-1"
     reply = shop.ask(a_place(an_order("P-2", lines=[line])))

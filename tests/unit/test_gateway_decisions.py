@@ -7,7 +7,7 @@ import msgspec
 from engine.domain.decisions import encode
 from engine.domain.explanation import explain
 from engine.domain.ids import OrderRef, public_id
-from engine.domain.replies import LegLineView, LegView, NodeReply, OrderView, Problem
+from engine.domain.replies import DecisionReply, LegLineView, LegView, NodeReply, OrderView, Problem
 from gateway.decisions.shown import Decision, decision_shown
 from tests.unit.test_explanation import CATALOG, DALLAS, RENO, a_record
 
@@ -24,7 +24,7 @@ DECISION_ID = public_id("dec", REF, 0)
 
 
 def shown(node_id: str | None = None) -> Decision:
-    made = decision_shown(DECISION_ID, ORDER, encode(a_record()), CATALOG, node_id)
+    made = decision_shown(DECISION_ID, ORDER, DecisionReply(encode(a_record())), CATALOG, node_id)
     assert isinstance(made, Decision)
     return made
 
@@ -48,11 +48,11 @@ def test_it_answers_for_one_node() -> None:
     assert (shown("WH-2").why or "").startswith("Dallas, 800 km away:")
     assert shown("ST-9").why == "it is not among the candidates that the record keeps"
     now = NodeReply("ST-9", 12, "dearer", (250, 0, 0, 40), "alone it would cost more")
-    asked = decision_shown(DECISION_ID, ORDER, encode(a_record()), CATALOG, "ST-9", now)
+    asked = decision_shown(DECISION_ID, ORDER, DecisionReply(encode(a_record())), CATALOG, "ST-9", now)
     assert isinstance(asked, Decision) and asked.why is not None
     assert "If the order were planned now" in asked.why
     assert "12 km away: alone it would cost +$2.90" in asked.why
-    unknown = decision_shown(DECISION_ID, ORDER, encode(a_record()), CATALOG, "NO")
+    unknown = decision_shown(DECISION_ID, ORDER, DecisionReply(encode(a_record())), CATALOG, "NO")
     assert isinstance(unknown, Problem)
     assert unknown.code == "unknown_node"
     assert (RENO, DALLAS) == (0, 1)
@@ -60,6 +60,6 @@ def test_it_answers_for_one_node() -> None:
 
 def test_a_record_of_another_version_is_not_guessed_at() -> None:
     for packed in (encode(a_record(schema=99)), b"why", b""):
-        made = decision_shown(DECISION_ID, ORDER, packed, CATALOG, None)
+        made = decision_shown(DECISION_ID, ORDER, DecisionReply(packed), CATALOG, None)
         assert isinstance(made, Problem)
         assert made.code == "not_found"

@@ -155,6 +155,7 @@ class Calling(Generic[T]):
             "content": self._content,
             "headers": {**self._headers, "x-request-id": f"{self._id}.{self._attempt}"},
             "timeout": httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
+            "extensions": {"operation": self._operation.name},  # for transports that count by route
         }
 
     def answered(self, response: httpx.Response) -> Done[T] | float:

@@ -80,7 +80,7 @@ class CostParts(Answer, kw_only=True, frozen=True):
 
 
 class Leg(Answer, kw_only=True, frozen=True):
-    """What one node ships of one order."""
+    """What one node ships of one order, or hands over to the customer (`ready_at`)."""
 
     leg_id: str
     node_id: str
@@ -95,6 +95,8 @@ class Leg(Answer, kw_only=True, frozen=True):
     cost_parts: CostParts
     tracking: tuple[str, ...] = ()
     actual_cost_minor: int | None = None
+    ready_at: datetime | None = None
+    supply_expected_at: datetime | None = None
 
 
 class Unfilled(Answer, kw_only=True, frozen=True):
@@ -177,6 +179,8 @@ class OrderLeg(Answer, kw_only=True, frozen=True):
     cost_parts: CostParts
     tracking: tuple[str, ...] = ()
     actual_cost_minor: int | None = None
+    ready_at: datetime | None = None
+    supply_expected_at: datetime | None = None
 
 
 class LegStep(Answer, kw_only=True, frozen=True):

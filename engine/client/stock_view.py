@@ -1,0 +1,245 @@
+"""The stock feed of all shards as one reader keeps it: positions in memory, true at (epoch, seq) by shard.
+
+W1  Followed only while somebody reads: begun by the first read, given up after IDLE_S without one.
+W2  A picture is built beside the one in use and takes its place when it is complete; until then the point of a shard stays where
+    it was, and its age goes on. Values only ever get newer, so a picture contains its point at least.
+W3  A position counts where the placement says that its shard owns the node. When a node has another owner, pictures are void.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import structlog
+
+from engine.client.link import ShardLink
+from engine.client.stock_columns import StockColumns
+from engine.domain.catalog import Catalog
+from engine.domain.commands import FindItems, FollowStock, GetStockPage
+from engine.domain.replies import ItemsReply, Problem, Reply, StockPage, StockUpdate
+
+STOCK_CORR = 2
+PAGE_ROWS = 20_000
+PAGE_RETRY_S = 0.2
+IDLE_S = 60.0
+IDLE_CHECK_S = 5.0
+ITEMS_KEPT_MAX = 200_000
+log = structlog.get_logger(__name__)
+
+
+class ShardStock:
+    """What is known of one shard's positions."""
+
+    def __init__(self, shard: int, link: ShardLink, changed: Callable[[ShardStock], None]) -> None:
+        self.shard = shard
+        self.link = link
+        self.columns: StockColumns | None = None
+        """The picture in use; None = there is none yet."""
+        self.point = (0, 0)
+        """(epoch, seq) that `columns` contain at least."""
+        self.heard_s = 0.0
+        """Monotonic time at which the shard last said that they do."""
+        self.pictures = 0
+        self._building: StockColumns | None = None
+        self._newest = (0, 0)
+        self._changed = changed
+        self._retry: asyncio.TimerHandle | None = None
+        link.subscribe(STOCK_CORR, FollowStock, self._came)
+
+    def _came(self, reply: Reply) -> None:
+        if type(reply) is not StockUpdate:  # it is recovering, or cut off: the link asks again
+            return
+        self._newest = (reply.epoch, reply.seq)
+        if reply.begin:
+            self.fetch()
+            return
+        if self._building is not None:
+            self._building.put(reply.rows)
+        if self.columns is not None:
+            self.columns.put(reply.rows)
+            if self._building is None:
+                self._now_at(self._newest)
+
+    def fetch(self) -> None:
+        """Ask for the whole picture, from the first page on (W2)."""
+        self._building = StockColumns()
+        self._ask(self._building, -1)
+
+    def drop(self) -> None:
+        """What there is, is void: nothing is answered from it any more."""
+        self.columns = None
+
+    def _ask(self, building: StockColumns, after: int) -> None:
+        future = self.link.submit(GetStockPage(after, PAGE_ROWS))
+        future.add_done_callback(lambda done: self._page(building, after, done.result()))
+
+    def _page(self, building: StockColumns, after: int, reply: Reply) -> None:
+        if building is not self._building:
+            return  # a picture that was begun again
+        if type(reply) is not StockPage:
+            log.debug("no page of the stock feed", shard=self.shard, reply=repr(reply))
+            self._retry = asyncio.get_running_loop().call_later(PAGE_RETRY_S, self._again, building, after)
+            return
+        building.put(reply.rows)
+        if reply.next >= 0:
+            self._ask(building, reply.next)
+            return
+        self.columns, self._building = building, None
+        self.pictures += 1
+        self._now_at(max(self._newest, (reply.epoch, reply.seq)))
+
+    def _again(self, building: StockColumns, after: int) -> None:
+        if building is self._building:
+            self._ask(building, after)
+
+    def _now_at(self, point: tuple[int, int]) -> None:
+        self.point = point
+        self.heard_s = time.monotonic()
+        self._changed(self)
+
+    def nudge(self) -> None:
+        """Ask for what is due now: a reader waits for it."""
+        self.link.submit(GetStockPage(0, 0))
+
+    async def close(self) -> None:
+        self._building = None
+        if self._retry is not None:
+            self._retry.cancel()
+        await self.link.close()
+
+
+class StockView:
+    """The feeds of all shards. `ready` begins to follow and says whether reads can be answered from here now."""
+
+    def __init__(self, catalog: Callable[[], Catalog], new_link: Callable[[int], ShardLink]) -> None:
+        self._catalog = catalog
+        self._new_link = new_link
+        self.shards: list[ShardStock] = []
+        self._used_s = 0.0
+        self._owner: list[int] = []
+        self._idle: asyncio.TimerHandle | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self._waiters: dict[asyncio.Future[bool], dict[int, tuple[int, int]]] = {}
+        self._item_of: dict[str, int] = {}
+        self.changes = 0
+        """Goes up with every update: what was made of the points is then stale."""
+
+    # -- following ------------------------------------------------------------------------------------------------
+
+    def ready(self, *, now_s: float, age_max_s: float) -> bool:
+        """Whether every shard's picture is complete and at most so old. The first call begins to follow (W1)."""
+        self._used_s = now_s
+        catalog = self._catalog()
+        if not self.shards or len(self.shards) != catalog.placement.shard_count:
+            self._begin(catalog)
+            return False
+        if catalog.owner is not self._owner:
+            self._owners_changed(catalog)
+        oldest_s = now_s - age_max_s
+        return all(shard.columns is not None and shard.heard_s >= oldest_s for shard in self.shards)
+
+    def _begin(self, catalog: Catalog) -> None:
+        self._drop_links()
+        self._owner = catalog.owner
+        count = catalog.placement.shard_count
+        self.shards = [ShardStock(shard, self._new_link(shard), self._changed) for shard in range(count)]
+        if self._idle is None:
+            self._idle = asyncio.get_running_loop().call_later(IDLE_CHECK_S, self._look_idle)
+
+    def _owners_changed(self, catalog: Catalog) -> None:
+        """W3. Nodes that were added at the end change nothing."""
+        if catalog.owner[: len(self._owner)] != self._owner:
+            for shard in self.shards:
+                shard.drop()
+                shard.fetch()
+        self._owner = catalog.owner
+
+    def _look_idle(self) -> None:
+        self._idle = None
+        if time.monotonic() - self._used_s >= IDLE_S:
+            log.info("nobody reads availability: the stock feeds are given up")
+            self._drop_links()
+            return
+        self._idle = asyncio.get_running_loop().call_later(IDLE_CHECK_S, self._look_idle)
+
+    def _drop_links(self) -> None:
+        for shard in self.shards:
+            task = asyncio.get_running_loop().create_task(shard.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        self.shards = []
+        self.changes += 1
+
+    def _changed(self, changed: ShardStock) -> None:
+        self.changes += 1
+        for waiter, wanted in list(self._waiters.items()):
+            if not waiter.done() and self.contains(wanted):
+                waiter.set_result(True)
+
+    async def close(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+        self._drop_links()
+        if self._closing:
+            await asyncio.gather(*self._closing)
+
+    # -- tokens ---------------------------------------------------------------------------------------------------
+
+    def contains(self, points: Mapping[int, tuple[int, int]]) -> bool:
+        """Whether the pictures contain these points. A newer epoch contains every acknowledged entry of the ones before; what
+        is no stock shard of this engine is nothing that positions could contain."""
+        shards = self.shards
+        return all(
+            shards[shard].columns is not None and shards[shard].point >= point
+            for shard, point in points.items()
+            if shard < len(shards)
+        )
+
+    async def wait(self, points: Mapping[int, tuple[int, int]], *, timeout_s: float) -> bool:
+        """Until the pictures contain these points; False = not in time."""
+        if self.contains(points):
+            return True
+        for shard, point in points.items():
+            if shard < len(self.shards) and self.shards[shard].point < point:
+                self.shards[shard].nudge()
+        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiters[waiter] = dict(points)
+        try:
+            return await asyncio.wait_for(waiter, timeout_s)
+        except TimeoutError:
+            return False
+        finally:
+            del self._waiters[waiter]
+
+    # -- items ----------------------------------------------------------------------------------------------------
+
+    def item(self, sku: str) -> int | None:
+        """Index of a SKU that was looked up before. Indexes are for ever, so nothing here goes stale."""
+        return self._item_of.get(sku)
+
+    async def find_items(self, skus: Iterable[str]) -> None:
+        """Look up SKUs that are not known yet; those that the engine does not know stay unknown."""
+        wanted = tuple([sku for sku in skus if sku not in self._item_of])
+        if not wanted or not self.shards:
+            return
+        reply = await self.shards[0].link.submit(FindItems(wanted))
+        if type(reply) is ItemsReply:
+            found = {sku: index for sku, index in zip(wanted, reply.indexes, strict=True) if index >= 0}
+            if len(self._item_of) + len(found) > ITEMS_KEPT_MAX:
+                self._item_of.clear()
+            self._item_of.update(found)
+        else:
+            assert isinstance(reply, Problem), reply
+
+    # -- measurements ---------------------------------------------------------------------------------------------
+
+    def ages_s(self, now_s: float) -> dict[int, float]:
+        """Age of each shard's picture in use."""
+        return {shard.shard: now_s - shard.heard_s for shard in self.shards if shard.columns is not None}
+
+    def size(self) -> tuple[int, int]:
+        """(positions, bytes of their columns)"""
+        kept: Sequence[StockColumns] = [shard.columns for shard in self.shards if shard.columns is not None]
+        return sum(len(columns) for columns in kept), sum(columns.nbytes for columns in kept)

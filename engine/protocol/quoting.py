@@ -1,0 +1,243 @@
+"""Quotes: delivery options of an order that hold nothing, and orders that keep what a quote promised.
+
+Q1  A quote is a read. It is planned on the state as it stands, journals nothing, and is remembered by nobody: the gateway seals
+    what it promised into the quote's id (docs/adr/0013), and an order placed with it brings that along.
+Q2  An order with a quote is planned like any other first, so that with nothing changed it gets what was quoted. Only where that
+    plan is later, or fills less, it is planned again with the promised date as a must.
+Q3  It is placed with a plan that keeps the quote (there by the promised instant, no more units unfilled), or refused with both
+    what was quoted and what is offered now; then nothing is held. An order that is already paid is never refused for its quote.
+Q4  A quote's age is judged where its order is decided, after repeats of the key were answered.
+Q5  Quotes are planned after the orders of a turn, a bounded number a turn, from a queue of their own that sheds what is too much.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from engine.domain.commands import PlaceOrder, PlaceQuoted, Quoted, QuoteOrder
+from engine.domain.decide_orders import Prepared, build_record, is_refused, prepare, refuse, shortage, slot_for
+from engine.domain.demand import by_line
+from engine.domain.orders import Method, OrderRecord, Rung
+from engine.domain.plan import Plan, PlanRequest
+from engine.domain.problems import CODES
+from engine.domain.replies import OptionView, Problem, ProblemItem, QuoteReply, Reply, UnfilledView
+from engine.domain.views import RUNG_LABELS, leg_view
+from engine.protocol.flights import Flight
+from engine.protocol.placing import moved, plan_alone, settle
+
+if TYPE_CHECKING:
+    from engine.protocol.shard_core import ShardCore
+
+QUEUE_MAX = 2_000
+LINES_PER_TURN = 256
+"""Lines x service levels that are planned for quotes in one turn; one quote always is."""
+DAY_MS = 86_400_000
+MUST_KEEP = "kept"
+"""The quote id of a request whose promised date is a must: planners price a later day out of reach."""
+_PICKUP = int(Method.PICKUP)
+_CARRIED = (int(Method.SHIP), int(Method.SHIP_TO_STORE))
+
+
+class Quoting:
+    """Quotes of one shard, asked and taken up."""
+
+    def __init__(self, core: ShardCore) -> None:
+        self._core = core
+        self.waiting: deque[tuple[int, int, QuoteOrder]] = deque()
+
+    # -- asked ----------------------------------------------------------------------------------------------------
+
+    def tick(self, now_ms: int) -> None:
+        """Answer quotes that wait (Q5)."""
+        core, left = self._core, LINES_PER_TURN
+        while self.waiting and left > 0:
+            conn, corr, command = self.waiting.popleft()
+            if command.after is not None and not core.contains(conn, corr, command, now_ms):
+                continue
+            reply = self.quote(command, now_ms=now_ms)
+            left -= len(command.order.lines) * (reply.levels if isinstance(reply, QuoteReply) else 1)
+            core.answer(conn, corr, reply)
+
+    def quote(self, command: QuoteOrder, *, now_ms: int) -> Reply:
+        """The options of an order, each planned alone on the state as it is; a problem where nothing can serve it."""
+        core, state, order = self._core, self._core.state, command.order
+        place = PlaceOrder(order)
+        slot = slot_for(state, place)
+        if slot is not None and not core.views.owns_slot(slot):
+            return moved(core, slot)
+        prepared = prepare(state, core.planner, place, slot)
+        if isinstance(prepared, Problem):
+            return prepared
+        levels, left_out = self._levels(prepared, command.levels_max)
+        time_ms = core.time_ms(now_ms)
+        options = []
+        refused: Plan | None = None
+        for level in levels:
+            request = prepared.request._replace(order=replace(order, service=level))
+            plan = plan_alone(core, request, now_ms=now_ms)
+            if is_refused(place, prepared, plan) or (plan.unfilled and not plan.legs):
+                refused = refused or plan
+            else:
+                options.append(self._option(place, prepared, plan, level, time_ms))
+        core.demand_log.quoted(prepared, time_ms)
+        if refused is not None and not options:
+            core.count("quotes_refused")
+            return shortage(state, prepared, refused)
+        core.count("quotes")
+        return QuoteReply(
+            tuple(options),
+            prepared.slot,
+            core.shard,
+            core.epoch,
+            state.seq,
+            core.catalog.version,
+            time_ms,
+            len(levels),
+            left_out,
+            core.token(),
+        )
+
+    def _levels(self, prepared: Prepared, limit: int) -> tuple[list[str], int]:
+        """Service levels to plan, the order's own first, and how many are left out. What no carrier takes has its own only."""
+        order = prepared.request.order
+        if not any(line.method in _CARRIED for line in order.lines):
+            return [order.service], 0
+        others = sorted(self._core.catalog.levels_in.get(order.currency, frozenset()) - {order.service})
+        levels = [order.service, *others]
+        kept = levels[: max(1, limit)]
+        return kept, len(levels) - len(kept)
+
+    def _option(self, place: PlaceOrder, prepared: Prepared, plan: Plan, level: str, time_ms: int) -> OptionView:
+        catalog = self._core.catalog
+        record = build_record(self._core.state, place, prepared, plan, now_ms=time_ms)
+        ship_by_ms, deliver_by_ms = record.promise
+        return OptionView(
+            level,
+            tuple([leg_view(catalog, record, leg) for leg in record.legs]),
+            tuple([UnfilledView(w.line_id, w.quantity, w.reason) for w in by_line(record)]) if record.demand else (),
+            sum(units for _, units, _ in plan.unfilled),
+            plan.money_minor,
+            ship_by_ms,
+            deliver_by_ms,
+            RUNG_LABELS[Rung(plan.rung)],
+        )
+
+    # -- taken up -------------------------------------------------------------------------------------------------
+
+    def admit(self, flights: list[Flight], now_ms: int) -> list[Flight]:
+        """New orders that are to be decided, those with a quote marked for the long way; expired quotes are answered (Q4)."""
+        core = self._core
+        time_ms = core.time_ms(now_ms)
+        rest = []
+        for flight in flights:
+            command = flight.command
+            if type(command) is PlaceQuoted:
+                quoted = command.quoted
+                if time_ms > quoted.valid_until_ms and not command.order.paid:
+                    core.count("quotes_expired")
+                    detail = f"the quote was valid until {_iso(quoted.valid_until_ms)}"
+                    facts = {"valid_until": _iso(quoted.valid_until_ms), "option_id": quoted.option}
+                    settle(core, flight, refuse("quote_expired", "/quote_id", detail, **facts))
+                    continue
+                flight.prepared = flight.prepared._replace(plain=False)
+            rest.append(flight)
+        return rest
+
+    def kept(self, flight: Flight, plan: Plan, *, now_ms: int) -> Plan | None:
+        """The plan to place an order with, or None after refusing it (Q2, Q3)."""
+        core, command = self._core, flight.command
+        assert type(command) is PlaceQuoted
+        quoted = self._due(command, now_ms)
+        if _keeps(plan, quoted):
+            core.count("quotes_kept")
+            return plan
+        found = within(core, flight.prepared.request, quoted, now_ms=now_ms)
+        if found is not None:
+            request, kept = found
+            flight.prepared = flight.prepared._replace(request=request)
+            core.count("quotes_kept")
+            return kept
+        core.count("quotes_changed")
+        if command.order.paid:
+            return plan
+        if plan.unfilled:
+            core.demand_log.refused(flight, plan, core.time_ms(now_ms))
+        settle(core, flight, self.changed(quoted, flight.prepared, plan))
+        return None
+
+    def _due(self, command: PlaceQuoted, now_ms: int) -> Quoted:
+        """What a quote promised, as of now: goods to collect are ready as long after the order as they were to be after the quote."""
+        quoted = command.quoted
+        later_ms = self._core.time_ms(now_ms) - quoted.made_at_ms
+        if later_ms <= 0 or not quoted.deliver_by_ms or not any(line.method == _PICKUP for line in command.order.lines):
+            return quoted
+        later_ms = -(-later_ms // 60_000) * 60_000  # such instants are full minutes
+        ship_by_ms, deliver_by_ms = quoted.ship_by_ms + later_ms, quoted.deliver_by_ms + later_ms
+        return replace(quoted, ship_by_ms=ship_by_ms, deliver_by_ms=deliver_by_ms)
+
+    def changed(self, quoted: Quoted, prepared: Prepared, plan: Plan, *, pointer: str = "/quote_id") -> Problem:
+        """`quote_changed` with what was quoted and what is offered now; line by line where units are short."""
+        offered = _terms(*plan.promise_ms, plan.money_minor[0], sum(units for _, units, _ in plan.unfilled))
+        facts: dict[str, Any] = {
+            "option_id": quoted.option,
+            "quoted": _terms(quoted.ship_by_ms, quoted.deliver_by_ms, quoted.cost_minor, quoted.unfilled_units),
+            "offered": offered if plan.legs else None,
+        }
+        if _fills_less(plan, quoted):
+            detail = "fewer units can be served than were quoted"
+            errors = shortage(self._core.state, prepared, plan).errors
+        else:
+            detail = (
+                f"it would be there by {offered['deliver_by']}, later than the quoted {facts['quoted']['deliver_by']}"
+            )
+            errors = ()
+        return Problem("quote_changed", CODES["quote_changed"].title, (ProblemItem(pointer, detail, facts), *errors))
+
+    def bind(self, record: OrderRecord, command: PlaceQuoted, now_ms: int) -> None:
+        """What a kept quote leaves on its order: the date that a commit elsewhere must keep, and that later plans aim at."""
+        by_ms = self._due(command, now_ms).deliver_by_ms
+        if by_ms and record.promise[1] <= by_ms:
+            record.quoted_by_ms = by_ms
+            record.promised_by_ms = min(by_ms, record.promised_by_ms or by_ms)
+
+
+def within(core: ShardCore, request: PlanRequest, quoted: Quoted, *, now_ms: int) -> tuple[PlanRequest, Plan] | None:
+    """The request and a plan of it that keep a quote, with its date as a must; None = there is none.
+
+    Planners know the door by local days: the day that the instant lies in, by UTC, or the one before.
+    """
+    if not quoted.deliver_by_ms or request.order.quote_id == MUST_KEEP:
+        return None
+    for by_ms in (quoted.deliver_by_ms + 1, quoted.deliver_by_ms + 1 - DAY_MS):
+        strict = request._replace(order=replace(request.order, promised_by_ms=by_ms, quote_id=MUST_KEEP))
+        plan = plan_alone(core, strict, now_ms=now_ms)
+        if _keeps(plan, quoted):
+            return strict, plan
+    return None
+
+
+def _keeps(plan: Plan, quoted: Quoted) -> bool:
+    if _fills_less(plan, quoted):
+        return False
+    return not quoted.deliver_by_ms or plan.promise_ms[1] <= quoted.deliver_by_ms
+
+
+def _fills_less(plan: Plan, quoted: Quoted) -> bool:
+    return bool(plan.unfilled) and sum(units for _, units, _ in plan.unfilled) > quoted.unfilled_units
+
+
+def _terms(ship_by_ms: int, deliver_by_ms: int, cost_minor: int, unfilled_units: int) -> dict[str, Any]:
+    return {
+        "ship_by": _iso(ship_by_ms),
+        "deliver_by": _iso(deliver_by_ms),
+        "cost_minor": cost_minor,
+        "unfilled_units": unfilled_units,
+    }
+
+
+def _iso(ms: int) -> str | None:
+    return datetime.fromtimestamp(ms / 1_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if ms else None
