@@ -78,6 +78,15 @@ PAGES: dict[str, Page] = {
         "The Idempotency-Key is a UUIDv7 or ULID made before the window in which keys are remembered (24 hours).",
         "Read the order by its id to learn what became of it; use a fresh key for a new intent.",
     ),
+    "quote_changed": Page(
+        "Stock, capacity or cut-offs moved since the quote: the order would arrive later than the quoted option promised, or fewer "
+        "units can be served. `errors` shows both, quoted and offered. Nothing is held.",
+        "Show the buyer what is offered now and ask for a new quote, or send the order without `quote_id` to take what there is.",
+    ),
+    "quote_expired": Page(
+        "The order reached its shard after the quote's `valid_until`; `errors` names the instant. Nothing is held.",
+        "Ask for a new quote. Validity is QM_QUOTE_TTL_S (15 minutes unless the operator set it); a request may ask for less.",
+    ),
     "stale_count": Page(
         "A newer count of the same source was applied already, or `as_of` is older than the movements kept to net it.",
         "Drop this count. Give each count of a source a higher `source_seq`.",
@@ -108,6 +117,14 @@ PAGES: dict[str, Page] = {
     "unknown_destination": Page(
         "The destination's postal code is not known and it has no coordinates.",
         "Send `lat` and `lon`, or a known postal code.",
+    ),
+    "invalid_quote": Page(
+        "The `quote_id` was changed, cut off or made up, or was given out by another deployment.",
+        "Pass on the `quote_id` of `POST /v1/quotes` unchanged, or leave it out.",
+    ),
+    "quote_mismatch": Page(
+        "The quote is for other lines, another destination, channel or currency, or has no such option. `errors` points at each field.",
+        "Order what was quoted, or ask for a quote of what is ordered. Order id, prices, customer and tags may differ.",
     ),
     "currency_mismatch": Page("The channel sells in another currency.", "Send the channel's currency."),
     "currency_not_priced": Page(

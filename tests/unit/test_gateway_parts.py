@@ -240,7 +240,8 @@ ORDER = '{"order_id":"A","channel":"web","lines":[{"line_id":"1","sku":"S","quan
         (ORDER.replace('"A"', '""'), "/order_id", "Expected `str` of length >= 1"),
         ("[]", "", "Expected `object`, got `array`"),
         (ORDER.replace("}]}", '}],"currency":"usd"}'), "/currency", "expected three capital letters (ISO 4217)"),
-        (ORDER.replace("}]}", '}],"quote_id":"Q-1"}'), "/quote_id", "there are no quotes yet: leave it out"),
+        (ORDER.replace("}]}", '}],"quote_id":""}'), "/quote_id", "Expected `str` of length >= 1"),
+        (ORDER.replace("}]}", '}],"quote_option":"air"}'), "/quote_option", "an option goes with a quote_id"),
         (
             ORDER.replace("}]}", '}],"hold_reasons":["a\\u0007"]}'),
             "/hold_reasons/0",

@@ -51,6 +51,7 @@ class Order(Request, kw_only=True):
     max_legs: int | None = None
     hold_reasons: tuple[str, ...] = ()
     quote_id: str | None = None
+    quote_option: str | None = None
     paid: bool = False
     cancel_after: datetime | None = None
     """What still waits for stock then is cancelled."""
@@ -97,6 +98,13 @@ class Leg(Answer, kw_only=True, frozen=True):
     actual_cost_minor: int | None = None
     ready_at: datetime | None = None
     supply_expected_at: datetime | None = None
+    accept_by: datetime | None = None
+    """Until when its node is to accept it, once it is released."""
+    overdue: bool = False
+    """It was not accepted in time and no other node can serve it."""
+    end_reason: str = ""
+    ship_to: ShipTo | None = None
+    """Where it goes, where the order's address was changed after it had been released."""
 
 
 class Unfilled(Answer, kw_only=True, frozen=True):
@@ -111,6 +119,14 @@ class Unfilled(Answer, kw_only=True, frozen=True):
 class Promise(Answer, kw_only=True, frozen=True):
     ship_by: datetime | None
     deliver_by: datetime | None
+
+
+class Edit(Answer, kw_only=True, frozen=True):
+    """The newest edit of an order: what it cost before, the difference, and the released legs that stayed as they were."""
+
+    cost_before_minor: int
+    cost_change_minor: int
+    fixed_legs: list[str]
 
 
 class Allocation(Answer, kw_only=True, frozen=True):
@@ -134,6 +150,7 @@ class Allocation(Answer, kw_only=True, frozen=True):
     rung: str
     version: int
     token: str
+    edit: Edit | None = None
 
 
 class Reservation(Answer, kw_only=True, frozen=True):
@@ -159,6 +176,7 @@ class Reservation(Answer, kw_only=True, frozen=True):
     rung: str
     version: int
     token: str
+    edit: Edit | None = None
 
 
 class OrderLeg(Answer, kw_only=True, frozen=True):

@@ -68,6 +68,10 @@ class Node(Request, kw_only=True):
     max_feed_age_s: int | None = None
     on_stale: Literal["serve", "extra_safety", "exclude"] = "serve"
     safety_by_method: dict[str, int] = {}
+    pickup_ready_minutes: int = 60
+    pickup_opens: str = "09:00"
+    pickup_closes: str = "18:00"
+    pickup_days: tuple[int, ...] | None = None
 
 
 class Place(Request, kw_only=True):
