@@ -49,11 +49,11 @@ class SolverPlanner:
 
     # -- port -----------------------------------------------------------------------------------------------------
 
-    def locates(self, ship_to: Destination) -> bool:
-        """Whether a destination can be placed on the map (by its own coordinates or its postal code)."""
+    def locate(self, ship_to: Destination) -> tuple[float, float] | None:
+        """(lat, lon) of a destination, by its own coordinates or its postal code; None = it cannot be placed on the map."""
         if self._network_version != self._state.catalog.network_version:
             self._refresh_network()
-        return self._view.destinations.locate(*_place_of(ship_to)) is not None
+        return self._view.destinations.locate(*_place_of(ship_to))
 
     def plan(self, requests: Sequence[PlanRequest], *, now_ms: int) -> list[Plan]:
         """Plan a batch in order: each order sees the stock that its forerunners left."""

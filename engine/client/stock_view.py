@@ -72,8 +72,7 @@ class ShardStock:
         self.columns = None
 
     def _ask(self, building: StockColumns, after: int) -> None:
-        future = self.link.submit(GetStockPage(after, PAGE_ROWS))
-        future.add_done_callback(lambda done: self._page(building, after, done.result()))
+        self.link.tell(GetStockPage(after, PAGE_ROWS), lambda reply: self._page(building, after, reply))
 
     def _page(self, building: StockColumns, after: int, reply: Reply) -> None:
         if building is not self._building:
@@ -123,6 +122,7 @@ class StockView:
         self._closing: set[asyncio.Task[None]] = set()
         self._waiters: dict[asyncio.Future[bool], dict[int, tuple[int, int]]] = {}
         self._item_of: dict[str, int] = {}
+        self._version = 0
         self.changes = 0
         """Goes up with every update: what was made of the points is then stale."""
 
@@ -216,12 +216,16 @@ class StockView:
     # -- items ----------------------------------------------------------------------------------------------------
 
     def item(self, sku: str) -> int | None:
-        """Index of a SKU that was looked up before. Indexes are for ever, so nothing here goes stale."""
+        """Index of a SKU that was looked up since the last change of the configuration; an item may become a kit."""
+        version = self._catalog().version
+        if version != self._version:
+            self._version = version
+            self._item_of.clear()
         return self._item_of.get(sku)
 
     async def find_items(self, skus: Iterable[str]) -> None:
-        """Look up SKUs that are not known yet; those that the engine does not know stay unknown."""
-        wanted = tuple([sku for sku in skus if sku not in self._item_of])
+        """Look up SKUs that are not known yet. Kits, and those that the engine does not know, stay unknown."""
+        wanted = tuple([sku for sku in skus if self.item(sku) is None])
         if not wanted or not self.shards:
             return
         reply = await self.shards[0].link.submit(FindItems(wanted))

@@ -432,6 +432,26 @@ class FindItems(Struct, array_like=True, tag=82, frozen=True, gc=False):
     indexes: tuple[int, ...] = ()
 
 
+class FindStores(Struct, array_like=True, tag=60, frozen=True, gc=False):
+    """Own nodes that hand goods to customers (`method` pickup or ship_to_store) near a place, nearest first.
+
+    wanted = (SKU, units); lat and lon go before the postal code; after = (metres, node id) of the last one seen;
+    in_stock = only those that have all that is wanted.
+    """
+
+    wanted: tuple[tuple[str, int], ...]
+    country: str
+    postal_code: str = ""
+    lat: float | None = None
+    lon: float | None = None
+    radius_km: int = 50
+    method: int = 1
+    channel: str | None = None
+    in_stock: bool = False
+    after: tuple[int, str] = (-1, "")
+    limit: int = 20
+
+
 class EditOrder(Struct, array_like=True, tag=55, frozen=True, gc=False):
     """Change an open order and plan it again, atomically: its units that are not released yet count as free.
 
@@ -451,6 +471,8 @@ class EditOrder(Struct, array_like=True, tag=55, frozen=True, gc=False):
     reason: str = ""
     key_hash: int = 0
     fingerprint: int = 0
+    of_hold: bool | None = None
+    """Whether the caller knows it as a hold; None = either will do."""
 
 
 class GetNodeWork(Struct, array_like=True, tag=56, frozen=True, gc=False):
@@ -510,6 +532,7 @@ Command = (
     | FollowStock
     | GetStockPage
     | FindItems
+    | FindStores
 )
 
 FINISHING = (
@@ -548,4 +571,5 @@ READS = (
     FollowStock,
     GetStockPage,
     FindItems,
+    FindStores,
 )

@@ -94,7 +94,7 @@ def prepare(
         refusal = _unserved(catalog, order)
         if refusal is not None:
             return refusal
-    if not located and order.ship_to is not None and not planner.locates(order.ship_to):
+    if not located and order.ship_to is not None and planner.locate(order.ship_to) is None:
         ship_to = order.ship_to
         return refuse("unknown_destination", "/ship_to", f"cannot locate {ship_to.postal_code} {ship_to.country}")
     if slot is None:

@@ -72,8 +72,8 @@ class PlanRequest(NamedTuple):
 class Planner(Protocol):
     """Plans a batch in order (highest priority first, then arrival): each sees the stock that its forerunners left."""
 
-    def locates(self, ship_to: Destination) -> bool:
-        """Whether a destination can be placed on the map (by its own coordinates or its postal code)."""
+    def locate(self, ship_to: Destination) -> tuple[float, float] | None:
+        """(lat, lon) of a destination, by its own coordinates or its postal code; None = it cannot be placed on the map."""
 
     def plan(self, requests: Sequence[PlanRequest], *, now_ms: int) -> list[Plan]: ...
 

@@ -10,7 +10,7 @@ The instants are results that the journal keeps: replay never computes them agai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
@@ -64,11 +64,17 @@ def ready_on(node: Node, day: int, from_ms: int) -> int:
 
 def ready_at(node: Node, from_ms: int) -> int | None:
     """When goods that are at a node from an instant on can be collected; None = it has no pickup day within two years."""
+    return first_ready(node, from_ms, lambda day: True)
+
+
+def first_ready(node: Node, from_ms: int, has_room: Callable[[int], bool]) -> int | None:
+    """The same, on the first pickup day (days since 1970) that has room."""
     zone = _zone(node.time_zone)
     today = datetime.fromtimestamp(from_ms // 1_000, zone).toordinal() - _EPOCH_ORDINAL
     closes = _minute_of(node.pickup_closes)
     for day in range(today, today + _SEARCH_DAYS):
-        if _collects(node, day) and from_ms < _instant_ms(zone, day, closes) - node.pickup_ready_minutes * MINUTE_MS:
+        last_ms = _instant_ms(zone, day, closes) - node.pickup_ready_minutes * MINUTE_MS
+        if _collects(node, day) and from_ms < last_ms and has_room(day):
             return ready_on(node, day, from_ms)
     return None
 

@@ -66,6 +66,14 @@ class UnfilledView(Struct, array_like=True, frozen=True, gc=False):
     demand_no: int | None = None
 
 
+class EditView(Struct, array_like=True, frozen=True, gc=False):
+    """The newest edit of an order: cash before and after it, and the numbers of the legs that it could not move."""
+
+    cost_before_minor: int
+    cost_after_minor: int
+    fixed: tuple[int, ...]
+
+
 class OrderView(Struct, array_like=True, tag=2, frozen=True, gc=False):
     """An order as the API shows it: reservation while held, allocation once committed."""
 
@@ -92,6 +100,7 @@ class OrderView(Struct, array_like=True, tag=2, frozen=True, gc=False):
     """True where this answers a repeat of an idempotency key."""
     channel: str = ""
     customer_id: str | None = None
+    edit: EditView | None = None
 
 
 class LegList(Struct, array_like=True, tag=3, frozen=True, gc=False):
@@ -353,7 +362,7 @@ class StockPage(Struct, array_like=True, tag=81, frozen=True, gc=False):
 
 
 class ItemsReply(Struct, array_like=True, tag=82, frozen=True, gc=False):
-    """What FindItems asked for, in its order; -1 and "" for what this shard does not know."""
+    """What FindItems asked for, in its order; -1 and "" for what this shard does not know, or a kit, which has no positions."""
 
     indexes: tuple[int, ...]
     skus: tuple[str, ...]
@@ -383,6 +392,25 @@ class NodeWork(Struct, array_like=True, tag=55, frozen=True, gc=False):
     to_move: int
     stuck: tuple[StuckLeg, ...]
     next_wave_ms: int = 0
+
+
+class StoreView(Struct, array_like=True, frozen=True, gc=False):
+    """A node near a place: units of each SKU that was asked for, and when they could be collected (0 = it lacks some)."""
+
+    node_id: str
+    distance_m: int
+    units: tuple[int, ...]
+    ready_at_ms: int = 0
+
+
+class StoresReply(Struct, array_like=True, tag=60, frozen=True, gc=False):
+    """Stores by distance, true at (epoch, seq) of the shard that owns them. `more` = there are more within the radius."""
+
+    stores: tuple[StoreView, ...]
+    more: bool
+    shard: int
+    epoch: int
+    seq: int
 
 
 class PartsReply(Struct, array_like=True, tag=70, frozen=True, gc=False):
@@ -415,4 +443,5 @@ Reply = (
     | StockUpdate
     | StockPage
     | ItemsReply
+    | StoresReply
 )

@@ -9,7 +9,7 @@ D3  The order stays at the slot that its id names, whatever its new address: hom
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from engine.domain.decide_legs import Change
 from engine.domain.decide_orders import Prepared, refuse, shortage
 from engine.domain.events import Cause
 from engine.domain.ids import OrderRef, public_id
-from engine.domain.orders import DemandRecord, LegState, OnShort, OrderRecord, OrderState
+from engine.domain.orders import DemandRecord, LastEdit, LegRecord, LegState, OnShort, OrderRecord, OrderState
 from engine.domain.plan import Plan
 from engine.domain.problems import CODES
 from engine.domain.replies import Problem, Reply
@@ -115,6 +115,11 @@ class Edit(Exchange):
                     core.demand_log.begins(self.slot, record, new, time_ms)
         record.demand = kept
 
+    def price(self, record: OrderRecord, others: Sequence[LegRecord]) -> None:
+        before = record.money_minor[0]
+        super().price(record, others)
+        record.last_edit = LastEdit(before, record.money_minor[0], tuple([leg.leg_no for leg in others]))
+
     def done(self, core: ShardCore, record: OrderRecord, *, now_ms: int) -> None:
         if core.hold_caps is not None and self.holds:
             core.hold_caps.opened(record)
@@ -184,7 +189,7 @@ class Edits:
         ):
             _answer(core, askers, refuse("expired", "", "the hold has expired"))
             return
-        if command.ship_to is not None and not core.planner.locates(command.ship_to):
+        if command.ship_to is not None and core.planner.locate(command.ship_to) is None:
             detail = f"cannot locate {command.ship_to.postal_code} {command.ship_to.country}"
             _answer(core, askers, refuse("unknown_destination", "/ship_to", detail))
             return

@@ -26,6 +26,7 @@ from engine.domain.commands import (
     FindItems,
     FindKey,
     FindShortLegs,
+    FindStores,
     FollowStock,
     FollowView,
     GetAvailability,
@@ -59,6 +60,7 @@ from engine.protocol.moves import show_node
 from engine.protocol.parts_list import list_parts
 from engine.protocol.placing import answer_repeat, moved
 from engine.protocol.stock_feed import find_items, follow_stock, get_stock_page
+from engine.protocol.stores import find_stores
 
 if TYPE_CHECKING:
     from engine.protocol.shard_core import ShardCore
@@ -427,4 +429,5 @@ _HANDLERS: dict[type, Callable[[Any, int, int, Any, int], None]] = {
     ShowNode: show_node,
     ListParts: list_parts,
     FindItems: find_items,
+    FindStores: find_stores,
 }

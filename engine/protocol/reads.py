@@ -12,8 +12,10 @@ from msgspec import structs
 
 from engine.domain import decide_legs
 from engine.domain.commands import DumpPart, GetAvailability, GetDecision, GetOrder, GetStatus, ListLegs
+from engine.domain.config import Item
 from engine.domain.decide_orders import METHOD_TAGS, could_serve, extra_safety, refuse
 from engine.domain.ids import EPOCH_2020_MS, shard_of_order_no
+from engine.domain.kits import kits_of, tracked_components
 from engine.domain.orders import Method
 from engine.domain.problems import CODES
 from engine.domain.replies import DumpReply, LegList, LegView, Problem, StatusReply, StockReply, StockView
@@ -79,6 +81,10 @@ def availability(core: ShardCore, conn: int, corr: int, command: GetAvailability
         if item is None:
             core.answer(conn, corr, refuse("unknown_sku", f"/sku/{n}", f"no item {sku!r}", sku=sku))
             return
+        kit = catalog.items[item]
+        if kit is not None and kit.components:
+            views += _kit_views(core, kit, command, tag)
+            continue
         for row in positions.rows(item):
             node = positions.v_node[row]
             document = catalog.nodes[node] if node < len(catalog.nodes) else None
@@ -93,6 +99,41 @@ def availability(core: ShardCore, conn: int, corr: int, command: GetAvailability
                 views.append(structs.replace(view, available_to_promise=0))
     views.sort(key=lambda view: (view.sku, view.node_id))
     core.answer(conn, corr, StockReply(tuple(views), core.shard, core.epoch, core.state.seq, core.token()))
+
+
+def _kit_views(core: ShardCore, kit: Item, command: GetAvailability, tag: str) -> list[StockView]:
+    """What a kit's components make at each node that has some of all of them: kits on the shelf, and kits to promise."""
+    catalog, positions = core.catalog, core.state.positions
+    components = tracked_components(catalog, kit)
+    if not components:  # nothing that stock limits
+        return []
+    views = []
+    for row in positions.rows(components[0][0]):
+        node = positions.v_node[row]
+        document = catalog.nodes[node] if node < len(catalog.nodes) else None
+        if document is None or not catalog.owns_node(node) or command.node_id not in (None, document.node_id):
+            continue
+        rows = {item: positions.find(item, node) for item, _ in components}
+        serves = could_serve(document, tag, command.channel)
+        if min(rows.values()) < 0 or not (serves or command.node_id is not None):
+            continue
+        extra = extra_safety(core.state, node, command.method)
+        on_hand = kits_of(components, lambda item, rows=rows: positions.v_on_hand[rows[item]])  # type: ignore[misc]
+        free = kits_of(components, lambda item, rows=rows, extra=extra: positions.free(rows[item]) - extra)  # type: ignore[misc]
+        views.append(
+            StockView(
+                document.node_id,
+                kit.sku,
+                on_hand,
+                0,
+                0,
+                0,
+                free if serves else 0,
+                supply="kit",
+                node_state=document.state,
+            )
+        )
+    return views
 
 
 def get_order(core: ShardCore, conn: int, corr: int, command: GetOrder, now_ms: int) -> None:

@@ -119,7 +119,7 @@ def start(core: ShardCore, askers: list[tuple[int, int]], command: CommitHold, *
     record = state.order(command.slot, command.order_no)
     ship_to = command.ship_to
     assert record is not None and ship_to is not None
-    if not core.planner.locates(ship_to):
+    if core.planner.locate(ship_to) is None:
         detail = f"cannot locate {ship_to.postal_code} {ship_to.country}"
         _answer(core, askers, refuse("unknown_destination", "/ship_to", detail))
         return
@@ -183,7 +183,7 @@ def own_units_free(state: ShardState, record: OrderRecord, *, states: tuple[int,
 def _move_own(state: ShardState, record: OrderRecord, states: tuple[int, ...], sign: int) -> None:
     positions = state.positions
     for leg in record.legs:
-        if leg.state in states:
+        if leg.state in states and (leg.local or not state.catalog.owns_node(leg.node)):  # see exchange.legs_free
             for i, units in leg.lines:
                 row = positions.ensure(record.lines[i].item, leg.node)
                 positions.v_held[row] += sign * units  # of a view that is older than the hold, the owner will say so

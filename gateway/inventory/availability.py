@@ -19,18 +19,10 @@ def availability(call: Call) -> Answer | Problem | Awaitable[Answer | Problem]:
     skus = tuple(query.sku)
     if len(skus) > 1 and len(set(skus)) != len(skus):
         return refuse("invalid_field", "/sku", "a SKU is named twice", parameter="sku")
-    channel = query.channel
-    catalog, principal = call.gateway.cluster.catalog, call.principal
-    if channel is None and principal.channels is not None:
-        if len(principal.channels) != 1:
-            return problem("forbidden", "this key is for some channels only: name one of them in `channel`")
-        [channel] = principal.channels
-    if channel is not None:
-        if not principal.may_channel(channel):
-            return problem("forbidden", f"this key is not for channel {channel!r}")
-        if channel not in catalog.channel_of:
-            return refuse("unknown_channel", "/channel", f"no channel {channel!r}", parameter="channel")
-    if query.node_id is not None and query.node_id not in catalog.node_of:
+    channel = channel_asked(call, query.channel)
+    if isinstance(channel, Problem):
+        return channel
+    if query.node_id is not None and query.node_id not in call.gateway.cluster.catalog.node_of:
         return refuse("unknown_node", "/node_id", f"no node {query.node_id!r}", parameter="node_id")
     token = call.after()
     after = parse_token(token) if token is not None else None
@@ -40,6 +32,21 @@ def availability(call: Call) -> Answer | Problem | Awaitable[Answer | Problem]:
     if stocks is not None:
         return shown(skus, stocks)
     return _waited(call, wanted, after, strict=strict)
+
+
+def channel_asked(call: Call, channel: str | None) -> str | Problem | None:
+    """The channel that a read is about: the one named, or the only one of the key; None = any."""
+    principal = call.principal
+    if channel is None and principal.channels is not None:
+        if len(principal.channels) != 1:
+            return problem("forbidden", "this key is for some channels only: name one of them in `channel`")
+        [channel] = principal.channels
+    if channel is not None:
+        if not principal.may_channel(channel):
+            return problem("forbidden", f"this key is not for channel {channel!r}")
+        if channel not in call.gateway.cluster.catalog.channel_of:
+            return refuse("unknown_channel", "/channel", f"no channel {channel!r}", parameter="channel")
+    return channel
 
 
 async def _waited(call: Call, wanted: Wanted, after: Points | None, *, strict: bool) -> Answer | Problem:

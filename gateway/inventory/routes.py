@@ -24,6 +24,7 @@ from gateway.inventory.schemas import (
     stock_shown,
 )
 from gateway.inventory.short import ROUTE as SHORT
+from gateway.inventory.stores import ROUTE as STORES
 from gateway.orders.routes import REPLAYED, unexpected
 from gateway.schemas import Decoder
 from gateway.times import ms_of
@@ -155,6 +156,7 @@ ROUTES = [
         answer_example=examples.STOCK,
     ),
     SHORT,
+    STORES,
     Route(
         "GET",
         "/v1/availability",
@@ -165,7 +167,8 @@ ROUTES = [
         "Answered from the gateway's own view of all stock, which follows the shards within milliseconds: `as_of` says what "
         "it contains and how old it can be. `consistency=strict` asks the shards that own the stock. With `X-QM-After` the "
         "answer contains that token, or is `view_behind` after a second. Nodes that are off, do not serve the channel or do "
-        "not offer the method are left out.",
+        "not offer the method are left out. Of a kit, the shards that own its components say how many each node could make "
+        "(`supply` is `kit`): the sum over the nodes is the kit's.",
         query=AvailabilityQuery,
         answer=Availability,
         takes_after=True,

@@ -21,8 +21,10 @@ class GreedyPlanner:
         self._state = state
         self._sign = -1 if highest_first else 1
 
-    def locates(self, ship_to: Destination) -> bool:
-        return ship_to.country == "US"
+    def locate(self, ship_to: Destination) -> tuple[float, float] | None:
+        if ship_to.lat is not None and ship_to.lon is not None:
+            return ship_to.lat, ship_to.lon
+        return (40.75, -73.99) if ship_to.country == "US" else None
 
     def plan(self, requests: Sequence[PlanRequest], *, now_ms: int) -> list[Plan]:
         taken: dict[tuple[int, int], int] = {}

@@ -328,15 +328,15 @@ def test_an_old_feed_excludes_its_node_or_keeps_more_back() -> None:
 
 def test_destinations_by_coordinates_zip_code_prefix_or_not_at_all() -> None:
     planner = SolverPlanner(a_state({(0, NEAR): 5}), Settings())
-    assert planner.locates(Destination("US", "10001"))
-    assert planner.locates(Destination("US", "10001-1234"))
-    assert planner.locates(Destination("US", "10050"))  # not a code, but 100 is Manhattan
-    assert planner.locates(Destination("FR", "75001", lat=48.86, lon=2.34))
-    assert not planner.locates(Destination("FR", "75001"))
-    assert not planner.locates(Destination("US", "00000"))
-    assert not planner.locates(Destination("US", "ABC"))
+    assert planner.locate(Destination("US", "10001")) is not None
+    assert planner.locate(Destination("US", "10001-1234")) is not None
+    assert planner.locate(Destination("US", "10050")) is not None  # not a code, but 100 is Manhattan
+    assert planner.locate(Destination("FR", "75001", lat=48.86, lon=2.34)) is not None
+    assert planner.locate(Destination("FR", "75001")) is None
+    assert planner.locate(Destination("US", "00000")) is None
+    assert planner.locate(Destination("US", "ABC")) is None
     state = a_state({(0, 0): 5}, nodes=[a_node("N-0", country="FR", postal_code="75002", lat=48.86, lon=2.34)])
-    assert SolverPlanner(state, Settings()).locates(Destination("FR", "75011"))  # a node lies in 750
+    assert SolverPlanner(state, Settings()).locate(Destination("FR", "75011")) is not None  # a node lies in 750
 
 
 def test_without_a_destination_the_demand_centre_counts() -> None:

@@ -85,6 +85,39 @@ class Availability(Answer, kw_only=True, frozen=True):
         return next((total.available_to_promise for total in self.totals if total.sku == sku), 0)
 
 
+class Store(Answer, kw_only=True, frozen=True):
+    """A node that hands goods to customers; hours are local, `days` 0 = Monday. `units` are shown up to 999.
+
+    `has_all`: it has every unit that was asked for; then `ready_at` is when an order that is placed now could be collected.
+    """
+
+    node_id: str
+    name: str
+    distance_km: float
+    country: str
+    region: str
+    postal_code: str
+    lat: float
+    lon: float
+    time_zone: str
+    opens: str
+    closes: str
+    days: tuple[int, ...]
+    units: list[SkuTotal]
+    has_all: bool
+    ready_at: datetime | None
+
+
+class Stores(Answer, kw_only=True, frozen=True):
+    """Stores by distance. `next_cursor` goes into `cursor` of the next call."""
+
+    data: list[Store]
+    next_cursor: str | None
+    has_more: bool
+    as_of: list[AsOf]
+    token: str
+
+
 # -- jobs and health -----------------------------------------------------------------------------------------------------
 
 

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -18,7 +18,17 @@ from quartermaster_client.calling import NDJSON, Operation, Reply
 from quartermaster_client.documents import DOCUMENTS, Document, Stored
 from quartermaster_client.errors import QuartermasterError
 from quartermaster_client.models_config import Carrier, Channel, Item, Node
-from quartermaster_client.models_stock import Availability, CountRow, Job, Move, PositionSettings, Ready, Stock, Version
+from quartermaster_client.models_stock import (
+    Availability,
+    CountRow,
+    Job,
+    Move,
+    PositionSettings,
+    Ready,
+    Stock,
+    Stores,
+    Version,
+)
 
 JOB_POLL_MAX_S = 1.0
 D = TypeVar("D", Item, Node, Channel, Carrier)
@@ -51,6 +61,40 @@ class Client(Lists):
                 read=lambda reply: reply.to(Availability),
                 params=tuple(params),
                 after=after,
+            )
+        )
+
+    def stores(
+        self,
+        wanted: str | Mapping[str, int],
+        *,
+        postal_code: str | None = None,
+        country: str = "US",
+        at: tuple[float, float] | None = None,
+        radius_km: int = 50,
+        method: Literal["pickup", "ship_to_store"] = "pickup",
+        channel: str | None = None,
+        in_stock: bool = False,
+        limit: int = 20,
+        cursor: str | None = None,
+    ) -> Stores:
+        """Stores near a postal code, or near `at` (lat, lon), by distance: what they have of `wanted` (units by SKU) and when it
+        would be ready."""
+        units = {wanted: 1} if isinstance(wanted, str) else dict(wanted)
+        params: list[tuple[str, str | int]] = [("sku", sku) for sku in units]
+        params += [("quantity", quantity) for quantity in units.values()]
+        params += [("country", country), ("radius_km", radius_km), ("method", method), ("limit", limit)]
+        params += [(k, v) for k, v in (("postal_code", postal_code), ("channel", channel), ("cursor", cursor)) if v]
+        if at is not None:
+            params += [("lat", str(at[0])), ("lon", str(at[1]))]
+        if in_stock:
+            params.append(("in_stock", "true"))
+        return self.send(
+            Operation(
+                name="GET /v1/availability/stores",
+                path="/v1/availability/stores",
+                read=lambda reply: reply.to(Stores),
+                params=tuple(params),
             )
         )
 

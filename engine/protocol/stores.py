@@ -1,0 +1,128 @@
+"""Stores by distance: which of this shard's nodes hand goods to customers near a place, what they have and when it is ready.
+
+Answered by the owners, as the place on the map, kits and the ready time of a node are theirs to know. A number to show, never a
+promise: nothing is held.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.domain.commands import FindStores
+from engine.domain.config import Node
+from engine.domain.decide_orders import METHOD_TAGS, could_serve, extra_safety, refuse
+from engine.domain.kits import kits_of, tracked_components
+from engine.domain.orders import Destination, Method
+from engine.domain.ready import first_ready
+from engine.domain.replies import Problem, StoresReply, StoreView
+
+if TYPE_CHECKING:
+    from engine.protocol.shard_core import ShardCore
+
+EARTH_M = 6_371_000.0
+STORES_MAX = 1_000
+SKUS_MAX = 100
+UNLIMITED = (1 << 31) - 1
+"""What stock does not limit: an item that is not tracked."""
+
+
+def distances_m(nodes: list[Node], lat: float, lon: float) -> np.ndarray:
+    """Great-circle distance of each node from a point, whole metres."""
+    points = np.radians(np.array([(node.lat, node.lon) for node in nodes], np.float64).reshape(-1, 2))
+    at_lat, at_lon = np.radians(lat), np.radians(lon)
+    h = np.sin((points[:, 0] - at_lat) / 2) ** 2
+    h += np.cos(points[:, 0]) * np.cos(at_lat) * np.sin((points[:, 1] - at_lon) / 2) ** 2
+    metres: np.ndarray = np.rint(2 * EARTH_M * np.arcsin(np.minimum(1.0, np.sqrt(h)))).astype(np.int64)
+    return metres
+
+
+def find_stores(core: ShardCore, conn: int, corr: int, command: FindStores, now_ms: int) -> None:
+    core.answer(conn, corr, _found(core, command, now_ms))
+
+
+def _found(core: ShardCore, command: FindStores, now_ms: int) -> StoresReply | Problem:
+    catalog = core.catalog
+    if command.method not in (Method.PICKUP, Method.SHIP_TO_STORE):
+        return refuse("invalid_field", "/method", "pickup or ship_to_store")
+    if not 0 < len(command.wanted) <= SKUS_MAX:
+        return refuse("invalid_field", "/sku", f"1 to {SKUS_MAX} SKUs", skus=len(command.wanted))
+    parts = _parts_of(core, command)
+    if isinstance(parts, Problem):
+        return parts
+    point = core.planner.locate(Destination(command.country, command.postal_code, lat=command.lat, lon=command.lon))
+    if point is None:
+        detail = f"cannot locate {command.postal_code} {command.country}"
+        return refuse("unknown_destination", "/postal_code", detail, parameter="postal_code")
+    tag = METHOD_TAGS[Method(command.method)]
+    serving = [
+        (index, node)
+        for index, node in enumerate(catalog.nodes)
+        if node is not None and catalog.owns_node(index) and could_serve(node, tag, command.channel)
+    ]
+    far_m = distances_m([node for _, node in serving], *point).tolist()
+    near = sorted(
+        (metres, node.node_id, index)
+        for metres, (index, node) in zip(far_m, serving, strict=True)
+        if metres <= command.radius_km * 1_000 and (metres, node.node_id) > command.after
+    )
+    limit = max(1, min(command.limit, STORES_MAX))
+    rows: list[StoreView] = []
+    more = False
+    for metres, node_id, index in near:
+        units = tuple([_units(core, index, part, command.method) for part in parts])
+        has_all = all(have >= need for have, (_, need) in zip(units, command.wanted, strict=True))
+        if command.in_stock and not has_all:
+            continue
+        if len(rows) == limit:
+            more = True
+            break
+        ready_ms = _ready_ms(core, index, command, now_ms) if has_all else 0
+        rows.append(StoreView(node_id, metres, units, ready_ms))
+    return StoresReply(tuple(rows), more, core.shard, core.epoch, core.state.seq)
+
+
+def _parts_of(core: ShardCore, command: FindStores) -> list[list[tuple[int, int]]] | Problem:
+    """What stock limits each SKU: (item, units in one), of a kit its components."""
+    catalog = core.catalog
+    parts = []
+    for n, (sku, _) in enumerate(command.wanted):
+        index = catalog.item_of.get(sku)
+        item = catalog.items[index] if index is not None else None
+        components = None if index is None or item is None else [(index, 1)] if item.tracked else []
+        if item is not None and item.components:
+            components = tracked_components(catalog, item)
+        if components is None:
+            return refuse("unknown_sku", f"/sku/{n}", f"no item {sku!r}", sku=sku, parameter="sku")
+        parts.append(components)
+    return parts
+
+
+def _units(core: ShardCore, node: int, components: list[tuple[int, int]], method: int) -> int:
+    """Units of a SKU that a node could hand out."""
+    if not components:
+        return UNLIMITED
+    return kits_of(components, lambda item: free_at(core, node, item, method))
+
+
+def free_at(core: ShardCore, node: int, item: int, method: int) -> int:
+    """Units of a position that a method may take; never below 0."""
+    positions = core.state.positions
+    row = positions.find(item, node)
+    return max(0, positions.free(row) - extra_safety(core.state, node, method)) if row >= 0 else 0
+
+
+def _ready_ms(core: ShardCore, index: int, command: FindStores, now_ms: int) -> int:
+    """When an order that is placed now could be collected; 0 = no day within reach has room."""
+    node = core.catalog.nodes[index]
+    assert node is not None
+    capacity = node.capacity
+    amount = {"orders": 1, "lines": len(command.wanted), "units": sum(need for _, need in command.wanted)}
+
+    def has_room(day: int) -> bool:
+        if capacity is None or not capacity.hard:
+            return True
+        return core.state.capacity.get(index, day) + amount[capacity.unit] <= capacity.per_day
+
+    return first_ready(node, core.time_ms(now_ms), has_room) or 0
