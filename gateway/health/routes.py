@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from engine.domain.placement import CONTROL_SHARD
@@ -15,6 +15,7 @@ from engine.domain.problems import CODES
 from engine.domain.replies import Problem
 from gateway.call import PUBLIC, Answer, Call, Route
 from gateway.errors import problem
+from gateway.health.gateway_metrics import gateway_families
 from gateway.health.schemas import Live, ProblemPage, Ready, ShardHealth, Version
 from gateway.health.shard_metrics import shard_families
 from gateway.problem_pages import PAGES
@@ -59,33 +60,9 @@ async def metrics(call: Call) -> Answer:
     text = generate_latest(registry)
     now = CollectorRegistry()
     now.register(_Families(gateway.metrics.collect()))
-    now.register(_Families(_own_gauges(call)))
+    now.register(_Families(gateway_families(gateway)))
     now.register(_Families(shard_families(facts)))
     return Answer(text + generate_latest(now), media_type=CONTENT_TYPE_PLAIN_0_0_4.encode())
-
-
-def _own_gauges(call: Call) -> Iterator[Metric]:
-    gateway = call.gateway
-    yield GaugeMetricFamily(
-        "quartermaster_gateway_in_flight_requests", "Requests being worked on.", gateway.in_flight.now
-    )
-    connections = gateway.connections
-    yield GaugeMetricFamily("quartermaster_gateway_open_connections", "Connections being served.", connections.now)
-    yield CounterMetricFamily(
-        "quartermaster_gateway_refused_connections", "Connections turned away beyond the limit.", connections.refused
-    )
-    age = GaugeMetricFamily(
-        "quartermaster_gateway_queue_age_seconds", "Age of the oldest unanswered command, by shard.", labels=("shard",)
-    )
-    pending = GaugeMetricFamily(
-        "quartermaster_gateway_pending_commands", "Commands sent or waiting to be sent, by shard.", labels=("shard",)
-    )
-    for shard, link in sorted(gateway.cluster.links().items()):
-        label = "control" if shard == CONTROL_SHARD else str(shard)
-        age.add_metric((label,), link.oldest_age_s())
-        pending.add_metric((label,), link.pending)
-    yield age
-    yield pending
 
 
 class _Families:

@@ -7,8 +7,10 @@ from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from engine.domain.config import KEY_FIELD
 from engine.domain.placement import CONTROL_SHARD
 from engine.domain.replies import Problem
+from gateway.health.metric_help import HELP, KIND_HELP
 
 PREFIX = "quartermaster_shard_"
 _NOT_MEASURED = frozenset(("shard", "pid", "time_ms"))
@@ -25,32 +27,11 @@ _NAMES = {
     "transactions_pending": "pending_transactions",
 }
 """Facts whose own name does not end in what is counted."""
-_HELP = {
-    "append_p99_ms": "99th percentile of recent journal appends.",
-    "batch_size_mean": "Mean decisions in one journal entry since the start.",
-    "view_lag_ms": "Age of the oldest view of another shard.",
-    "dedupe_entries": "Idempotency keys remembered.",
-    "dedupe_window_ms": "For how long an idempotency key is remembered at least, as full as the memory of them is.",
-    "open_holds": "Reservations held.",
-    "archive_lag_entries": "Journal entries that no archive segment holds yet.",
-    "archive_silence_ms": "Time since the archiver was last heard of.",
-    "index_lag_entries": "Journal entries that the index does not show yet.",
-    "waiting_orders": "Orders of which some units wait for stock, capacity or a node.",
-    "waiting_units": "Units that wait for stock, capacity or a node.",
-    "kept_positions": "Positions that keep units for those who wait.",
-    "count_demand_units_refused": "Units of lines that fell short in refused orders.",
-    "count_demand_units_parked": "Units that were taken although they have to wait.",
-    "count_demand_units_partial": "Units left over of orders that were served as far as possible.",
-    "count_demand_units_served": "Units that waited and found a node.",
-    "redis_used_bytes": "Memory used by the journal's server.",
-    "redis_limit_bytes": "Memory limit of the journal's server, 0 = none.",
-    "redis_headroom_ratio": "Share of the journal server's memory that is free; 1 where it has no limit.",
-}
 
 
 def shard_families(facts_by_shard: Mapping[int, dict[str, Any] | Problem]) -> Iterator[Metric]:
     """One family for each fact, over all shards that answered; and which did."""
-    up = GaugeMetricFamily(PREFIX + "up", "1 where the shard answered.", labels=("shard",))
+    up = up_family()
     by_fact: dict[str, dict[str, float]] = {}
     for shard, facts in facts_by_shard.items():
         label = "control" if shard == CONTROL_SHARD else str(shard)
@@ -69,19 +50,31 @@ def shard_families(facts_by_shard: Mapping[int, dict[str, Any] | Problem]) -> It
         yield _family(name, values)
 
 
-def _family(name: str, values: dict[str, float]) -> Metric:
-    text = _HELP.get(name, f"Fact {name} of a shard's status.")
-    scale = 1.0
-    metric = _NAMES.get(name, f"{name}_commands" if name.startswith("queue_") else name)
-    if name.endswith("_ms"):
-        metric, scale = name.removesuffix("_ms") + "_seconds", 0.001
-    elif name.endswith("_s"):
-        metric = name.removesuffix("_s") + "_seconds"
-    kind: type[CounterMetricFamily] | type[GaugeMetricFamily] = GaugeMetricFamily
-    if name.startswith("count_") or name in _COUNTERS:
-        kind = CounterMetricFamily
-        metric = metric.removeprefix("count_")
-    family = kind(PREFIX + metric, text, labels=("shard",))
+def up_family() -> Metric:
+    return GaugeMetricFamily(PREFIX + "up", "1 where the shard answered.", labels=("shard",))
+
+
+def facts_documented() -> dict[str, str]:
+    """Help by fact, of every fact that a shard states."""
+    return {**HELP, **{f"documents_{kind}": KIND_HELP for kind in KEY_FIELD}}
+
+
+def empty_family(fact: str) -> Metric:
+    """The family of a fact, with its name, type and help, without values."""
+    text = HELP.get(fact) or (KIND_HELP if fact.startswith("documents_") else f"Fact {fact} of a shard's status.")
+    metric = _NAMES.get(fact, f"{fact}_commands" if fact.startswith("queue_") else fact)
+    for suffix in ("_ms", "_s"):
+        if fact.endswith(suffix):
+            metric = fact.removesuffix(suffix) + "_seconds"
+            break
+    if fact.startswith("count_") or fact in _COUNTERS:
+        return CounterMetricFamily(PREFIX + metric.removeprefix("count_"), text, labels=("shard",))
+    return GaugeMetricFamily(PREFIX + metric, text, labels=("shard",))
+
+
+def _family(fact: str, values: dict[str, float]) -> Metric:
+    family = empty_family(fact)
+    scale = 0.001 if fact.endswith("_ms") else 1.0
     for label, value in values.items():
         family.add_metric((label,), value * scale)
     return family

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 
 from engine.cli.formats.commerce import SHOPIFY_COLUMNS
@@ -158,6 +159,17 @@ def _how_to_files(folder: Path) -> None:
     invoices = INVOICES.replace("85123A", "HT-1").replace("71053", "HT-1").replace("536365", "HT-536365")
     with gzip.open(folder / "invoices.csv.gz", "wt") as zipped:
         zipped.write("\n".join(line for line in invoices.splitlines() if "LANTERN" not in line) + "\n")
+
+
+def test_every_family_of_metrics_is_documented(engine: Engine) -> None:
+    """What only a running engine states, too: its journal, snapshots, archive and clock."""
+    with httpx.Client(base_url=engine.url, headers={"authorization": f"Bearer {engine.facts['key']}"}) as client:
+        text = client.get("/metrics").raise_for_status().text
+    help_of = dict(re.findall(r"^# HELP (quartermaster_\w+) (.+)$", text, re.M))
+    assert len(help_of) > 60
+    page = (ROOT / "docs" / "reference" / "metrics.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `(quartermaster_\w+)` \|.* \| ([^|]+) \|$", page, re.M))
+    assert {name: rows.get(name) for name in help_of} == help_of
 
 
 def test_a_wrong_key_and_no_gateway_are_said_in_a_sentence(engine: Engine, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.integration.engine_process import Engine
 
 ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial" / "first-allocation.md"
-OPERATE = ROOT / "docs" / "how-to" / "operate.md"
+HOW_TO = ROOT / "docs" / "how-to"
 BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.M | re.S)
 ASKING = re.compile(r"^quartermaster (?:status|verify|explain) .*$", re.M)
 
@@ -39,7 +39,8 @@ def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
         found = re.search(r"dec_\w+", first)
         assert found is not None
         (tmp_path / "acknowledged.txt").write_text("A-1001\nA-1002\n")
-        for command in ASKING.findall(OPERATE.read_text("utf-8")):
+        told = [(HOW_TO / page).read_text("utf-8") for page in ("operate.md", "tune.md")]
+        for command in dict.fromkeys(ASKING.findall("\n".join(told))):
             command = command.replace("DECISION_ID", found[0]).replace("STORE-17", "NYC")
             said = _run(tmp_path, f".venv/bin/{command}")
             assert said.strip(), command

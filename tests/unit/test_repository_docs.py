@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 import typer.main
+import yaml
+
+from gateway.health.shard_metrics import facts_documented
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -113,6 +116,45 @@ def _tool(name: str) -> ModuleType:
 def test_the_settings_page_is_made_from_the_settings() -> None:
     tool = _tool("settings")
     assert tool.PAGE.read_text("utf-8") == tool.page(), "run: .venv/bin/python -m docs.tools.settings"
+
+
+def test_the_metrics_page_is_made_from_the_families() -> None:
+    tool = _tool("metrics")
+    assert tool.PAGE.read_text("utf-8") == tool.page(), "run: .venv/bin/python -m docs.tools.metrics"
+
+
+def test_all_that_a_shard_counts_is_documented() -> None:
+    sources = "".join(path.read_text("utf-8") for path in (ROOT / "engine" / "protocol").glob("*.py"))
+    counted = set(re.findall(r'\bcount\(\s*"(\w+)"', sources)) | set(re.findall(r'\bcounts\[\s*"(\w+)"', sources))
+    assert len(counted) > 30
+    told = set(facts_documented())
+    assert {f"count_{what}" for what in counted} <= told, "say in gateway/health/metric_help.py what it means"
+    demand = {fact.removeprefix("count_demand_units_") for fact in told if fact.startswith("count_demand_units_")}
+    assert {fact.removeprefix("count_") for fact in told if fact.startswith("count_")} - counted == {
+        f"demand_units_{what}" for what in demand
+    }, "nothing is documented that is not counted"
+
+
+def test_the_alert_rules_are_about_families_that_exist() -> None:
+    """`promtool check rules` says whether the expressions are well formed; it knows nothing about our families."""
+    tool = _tool("metrics")
+    known = {tool.exposed_name(family): tool.labels(family) for family in tool.gateway_families()}
+    known |= {tool.exposed_name(family): ("shard",) for family in tool.shard_families()}
+    groups = yaml.safe_load((ROOT / "docs" / "reference" / "alert-rules.yml").read_text("utf-8"))["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert len({rule["alert"] for rule in rules}) == len(rules) >= 10
+    for rule in rules:
+        named = re.findall(r"quartermaster_\w+", rule["expr"])
+        assert named, rule
+        for family in named:
+            assert family in known, rule
+        for label in re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]):
+            assert label in known[named[0]], rule
+        for page in re.findall(r"docs/[\w/-]+\.md", rule["annotations"]["action"]):
+            assert (ROOT / page).exists(), rule
+        for family in re.findall(r"quartermaster_\w+", rule["annotations"]["action"]):
+            assert family in known, rule
+        assert rule["labels"]["severity"] in ("critical", "warning")
 
 
 RESULTS = {
