@@ -26,6 +26,7 @@ from gateway.inventory import routes as inventory
 from gateway.jobs import routes as jobs
 from gateway.legs import routes as legs
 from gateway.negotiate import answer_is_packed
+from gateway.orders import replan
 from gateway.orders import routes as orders
 from gateway.pipeline import STANDARD_HEADERS, render
 from gateway.quotes import routes as quotes
@@ -43,7 +44,7 @@ HOT = frozenset(
 )
 """Served before FastAPI's router is asked."""
 # History first: its literal paths come before those with an id in the same place.
-RESOURCES = (history, orders, quotes, reservations, legs, demand, inventory, config, jobs, decisions, health)
+RESOURCES = (history, orders, replan, quotes, reservations, legs, demand, inventory, config, jobs, decisions, health)
 
 
 def all_routes() -> list[Route]:

@@ -66,7 +66,10 @@ def edit(
     record: OrderRecord, command: EditOrder, catalog: Catalog, *, name_of: Callable[[int], str]
 ) -> Edited | Problem:
     """What an edit asks, or the first fault. `name_of` = public id of a leg number. The record is not changed."""
-    if record.state not in (OrderState.HELD, OrderState.COMMITTED):
+    is_hold = record.state in (OrderState.HELD, OrderState.RELEASED, OrderState.EXPIRED)
+    if command.of_hold is False and is_hold:
+        return refuse("not_found", "", "no such allocation")
+    if record.state not in (OrderState.HELD, OrderState.COMMITTED) or (command.of_hold and not is_hold):
         return wrong_state(record, "edit")
     if command.if_version is not None and command.if_version != record.version:
         detail = f"the order is at version {record.version}"
@@ -79,6 +82,8 @@ def edit(
     added = _added(record, command, catalog)
     if isinstance(added, Problem):
         return added
+    if record.state == OrderState.COMMITTED and ship_to is None and any(_is_sent(line) for line in added):
+        return refuse("invalid_field", "/ship_to", "lines that are shipped need a destination")
     lines = [replace(line) for line in record.lines] + added
     before = [line.quantity - line.cancelled for line in lines]
     after = _quantities(record, command)
@@ -204,6 +209,10 @@ def _below_fixed(
         item = ProblemItem(pointers.get(line.line_id, ""), detail, facts)
         return Problem("wrong_state", CODES["wrong_state"].title, (item,))
     return None
+
+
+def _is_sent(line: LineRecord) -> bool:
+    return line.method == Method.SHIP and line.pickup_node < 0
 
 
 def _needs_stock(line: LineRecord, catalog: Catalog, *, is_covered: bool) -> bool:

@@ -191,6 +191,16 @@ class DemandRecord(Struct, array_like=True, gc=False):
     """-1 = the order's."""
 
 
+class LastEdit(Struct, array_like=True, frozen=True, gc=False):
+    """What the newest edit of an order was made against."""
+
+    cost_before_minor: int
+    """Expected cash before it."""
+    cost_after_minor: int
+    fixed: tuple[int, ...]
+    """Legs that it could not move: they had been released."""
+
+
 class OrderRecord(Struct, array_like=True, gc=False):
     """The home shard's record of one order: the only decision about it.
 
@@ -236,6 +246,7 @@ class OrderRecord(Struct, array_like=True, gc=False):
     """API key that placed it, where holds are capped by key."""
     quoted_by_ms: int = 0
     """The instant by which a quote promised it at the door; 0 = it was placed without one, or without a date."""
+    last_edit: LastEdit | None = None
 
     @property
     def decision(self) -> int:
@@ -300,6 +311,7 @@ _TAIL_DEFAULTS: tuple[object, ...] = (
     None,
     "",
     0,
+    None,
 )
 _TAIL_ENDS = _TAIL_DEFAULTS[3:]
 
@@ -369,6 +381,7 @@ def encode_record(record: OrderRecord) -> bytes:
         record.cancel_after_ms,
         record.held_by,
         record.quoted_by_ms,
+        record.last_edit,
     )
     kept = 3 if tail[3:] == _TAIL_ENDS else len(tail)
     while kept and tail[kept - 1] == _TAIL_DEFAULTS[kept - 1]:

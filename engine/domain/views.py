@@ -5,7 +5,7 @@ from __future__ import annotations
 from engine.domain.catalog import Catalog
 from engine.domain.demand import by_line
 from engine.domain.orders import LegRecord, LegState, OrderRecord, OrderState, Rung
-from engine.domain.replies import LegLineView, LegView, OrderView, UnfilledView
+from engine.domain.replies import EditView, LegLineView, LegView, OrderView, UnfilledView
 
 STATE_LABELS = tuple(state.name.lower() for state in OrderState)
 LEG_LABELS = tuple(state.name.lower() for state in LegState)
@@ -64,6 +64,7 @@ def order_view(
     channel = catalog.channels[record.channel]
     cash, service, policy, opportunity = record.money_minor
     ship_by_ms, deliver_by_ms = record.promise
+    edit = record.last_edit
     return OrderView(
         slot,
         order_no,
@@ -86,6 +87,7 @@ def order_view(
         replayed,
         channel.channel_id if channel else "",
         record.customer_id,
+        EditView(edit.cost_before_minor, edit.cost_after_minor, edit.fixed) if edit is not None else None,
     )
 
 

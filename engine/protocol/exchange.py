@@ -151,7 +151,7 @@ class Exchange:
         others = [leg for leg in record.legs if leg.state not in _ENDED and leg.leg_no not in self._kept]
         stock, capacity = stock_of(record, legs, held=held)
         record.legs += legs
-        self._price(record, others)
+        self.price(record, others)
         if self.whole.record:
             record.decided_at = [*record.decided_at, (core.epoch, batch.seq, len(batch.decisions))]
             batch.decisions.append(self.whole.record)
@@ -169,8 +169,8 @@ class Exchange:
         self.done(core, record, now_ms=now_ms)
         return record
 
-    def _price(self, record: OrderRecord, others: Sequence[LegRecord]) -> None:
-        """Money and promise: of the new plan, and of the legs that it does not speak of."""
+    def price(self, record: OrderRecord, others: Sequence[LegRecord]) -> None:
+        """Money and promise: of the new plan, and of the legs that it does not speak of (`others`)."""
         plan, cash = self.whole, sum(sum(leg.cash_minor) for leg in others)
         old, new = record.money_minor, plan.money_minor
         if plan.legs:
@@ -193,7 +193,10 @@ def _terms(plan: Plan, places: list[int]) -> dict[str, Any]:
 
 @contextmanager
 def legs_free(state: ShardState, record: OrderRecord, legs: Sequence[LegRecord]) -> Iterator[None]:
-    """Within it, what some legs of an order hold counts as free, here and in the views (in memory; nothing is decided)."""
+    """Within it, what some legs of an order hold counts as free, here and in the views (in memory; nothing is decided).
+
+    But not what a node of this shard holds as for another home: its part gives that up in an entry of its own (moving_parts.py).
+    """
     _move(state, record, legs, -1)
     try:
         yield
@@ -204,6 +207,8 @@ def legs_free(state: ShardState, record: OrderRecord, legs: Sequence[LegRecord])
 def _move(state: ShardState, record: OrderRecord, legs: Sequence[LegRecord], sign: int) -> None:
     positions = state.positions
     for leg in legs:
+        if not leg.local and state.catalog.owns_node(leg.node):
+            continue
         for i, units in leg.lines:
             row = positions.ensure(record.lines[i].item, leg.node)
             positions.v_held[row] += sign * units

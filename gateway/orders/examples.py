@@ -110,6 +110,18 @@ BATCH_ANSWER: dict[str, Any] = {
         {"status": 409, "problem": OUT_OF_STOCK, "replayed": False},
     ]
 }
+REPLANNED: dict[str, Any] = {
+    **ALLOCATION,
+    "legs": [
+        {**LEG, "state": "cancelled", "lines": [], "end_reason": "edited"},
+        {**LEG, "leg_id": f"leg_{_TAIL}_2", "node_id": "IL-2", "cost_minor": 1150},
+    ],
+    "cost_minor": 1150,
+    "score": 1340,
+    "decision_id": f"dec_{_TAIL}_1",
+    "version": 3,
+    "edit": {"cost_before_minor": 1234, "cost_change_minor": -84, "fixed_legs": []},
+}
 CANCELS = {
     "all": {"summary": "Everything that has not left", "value": {"reason": "customer changed their mind"}},
     "units": {"summary": "One unit of a line", "value": {"lines": [{"line_id": "1", "quantity": 1}]}},
@@ -117,6 +129,20 @@ CANCELS = {
 CLEARED_HOLDS = {
     "all": {"summary": "Every reason", "value": {}},
     "one": {"summary": "The fraud check came back clean", "value": {"reasons": ["fraud"], "reason": "checked"}},
+}
+REPLANS = {
+    "address": {"summary": "Another address", "value": {"ship_to": {"country": "US", "postal_code": "60601"}}},
+    "lines": {
+        "summary": "More of one line, another one added, a third removed",
+        "value": {
+            "lines": [{"line_id": "1", "quantity": 3}],
+            "add_lines": [{"line_id": "4", "sku": "SKU-4", "quantity": 1, "unit_price_minor": 1200}],
+            "remove_lines": ["2"],
+            "on_short": "refuse",
+            "reason": "changed by phone",
+        },
+    },
+    "service": {"summary": "A faster service", "value": {"service": "express"}},
 }
 RESERVATIONS = {"hold": {"summary": "Hold for 15 minutes", "value": {**ORDER, "ttl_s": 900}}}
 RESERVATION: dict[str, Any] = {

@@ -187,6 +187,14 @@ class Leg(Shown):
     actual_cost_minor: int | UnsetType = UNSET
     ready_at: str | UnsetType = UNSET
     supply_expected_at: str | UnsetType = UNSET
+    accept_by: str | UnsetType = UNSET
+    """Until when its node is to accept it, once it is released."""
+    overdue: bool | UnsetType = UNSET
+    """True where it was not accepted in time and no other node can serve it."""
+    end_reason: str | UnsetType = UNSET
+    """edited or not_accepted, where that ended it."""
+    ship_to: ShipTo | UnsetType = UNSET
+    """Where it goes, where the order's address was changed after it had been released."""
 
 
 class Unfilled(Shown):
@@ -201,6 +209,14 @@ class Unfilled(Shown):
 class Promise(Shown):
     ship_by: str | None
     deliver_by: str | None
+
+
+class EditShown(Shown):
+    """The newest edit of an order: what it cost before, the difference, and the released legs that stayed as they were."""
+
+    cost_before_minor: int
+    cost_change_minor: int
+    fixed_legs: list[str]
 
 
 class Allocation(Shown):
@@ -227,6 +243,7 @@ class Allocation(Shown):
     rung: str
     version: int
     token: str
+    edit: EditShown | UnsetType = UNSET
 
 
 class HeldOrder(Shown):
@@ -253,6 +270,7 @@ class HeldOrder(Shown):
     rung: str
     version: int
     token: str
+    edit: EditShown | UnsetType = UNSET
 
 
 class BatchItem(Shown):
@@ -470,7 +488,30 @@ def leg_shown(view: LegView, tail: str) -> Leg:
         view.actual_cost_minor if view.actual_cost_minor is not None else UNSET,
         iso(view.ready_at_ms) or UNSET,
         iso(view.expected_at_ms) or UNSET,
+        iso(view.accept_by_ms) or UNSET,
+        view.overdue or UNSET,
+        view.end_reason or UNSET,
+        _ship_to_shown(view.ship_to) if view.ship_to is not None else UNSET,
     )
+
+
+def _ship_to_shown(ship_to: Destination) -> ShipTo:
+    return ShipTo(
+        country=ship_to.country,
+        postal_code=ship_to.postal_code,
+        region=ship_to.region,
+        residential=ship_to.residential,
+        lat=ship_to.lat,
+        lon=ship_to.lon,
+    )
+
+
+def _edit_shown(view: OrderView, tail: str) -> EditShown | UnsetType:
+    edit = view.edit
+    if edit is None:
+        return UNSET
+    fixed = [f"leg_{tail}_{leg_no}" for leg_no in edit.fixed]
+    return EditShown(edit.cost_before_minor, edit.cost_after_minor - edit.cost_before_minor, fixed)
 
 
 def allocation_shown(view: OrderView) -> Allocation:
@@ -494,6 +535,7 @@ def allocation_shown(view: OrderView) -> Allocation:
         view.rung,
         view.version,
         view.token,
+        _edit_shown(view, tail),
     )
 
 
@@ -522,6 +564,7 @@ def reservation_shown(view: OrderView) -> HeldOrder:
         view.rung,
         view.version,
         view.token,
+        _edit_shown(view, tail),
     )
 
 

@@ -6,8 +6,8 @@ from datetime import datetime
 
 import msgspec
 
-from quartermaster_client.base import Answer, CountScope, Request, StockEffect
-from quartermaster_client.models import Allocation, LineQuantity, Order, ShipTo
+from quartermaster_client.base import Answer, CountScope, OnShort, Request, StockEffect
+from quartermaster_client.models import Allocation, LineQuantity, Order, OrderLine, ShipTo
 from quartermaster_client.models_stock import CountRow, Move, PositionSettings
 
 
@@ -30,6 +30,16 @@ class ExtendBody(Request, kw_only=True):
 
 class CancelBody(Request, kw_only=True):
     lines: list[LineQuantity] | None = None
+    reason: str = ""
+
+
+class ReplanBody(Request, kw_only=True):
+    ship_to: ShipTo | None = None
+    service: str | None = None
+    lines: list[LineQuantity] = []
+    add_lines: list[OrderLine] = []
+    remove_lines: list[str] = []
+    on_short: OnShort | None = None
     reason: str = ""
 
 

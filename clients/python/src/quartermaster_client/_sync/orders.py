@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from quartermaster_client import bodies
 from quartermaster_client._sync.base import Base
-from quartermaster_client.base import Request, StockEffect
+from quartermaster_client.base import OnShort, Request, StockEffect
 from quartermaster_client.batching import Batch, BatchResult
 from quartermaster_client.calling import JSON, Operation
 from quartermaster_client.errors import QuartermasterError
@@ -22,6 +22,7 @@ from quartermaster_client.models import (
     LineQuantity,
     Order,
     OrderLeg,
+    OrderLine,
     Reservation,
     ShipTo,
 )
@@ -147,6 +148,61 @@ class Orders(Base):
                 read=lambda reply: reply.to(Allocation),
                 body=bodies.CancelBody(lines=_listed(lines), reason=reason),
                 key=idempotency_key,
+            )
+        )
+
+    def replan(
+        self,
+        allocation_id: str,
+        *,
+        ship_to: ShipTo | None = None,
+        service: str | None = None,
+        lines: Sequence[LineQuantity] = (),
+        add_lines: Sequence[OrderLine] = (),
+        remove_lines: Sequence[str] = (),
+        on_short: OnShort | None = None,
+        reason: str = "",
+        if_version: int | None = None,
+        idempotency_key: str = "",
+    ) -> Allocation:
+        """Edit an order: all of it or nothing (OutOfStock, and it is as it was). Released legs stay: `edit.fixed_legs`.
+
+        `if_version`: raise where the order has another version by now.
+        """
+        return self.send(
+            Operation(
+                name="POST /v1/allocations/{allocation_id}/replan",
+                path=f"/v1/allocations/{_part(allocation_id)}/replan",
+                read=lambda reply: reply.to(Allocation),
+                body=_replan_body(ship_to, service, lines, add_lines, remove_lines, on_short, reason),
+                key=idempotency_key,
+                headers=_seen(if_version),
+            )
+        )
+
+    def replan_reservation(
+        self,
+        reservation_id: str,
+        *,
+        ship_to: ShipTo | None = None,
+        service: str | None = None,
+        lines: Sequence[LineQuantity] = (),
+        add_lines: Sequence[OrderLine] = (),
+        remove_lines: Sequence[str] = (),
+        on_short: OnShort | None = None,
+        reason: str = "",
+        if_version: int | None = None,
+        idempotency_key: str = "",
+    ) -> Reservation:
+        """Edit what is held, as `replan` edits an order; it stays held until the same moment."""
+        return self.send(
+            Operation(
+                name="POST /v1/reservations/{reservation_id}/replan",
+                path=f"/v1/reservations/{_part(reservation_id)}/replan",
+                read=lambda reply: reply.to(Reservation),
+                body=_replan_body(ship_to, service, lines, add_lines, remove_lines, on_short, reason),
+                key=idempotency_key,
+                headers=_seen(if_version),
             )
         )
 
@@ -308,6 +364,30 @@ def _fields(order: Order) -> dict[str, Any]:
 
 def _listed(lines: Sequence[LineQuantity] | None) -> list[LineQuantity] | None:
     return None if lines is None else list(lines)
+
+
+def _replan_body(
+    ship_to: ShipTo | None,
+    service: str | None,
+    lines: Sequence[LineQuantity],
+    add_lines: Sequence[OrderLine],
+    remove_lines: Sequence[str],
+    on_short: OnShort | None,
+    reason: str,
+) -> bodies.ReplanBody:
+    return bodies.ReplanBody(
+        ship_to=ship_to,
+        service=service,
+        lines=list(lines),
+        add_lines=list(add_lines),
+        remove_lines=list(remove_lines),
+        on_short=on_short,
+        reason=reason,
+    )
+
+
+def _seen(version: int | None) -> tuple[tuple[str, str], ...]:
+    return (("if-match", f'"{version}"'),) if version is not None else ()
 
 
 def _part(text: str) -> str:
