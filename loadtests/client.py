@@ -1,6 +1,6 @@
-"""A small asynchronous HTTP client for load and set-up: keep-alive connections, JSON in and out, nothing else.
+"""A small asynchronous HTTP client for requests that are not the public client's to make: broken ones, raw bodies, whole tables.
 
-58 us of CPU a request where `quartermaster_client` (httpx) takes 920, which matters where the load shares two cores with the engine. Requests that change
+What plays a storefront speaks through `quartermaster_client`. Both send with `transports.PlainTransport`. Requests that change
 something carry an idempotency key, so that a broken connection is retried safely with the same key.
 """
 
@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, Self
-from urllib.parse import urlsplit
 
 import msgspec
+
+import quartermaster_client as qm
+from loadtests.transports import PlainTransport
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -24,7 +27,7 @@ class ClientError(RuntimeError):
 
 class Response(NamedTuple):
     status: int
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     body: bytes
 
     def json(self) -> Any:
@@ -57,12 +60,9 @@ class Client:
         retries: int = 3,
         timeout_s: float = 60.0,
     ) -> None:
-        parts = urlsplit(url)
-        self._host = parts.hostname or "127.0.0.1"
-        self._port = parts.port or 80
-        self._auth = f"authorization: Bearer {key}\r\n" if key else ""
-        self._slots = asyncio.Semaphore(connections)
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._url = url.rstrip("/")
+        self._auth = {"authorization": f"Bearer {key}"} if key else {}
+        self._transport = PlainTransport(connections=connections)
         self._retries = retries
         self._timeout_s = timeout_s
         self._key_prefix = secrets.token_hex(6)
@@ -70,11 +70,7 @@ class Client:
 
     def move_to(self, url: str) -> None:
         """Talk to another address from now on, with the same key."""
-        parts = urlsplit(url)
-        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
-        for _, writer in self._idle:
-            writer.close()
-        self._idle.clear()
+        self._url = url.rstrip("/")
 
     def new_key(self) -> str:
         return f"{self._key_prefix}-{next(self._keys)}"
@@ -94,22 +90,19 @@ class Client:
         Raises Unanswered where no answer came after all retries.
         """
         data = b"" if body is None else body if isinstance(body, bytes) else msgspec.json.encode(body)
-        lines = [f"{method} {path} HTTP/1.1\r\nhost: {self._host}:{self._port}\r\n", self._auth]
-        if data or method in ("POST", "PUT"):
-            lines.append(f"content-length: {len(data)}\r\n")
+        lines = dict(self._auth)
         if data:
-            lines.append(f"content-type: {content_type}\r\n")
+            lines["content-type"] = content_type
         if method != "GET":
-            lines.append(f"idempotency-key: {key or self.new_key()}\r\n")
-        lines += [f"{name}: {value}\r\n" for name, value in (headers or {}).items()]
-        packet = "".join(lines).encode("latin-1") + b"\r\n" + data
+            lines["idempotency-key"] = key or self.new_key()
+        lines.update(headers or {})
         for attempt in range(self._retries + 1):
+            outgoing = qm.Outgoing(method, self._url, path, lines, data, self._timeout_s, CONNECT_TIMEOUT_S, "")
             try:
-                async with self._slots:
-                    return await asyncio.wait_for(self._exchange(packet), self._timeout_s)
-            except (OSError, EOFError, TimeoutError) as error:
+                return Response(*await self._transport.send(outgoing))
+            except qm.TransportError as error:
                 if attempt == self._retries:
-                    raise Unanswered(f"{method} {path}: {error!r}") from error
+                    raise Unanswered(f"{method} {path}: {error}") from error
                 await asyncio.sleep(0.05 * 4**attempt)
         raise AssertionError("the loop above returns or raises")
 
@@ -122,38 +115,8 @@ class Client:
             )
         return response.json() if response.body else None
 
-    async def _exchange(self, packet: bytes) -> Response:
-        fresh = not self._idle
-        if fresh:
-            pair = await asyncio.wait_for(
-                asyncio.open_connection(self._host, self._port, limit=1 << 26), CONNECT_TIMEOUT_S
-            )
-        else:
-            pair = self._idle.pop()
-        reader, writer = pair
-        done = False
-        try:
-            writer.write(packet)
-            head = await reader.readuntil(b"\r\n\r\n")
-            first, *rest = head[:-4].decode("latin-1").split("\r\n")
-            headers = {}
-            for line in rest:
-                name, _, value = line.partition(":")
-                headers[name.lower()] = value.strip()
-            size = int(headers.get("content-length", "0"))
-            body = await reader.readexactly(size) if size else b""
-            done = headers.get("connection", "").lower() != "close"
-            return Response(int(first.split(" ", 2)[1]), headers, body)
-        finally:
-            if done:
-                self._idle.append(pair)
-            else:
-                writer.close()
-
     async def close(self) -> None:
-        for _, writer in self._idle:
-            writer.close()
-        self._idle.clear()
+        await self._transport.aclose()
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,7 +1,7 @@
 """One call from its first attempt to its answer, without I/O: both clients drive the same steps.
 
 Operation: what to ask, how to read the answer      Config: where, as whom, in which format, how patiently
-Calling: request() -> send it -> answered() or broken() -> Done, or seconds to wait before request() again
+Calling: outgoing() -> send it -> answered() or broken() -> Done, or seconds to wait before outgoing() again
 """
 
 from __future__ import annotations
@@ -13,21 +13,20 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, cast
+from urllib.parse import quote, urlencode
 
-import httpx
 import msgspec
 
 from quartermaster_client.errors import InvalidAnswer, UnknownOutcome, Unreachable, error_of
 from quartermaster_client.keys import new_key
 from quartermaster_client.retry import RETRY_CODES, RETRY_STATUS, RetryBudget, RetryPolicy
+from quartermaster_client.transport import Incoming, NotSent, Outgoing, TransportError
 
 JSON = "application/json"
 MSGPACK = "application/vnd.msgpack"
 NDJSON = "application/x-ndjson"
 CONNECT_TIMEOUT_S = 5.0
 CODE_BYTES_MAX = 64 * 1024
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
-_NEVER = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 
 Format: TypeAlias = Literal["json", "msgpack"]
 T = TypeVar("T")
@@ -129,7 +128,7 @@ class Calling(Generic[T]):
             "accept": MSGPACK if packed else JSON,
             **dict(operation.headers),
         }
-        content: bytes | None = None
+        content = b""
         if isinstance(operation.body, bytes):
             content, headers["content-type"] = operation.body, operation.content_type
         elif operation.body is not None:
@@ -140,29 +139,33 @@ class Calling(Generic[T]):
             headers["x-qm-after"] = operation.after
         self._content = content
         self._headers = headers
+        self._target = operation.path
+        if operation.params:
+            self._target += "?" + urlencode(operation.params, quote_via=quote)
         config.budget.call()
 
-    def request(self) -> dict[str, Any]:
-        """Arguments of `httpx.Client.request` for the next attempt."""
+    def outgoing(self) -> Outgoing:
+        """The next attempt."""
         self._attempt += 1
         self._sent_s = time.monotonic()
         left_s = max(0.001, self._began_s + self._retry.deadline_s - self._sent_s)
         timeout_s = min(self._config.timeout_s, left_s)
-        return {
-            "method": self._operation.method,
-            "url": self._config.url + self._operation.path,
-            "params": list(self._operation.params) or None,
-            "content": self._content,
-            "headers": {**self._headers, "x-request-id": f"{self._id}.{self._attempt}"},
-            "timeout": httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
-            "extensions": {"operation": self._operation.name},  # for transports that count by route
-        }
+        return Outgoing(
+            self._operation.method,
+            self._config.url,
+            self._target,
+            {**self._headers, "x-request-id": f"{self._id}.{self._attempt}"},
+            self._content,
+            timeout_s,
+            min(CONNECT_TIMEOUT_S, timeout_s),
+            self._operation.name,
+        )
 
-    def answered(self, response: httpx.Response) -> Done[T] | float:
+    def answered(self, response: Incoming) -> Done[T] | float:
         """The value, or seconds to wait before the next attempt."""
-        status = response.status_code
+        status = response.status
         media = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        reply = Reply(status, response.headers, response.content, "msgpack" in media)
+        reply = Reply(status, response.headers, response.body, "msgpack" in media)
         request_id = response.headers.get("x-request-id", f"{self._id}.{self._attempt}")
         if 200 <= status < 300:
             try:
@@ -193,17 +196,15 @@ class Calling(Generic[T]):
             raise found
         return wait_s
 
-    def broken(self, error: httpx.RequestError) -> float:
+    def broken(self, error: TransportError) -> float:
         """No answer came: seconds to wait before the next attempt."""
-        if isinstance(error, _NEVER):
-            raise error
-        self._maybe_done = self._maybe_done or not isinstance(error, _NOT_SENT)
+        self._maybe_done = self._maybe_done or not isinstance(error, NotSent)
         wait_s = self._wait(None)
         request_id = f"{self._id}.{self._attempt}"
         self._tell(None, type(error).__name__, request_id, wait_s)
         if wait_s is not None:
             return wait_s
-        what = f"{self._operation.name} at {self._config.url}: {type(error).__name__} {error}".rstrip()
+        what = f"{self._operation.name} at {self._config.url}: {error}".rstrip()
         if not self._maybe_done:
             raise Unreachable(f"{what} after {self._attempt} attempts; nothing was sent") from error
         raise UnknownOutcome(what, idempotency_key=self.key, request_id=request_id, attempts=self._attempt) from error

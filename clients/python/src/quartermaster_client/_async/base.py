@@ -8,8 +8,10 @@ from typing import Self, TypeVar
 
 import httpx
 
+from quartermaster_client._async.over_httpx import AsyncOverHttpx
 from quartermaster_client.calling import Calling, Config, Format, Observer, Operation
 from quartermaster_client.retry import RetryBudget, RetryPolicy
+from quartermaster_client.transport import AsyncTransport, TransportError
 
 T = TypeVar("T")
 
@@ -19,7 +21,7 @@ class AsyncBase:
 
     url, api_key: of a gateway. timeout_s: of one attempt; `retry` says how many and for how long in all. budget: give several
     clients of one process the same one. observer: called after every attempt, for logs and metrics; it must not block or raise.
-    http: an httpx client of your own (proxies, TLS, transports); it stays yours to close.
+    http: an httpx client of your own (proxies, TLS). transport: something else to send with (transport.py). Either stays yours to close.
     """
 
     def __init__(
@@ -34,7 +36,10 @@ class AsyncBase:
         observer: Observer | None = None,
         connections_max: int = 100,
         http: httpx.AsyncClient | None = None,
+        transport: AsyncTransport | None = None,
     ) -> None:
+        if http is not None and transport is not None:
+            raise ValueError("give http or transport, not both")
         if format not in ("json", "msgpack"):
             raise ValueError(f"format is {format!r}, expected json or msgpack")
         self._config = Config(
@@ -46,13 +51,12 @@ class AsyncBase:
             budget=budget or RetryBudget(),
             observer=observer,
         )
-        self._owns_http = http is None
-        limits = httpx.Limits(max_connections=connections_max, max_keepalive_connections=connections_max)
-        self._http = http or httpx.AsyncClient(limits=limits)
+        self._owned = transport is None
+        self._transport = transport or AsyncOverHttpx(http, connections_max=connections_max)
 
     async def close(self) -> None:
-        if self._owns_http:
-            await self._http.aclose()
+        if self._owned:
+            await self._transport.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -67,8 +71,8 @@ class AsyncBase:
         calling = Calling(operation, self._config)
         while True:
             try:
-                response = await self._http.request(**calling.request())
-            except httpx.RequestError as error:
+                response = await self._transport.send(calling.outgoing())
+            except TransportError as error:
                 wait_s = calling.broken(error)
             else:
                 outcome = calling.answered(response)

@@ -9,8 +9,10 @@ from typing import Self, TypeVar
 
 import httpx
 
+from quartermaster_client._sync.over_httpx import OverHttpx
 from quartermaster_client.calling import Calling, Config, Format, Observer, Operation
 from quartermaster_client.retry import RetryBudget, RetryPolicy
+from quartermaster_client.transport import Transport, TransportError
 
 T = TypeVar("T")
 
@@ -20,7 +22,7 @@ class Base:
 
     url, api_key: of a gateway. timeout_s: of one attempt; `retry` says how many and for how long in all. budget: give several
     clients of one process the same one. observer: called after every attempt, for logs and metrics; it must not block or raise.
-    http: an httpx client of your own (proxies, TLS, transports); it stays yours to close.
+    http: an httpx client of your own (proxies, TLS). transport: something else to send with (transport.py). Either stays yours to close.
     """
 
     def __init__(
@@ -35,7 +37,10 @@ class Base:
         observer: Observer | None = None,
         connections_max: int = 100,
         http: httpx.Client | None = None,
+        transport: Transport | None = None,
     ) -> None:
+        if http is not None and transport is not None:
+            raise ValueError("give http or transport, not both")
         if format not in ("json", "msgpack"):
             raise ValueError(f"format is {format!r}, expected json or msgpack")
         self._config = Config(
@@ -47,13 +52,12 @@ class Base:
             budget=budget or RetryBudget(),
             observer=observer,
         )
-        self._owns_http = http is None
-        limits = httpx.Limits(max_connections=connections_max, max_keepalive_connections=connections_max)
-        self._http = http or httpx.Client(limits=limits)
+        self._owned = transport is None
+        self._transport = transport or OverHttpx(http, connections_max=connections_max)
 
     def close(self) -> None:
-        if self._owns_http:
-            self._http.close()
+        if self._owned:
+            self._transport.close()
 
     def __enter__(self) -> Self:
         return self
@@ -68,8 +72,8 @@ class Base:
         calling = Calling(operation, self._config)
         while True:
             try:
-                response = self._http.request(**calling.request())
-            except httpx.RequestError as error:
+                response = self._transport.send(calling.outgoing())
+            except TransportError as error:
                 wait_s = calling.broken(error)
             else:
                 outcome = calling.answered(response)

@@ -1,0 +1,42 @@
+"""The transport that comes with the client: httpx, with its pools, proxies and TLS."""
+
+from __future__ import annotations
+
+import httpx
+
+from quartermaster_client.transport import Incoming, NotAnswered, NotSent, Outgoing
+
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_NEVER = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
+"""Faults of the caller: no attempt will end differently."""
+
+
+class AsyncOverHttpx:
+    """An httpx client of its own with at most `connections_max` connections, or yours: that stays yours to close."""
+
+    def __init__(self, http: httpx.AsyncClient | None = None, *, connections_max: int = 100) -> None:
+        limits = httpx.Limits(max_connections=connections_max, max_keepalive_connections=connections_max)
+        self._owned = http is None
+        self._http = http or httpx.AsyncClient(limits=limits)
+
+    async def send(self, outgoing: Outgoing) -> Incoming:
+        timeout = httpx.Timeout(outgoing.timeout_s, connect=outgoing.connect_timeout_s)
+        try:
+            response = await self._http.request(
+                outgoing.method,
+                outgoing.url,
+                headers=dict(outgoing.headers),
+                content=outgoing.body or None,
+                timeout=timeout,
+            )
+        except _NEVER:
+            raise
+        except _NOT_SENT as error:
+            raise NotSent(f"{type(error).__name__} {error}".rstrip()) from error
+        except httpx.RequestError as error:
+            raise NotAnswered(f"{type(error).__name__} {error}".rstrip()) from error
+        return Incoming(response.status_code, response.headers, response.content)
+
+    async def aclose(self) -> None:
+        if self._owned:
+            await self._http.aclose()
