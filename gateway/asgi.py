@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from engine.domain.replies import Problem
-from gateway.call import Call, Route
+from gateway.call import Call, Route, headers_by_name
 from gateway.errors import problem
 from gateway.gateway import Gateway
 from gateway.pipeline import STANDARD_HEADERS, Rendered, admit, expects_body, over_limit, render, work
@@ -42,7 +42,7 @@ class Server:
         """One request of one route, from headers to answer."""
         started = time.monotonic()
         gateway = self.gateway
-        headers = dict(scope["headers"])
+        headers = headers_by_name(scope["headers"])
         call = Call(gateway, route, headers, scope["query_string"], params, started)
         refusal = admit(call)
         close = False

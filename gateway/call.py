@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.domain.commands import Command
@@ -89,6 +89,14 @@ class Route(NamedTuple):
         return f"{self.method} {self.path}"
 
 
+def headers_by_name(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Of a repeated header the last counts, but tokens to wait for are a list, as RFC 9110 joins it."""
+    found = dict(pairs)
+    if len(found) != len(pairs) and b"x-qm-after" in found:
+        found[b"x-qm-after"] = b",".join([value for name, value in pairs if name == b"x-qm-after"])
+    return found
+
+
 class Call:
     """One request, from its headers to its answer."""
 
@@ -144,6 +152,6 @@ class Call:
         return self.key
 
     def after(self) -> str | None:
-        """The commit token of X-QM-After."""
+        """The commit token of X-QM-After, or several."""
         raw = self.headers.get(b"x-qm-after")
         return raw.decode("latin-1") if raw else None

@@ -31,7 +31,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from engine.domain.replies import Problem, Reply
 from gateway.asgi import Door
-from gateway.call import Answer, Ask, Call, Route
+from gateway.call import Answer, Ask, Call, Route, headers_by_name
 from gateway.errors import Refused, problem
 from gateway.history.past import ELSEWHERE
 from gateway.limits import TURNED_AWAY_MAX
@@ -180,7 +180,7 @@ def lean_protocol(door: Door) -> type[HttpToolsProtocol]:
 
         def _start(self, route: Route, params: tuple[str, ...], query: bytes) -> bool:
             """Begin a lean request; False = it must go the ordinary way (N1)."""
-            headers = dict(self.headers)
+            headers = headers_by_name(self.headers)
             length = headers.get(b"content-length", b"0")
             if (
                 not length.isdigit()

@@ -50,7 +50,12 @@ PEER_OF = {
     "single_vs_fastapi_redis_lua": "fastapi_lua",
     "single_vs_batched_redis_lua": "batched_lua",
     "batch_vs_fastapi_echo": "fastapi_echo",
+    "availability_vs_fastapi_echo": "fastapi_echo",
 }
+TOP_OF = {"batch_vs_fastapi_echo": "batch", "availability_vs_fastapi_echo": "reads"}
+"""What of ours is divided by the peer's orders, where it is not single orders."""
+NO_SINGLES = frozenset(("p50_vs_redis_write", *TOP_OF))
+"""Keys that need no run of single orders."""
 
 
 @dataclass
@@ -59,6 +64,7 @@ class Pools:
     batch: Path
     hot: Path
     restock: Path
+    reads: Path
 
 
 def measure(bench: Bench, wanted: set[str]) -> None:
@@ -163,6 +169,7 @@ def _make_pools(bench: Bench, engine: Engine, network: Network, hot: Network) ->
         for node in hot.nodes
         if node.kind == "warehouse"
     ]
+    reads = [(f"/v1/availability?sku={network.items[item].sku}", b"") for order in orders for item, _ in order.lines]
     path = "/v1/allocations"
     return Pools(
         save_pool(make_pool(network, orders, path=path, headers=headers), folder / "single.pool"),
@@ -171,6 +178,7 @@ def _make_pools(bench: Bench, engine: Engine, network: Network, hot: Network) ->
         ),
         save_pool(make_pool(hot, wanted_by_all.draw(POOL_ORDERS), path=path, headers=headers), folder / "hot.pool"),
         save_pool(fixed_pool(restock, method="POST", headers=headers, keyed=True), folder / "restock.pool"),
+        save_pool(fixed_pool(reads, method="GET", headers=headers, keyed=False), folder / "reads.pool"),
     )
 
 
@@ -226,6 +234,10 @@ def _rounds(
         result = bench.drive(engine, pools.batch, label="batch", connections=BATCH_CONNECTIONS, record=acknowledged)
         rates.add("batch", result.orders_ok / result.seconds)
 
+    def reads() -> None:
+        result = bench.drive(engine, pools.reads, label="reads", connections=CONNECTIONS)
+        rates.add("reads", result.requests / result.seconds)
+
     def lone() -> None:
         result = bench.drive(engine, pools.single, label="lone", connections=1, record=acknowledged)
         rates.add("lone", p50_ms(result))
@@ -252,12 +264,15 @@ def _rounds(
         rates.add(name, result.orders_ok / result.seconds)
 
     runs = []
-    if wanted - {"p50_vs_redis_write", "batch_vs_fastapi_echo"}:
+    if wanted - NO_SINGLES:
         runs.append(single)
     if "fsync_vs_everysec" in wanted:
         runs.append(everysec)
     if "batch_vs_fastapi_echo" in wanted:
         runs.append(batch)
+    if "availability_vs_fastapi_echo" in wanted:
+        bench.warm(engine, pools.reads)
+        runs.append(reads)
     if "p50_vs_redis_write" in wanted:
         runs.append(lone)
     if "single_contended" in wanted:
@@ -296,8 +311,7 @@ def _open_loop(bench: Bench, engine: Engine, pools: Pools, capacity_per_s: float
 def _figures(bench: Bench, wanted: set[str], rates: _Rounds) -> None:
     figures = bench.figures
     for key in wanted & PEER_OF.keys():
-        top = "batch" if key.startswith("batch") else "single"
-        figures[key] = ratios(rates[top], rates[PEER_OF[key]])
+        figures[key] = ratios(rates[TOP_OF.get(key, "single")], rates[PEER_OF[key]])
     if "fsync_vs_everysec" in wanted:
         figures["fsync_vs_everysec"] = ratios(rates["single"], rates["everysec"])
     if "p50_vs_redis_write" in wanted:

@@ -67,12 +67,29 @@ def host_id() -> str:
     return socket.gethostname()
 
 
+class Told:
+    """Stands in the place of a future: calls with the reply at once, so in the order in which replies and pushes came."""
+
+    __slots__ = ("_done", "_on_reply")
+
+    def __init__(self, on_reply: Callable[[Reply], None]) -> None:
+        self._on_reply = on_reply
+        self._done = False
+
+    def done(self) -> bool:
+        return self._done
+
+    def set_result(self, reply: Reply) -> None:
+        self._done = True
+        self._on_reply(reply)
+
+
 class Waiting:
     """One submitted command."""
 
     __slots__ = ("command", "deadline", "future", "retry", "sent")
 
-    def __init__(self, command: Command, future: asyncio.Future[Reply], deadline: float, retry: bool) -> None:
+    def __init__(self, command: Command, future: asyncio.Future[Reply] | Told, deadline: float, retry: bool) -> None:
         self.command = command
         self.future = future
         self.deadline = deadline
@@ -144,9 +161,17 @@ class ShardLink:
     def submit(self, command: Command, *, retry: bool | None = None) -> asyncio.Future[Reply]:
         """Send a command; the future ends with the reply or with a Problem. `retry` None = where it is safe to repeat."""
         future: asyncio.Future[Reply] = self._loop.create_future()
+        self._put(command, future, retry)
+        return future
+
+    def tell(self, command: Command, on_reply: Callable[[Reply], None]) -> None:
+        """The same for who must see the reply in its order among the pushes of a subscription: a future is seen later."""
+        self._put(command, Told(on_reply), None)
+
+    def _put(self, command: Command, future: asyncio.Future[Reply] | Told, retry: bool | None) -> None:
         if len(self._waiting) >= QUEUE_MAX or self._closed:
             future.set_result(Problem("overloaded", CODES["overloaded"].title, (), retry_after_ms=500))
-            return future
+            return
         if retry is None:
             retry = getattr(command, "key_hash", 0) != 0 or isinstance(command, READS)
         self._corr += 1
@@ -155,7 +180,6 @@ class ShardLink:
         if not self._flush_due and self._credits:
             self._flush_due = True
             self._loop.call_soon(self._flush)
-        return future
 
     def subscribe(self, corr: int, make: Callable[[], Command], on_reply: Callable[[Reply], None]) -> None:
         """Keep a subscription alive over reconnections. `corr` below 1000, one each."""

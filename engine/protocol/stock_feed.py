@@ -6,7 +6,7 @@ F2  A follower is told of touched positions from the moment it asked, and fetche
 F3  Nothing is kept or pushed while nobody follows. Values that are not durable yet may be shown: a read promises nothing.
 F4  Claims are not shown: they end within milliseconds, and their end touches nothing.
 
-The numbers are those of reads.stock_view; tests/contract/test_stock_view.py holds the two to one another.
+The numbers are those of reads.stock_view; tests/property/test_stock_view.py follows it through breaks and restarts.
 """
 
 from __future__ import annotations

@@ -11,14 +11,15 @@ def make_token(points: dict[int, tuple[int, int]]) -> str:
 
 
 def parse_token(text: str) -> dict[int, tuple[int, int]] | None:
-    """(epoch, seq) by shard; None where the text is not a token."""
+    """(epoch, seq) by shard, the newest where several tokens, with commas between them, name a shard; None = it is no token."""
     points: dict[int, tuple[int, int]] = {}
-    parts = text.split(";")
+    parts = text.replace(",", ";").split(";")
     if len(parts) > TOKEN_PARTS_MAX:
         return None
     for part in parts:
-        numbers = part.split(":")
+        numbers = part.strip().split(":")
         if len(numbers) != 3 or not all(n.isascii() and n.isdigit() and len(n) < 20 for n in numbers):
             return None
-        points[int(numbers[0])] = (int(numbers[1]), int(numbers[2]))
+        shard, point = int(numbers[0]), (int(numbers[1]), int(numbers[2]))
+        points[shard] = max(point, points.get(shard, point))
     return points

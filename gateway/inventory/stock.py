@@ -1,6 +1,6 @@
 """Where numbers of stock come from: this gateway's own view of it, or the shards that own it. One way in: `stock_now`, `stock_of`.
 
-Both give the same numbers at the same (epoch, seq); tests/contract/test_stock_view.py holds them to that.
+Both give the same numbers at the same (epoch, seq); tests/integration/test_gateway_availability.py holds them to that.
 """
 
 from __future__ import annotations

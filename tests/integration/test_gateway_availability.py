@@ -1,0 +1,199 @@
+"""Availability out of the gateway's own view: the owners' numbers, honest ages, tokens, restarts of a shard, two gateways."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from engine.client.cluster import Cluster
+from engine.client.stock_view import StockView
+from gateway.__main__ import CONFIG_KINDS
+from gateway.app import create_app
+from tests.conftest import eventually
+from tests.contract.shard_host import HostedShard
+from tests.integration.gateway_engine import GatewayEngine, an_order_body, keyed
+
+SKUS = ("SKU-0", "SKU-1", "SKU-2")
+
+
+@pytest.fixture(params=[1, 2], ids=["1 shard", "2 shards"])
+async def engine(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[GatewayEngine]:
+    engine = await GatewayEngine(tmp_path, shards=request.param, availability_age_max_ms=2_000).start()
+    yield engine
+    await engine.close()
+
+
+async def read(client: httpx.AsyncClient, *, after: str | None = None, **query: Any) -> Any:
+    headers = {"x-qm-after": after} if after else {}
+    answer = await client.get("/v1/availability", params={"sku": list(SKUS), **query}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def followed(engine: GatewayEngine) -> StockView:
+    """The gateway's view, once it is complete: the first read begins it."""
+    view = engine.door.gateway.stock
+    await read(engine.client)
+    await eventually(lambda: bool(view.shards) and all(shard.columns is not None for shard in view.shards))
+    await read(engine.client)
+    return view
+
+
+def points(body: Any) -> list[tuple[int, int, int]]:
+    return [(entry["shard"], entry["epoch"], entry["seq"]) for entry in body["as_of"]]
+
+
+async def restart(engine: GatewayEngine, shard: int) -> None:
+    old = engine.stock[shard]
+    await old.stop()
+    engine.stock[shard] = await HostedShard(shard, old.folder, engine.server, engine.directory).start()
+
+
+async def test_the_view_shows_what_the_owners_show(engine: GatewayEngine) -> None:
+    await engine.stock_up("N-0", "SKU-0", 9)
+    view = await followed(engine)
+    last = await engine.stock_up("N-1", "SKU-1", 4)
+    held = await engine.client.post(
+        "/v1/reservations", json=an_order_body("A-1", quantity=2, ttl_s=600), headers=keyed("k-1")
+    )
+    assert held.status_code == 201, held.text
+    await engine.client.put(
+        "/v1/inventory/positions",
+        json={"node_id": "N-1", "positions": [{"sku": "SKU-1", "safety": 1, "supply": "trusted"}]},
+    )
+    count = {"node_id": "N-2", "source": "wms", "as_of": "2026-09-22T00:00:00Z", "source_seq": 1, "scope": "delta"}
+    await engine.client.post(
+        "/v1/inventory/counts", json={**count, "rows": [{"sku": "SKU-2", "quantity": 5}]}, headers=keyed("c-1")
+    )
+    after = f"{held.json()['token']};{last}"
+    for query in ({}, {"node_id": "N-0"}, {"node_id": "N-1", "channel": "web"}, {"method": "pickup"}):
+        strict = await read(engine.client, consistency="strict", **query)
+        local = await read(engine.client, after=f"{strict['token']},{after}", **query)
+        assert points(local) == points(strict)
+        for position in [*local["data"], *strict["data"]]:
+            position.pop("count_age_s", None)
+        assert local["data"] == strict["data"]
+        assert local["totals"] == strict["totals"]
+    assert [n for n, shard in enumerate(view.shards) if shard.pictures != 1] == []
+
+
+async def test_a_read_after_a_token_contains_it(engine: GatewayEngine) -> None:
+    await followed(engine)
+    for n in range(1, 20):
+        token = await engine.stock_up(f"N-{n % 4}", "SKU-0", 1)
+        seen = await read(engine.client, after=token)
+        assert seen["totals"][0] == {"sku": "SKU-0", "available_to_promise": n}
+    tokens = [await engine.stock_up(f"N-{n}", "SKU-1", 1) for n in range(4)]
+    seen = await read(engine.client, after=",".join(tokens))
+    assert seen["totals"][1]["available_to_promise"] == 4
+
+
+@pytest.mark.parametrize("token", ["0:1", "0:1:2:3", "x", "0:1:1;", "0:1:1,,0:1:2", "-1:0:0"])
+async def test_what_is_no_token_is_a_typed_problem(engine: GatewayEngine, token: str) -> None:
+    answer = await engine.client.get("/v1/availability", params={"sku": "SKU-0"}, headers={"x-qm-after": token})
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_token")
+
+
+async def test_a_token_that_does_not_come_is_view_behind_within_a_second(engine: GatewayEngine) -> None:
+    await followed(engine)
+    [(_, epoch, seq)] = [point for point in points(await read(engine.client)) if point[0] == 0]
+    answer = await engine.client.get(
+        "/v1/availability",
+        params={"sku": "SKU-0"},
+        headers=[("x-qm-after", f"0:{epoch}:{seq + 1}"), ("x-qm-after", f"0:{epoch}:1")],
+    )
+    assert (answer.status_code, answer.json()["code"]) == (503, "view_behind")
+    assert answer.headers["retry-after"]
+
+
+async def test_a_restarted_shard_is_followed_anew_from_a_fresh_picture(engine: GatewayEngine) -> None:
+    await engine.stock_up("N-0", "SKU-0", 3)
+    view = await followed(engine)
+    [before] = [point for point in points(await read(engine.client)) if point[0] == 0]
+    await restart(engine, 0)
+    await eventually(lambda: view.shards[0].point[0] > before[1])
+    assert view.shards[0].pictures == 2
+    token = await engine.stock_up("N-0", "SKU-0", 2)
+    seen = await read(engine.client, after=token)
+    assert seen["totals"][0]["available_to_promise"] == 5
+    # A token of the epoch before is contained in the newer one.
+    assert (await read(engine.client, after=":".join(map(str, before))))["totals"][0]["available_to_promise"] == 5
+
+
+async def test_a_view_too_old_is_no_answer(engine: GatewayEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    await engine.stock_up("N-0", "SKU-0", 3)
+    view = await followed(engine)
+    await engine.stock[0].stop()
+    seen = await read(engine.client)
+    assert seen["totals"][0]["available_to_promise"] == 3, "not older than it may be: answered without the shard"
+    shard = view.shards[0]
+    monkeypatch.setattr(shard, "heard_s", shard.heard_s - 2.1)
+    asked = asyncio.create_task(engine.client.get("/v1/availability", params={"sku": "SKU-0"}))
+    await asyncio.sleep(0.05)
+    assert not asked.done(), "it asks the owner, who is away"
+    engine.stock[0] = await HostedShard(0, engine.stock[0].folder, engine.server, engine.directory).start()
+    assert (await asked).json()["totals"][0]["available_to_promise"] == 3
+
+
+async def test_two_gateways_tell_the_same(engine: GatewayEngine) -> None:
+    second = Cluster(engine.directory.find, kinds=CONFIG_KINDS, timeout_s=5.0)
+    await second.start()
+    assert await second.wait_configured(5.0)
+    door = create_app(second, engine.settings)
+    transport = httpx.ASGITransport(door, raise_app_exceptions=True)
+    headers = {"authorization": f"Bearer {engine.admin}"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway", headers=headers) as client:
+        await eventually(lambda: second.catalog.version >= engine.cluster.catalog.version)
+        await followed(engine)
+        await read(client)
+        await eventually(lambda: all(shard.columns is not None for shard in door.gateway.stock.shards))
+        order = await engine.client.post("/v1/allocations", json=an_order_body("A-0"), headers=keyed("k-0"))
+        assert order.status_code == 409, order.text
+        tokens = [await engine.stock_up(f"N-{n}", sku, n + 1) for n in range(4) for sku in SKUS]
+        order = await client.post("/v1/allocations", json=an_order_body("A-1", quantity=2), headers=keyed("k-1"))
+        assert order.status_code == 201, order.text
+        after = f"{order.json()['token']},{','.join(tokens)}"
+        one, other = await read(engine.client, after=after), await read(client, after=after)
+        assert one["data"] == other["data"]
+        assert one["totals"][0]["available_to_promise"] == 10 - 2
+    await door.gateway.stock.close()
+    await second.close()
+
+
+async def test_a_feed_that_nobody_reads_is_given_up_and_begun_again(
+    engine: GatewayEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.client.stock_view.IDLE_CHECK_S", 0.05)
+    view = await followed(engine)
+    monkeypatch.setattr("engine.client.stock_view.IDLE_S", 0.2)
+    monkeypatch.setattr(view, "_used_s", view._used_s - 1.0)
+    view._look_idle()
+    assert view.shards == []
+    assert view.size() == (0, 0)
+    cores: Any = [shard.core for shard in engine.stock]
+    await eventually(lambda: all(core.stock_feed.followers == 0 for core in cores))
+    monkeypatch.undo()
+    token = await engine.stock_up("N-0", "SKU-0", 3)
+    assert (await read(engine.client, after=token))["totals"][0]["available_to_promise"] == 3
+    await followed(engine)
+
+
+async def test_a_sku_of_a_new_item_is_found(engine: GatewayEngine) -> None:
+    await followed(engine)
+    unknown = await engine.client.get("/v1/availability", params={"sku": "NEW"})
+    assert (unknown.status_code, unknown.json()["code"]) == (422, "unknown_sku")
+    put = await engine.client.put("/v1/items/NEW", json={"sku": "NEW", "weight_g": 100})
+    assert put.status_code in (200, 201), put.text
+    booked = await engine.client.post(
+        "/v1/inventory/adjustments",
+        json={"node_id": "N-0", "sku": "NEW", "kind": "received", "quantity": 7},
+        headers=keyed("a-1"),
+    )
+    assert booked.status_code == 200, booked.text
+    seen = await read(engine.client, sku="NEW", after=booked.json()["token"])
+    assert seen["totals"] == [{"sku": "NEW", "available_to_promise": 7}]
