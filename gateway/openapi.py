@@ -17,6 +17,7 @@ from engine.domain.api_keys import SCOPES
 from engine.domain.problems import CODES
 from gateway.call import ANY_KEY, PUBLIC, Route
 from gateway.orders.examples import OUT_OF_STOCK
+from gateway.query_help import QUERY_HELP
 from gateway.schemas import ProblemShown
 
 REF = "#/components/schemas/{name}"
@@ -34,10 +35,11 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     "After": {
         "name": "X-QM-After",
         "in": "header",
-        "description": "Commit token of an earlier answer: what it showed is seen by this request too.",
+        "description": "Commit token of an earlier answer, or several with commas between them: what they showed is seen by "
+        "this request too.",
         "schema": {
             "type": "string",
-            "pattern": "^[0-9]{1,3}:[0-9]{1,18}:[0-9]{1,18}(;[0-9]{1,3}:[0-9]{1,18}:[0-9]{1,18}){0,63}$",
+            "pattern": "^[0-9]{1,3}:[0-9]{1,18}:[0-9]{1,18}( *[;,] *[0-9]{1,3}:[0-9]{1,18}:[0-9]{1,18}){0,63}$",
         },
         "example": "0:3:4712",
     },
@@ -207,7 +209,8 @@ def _query_parameters(route: Route) -> list[dict[str, Any]]:
             field = next(option for option in field["anyOf"] if option.get("type") != "null")
         if field.get("default", 0) is None:
             field.pop("default", None)
-        out.append({"name": name, "in": "query", "required": required, "schema": field})
+        parameter = {"name": name, "in": "query", "required": required, "schema": field}
+        out.append(parameter | ({"description": QUERY_HELP[name]} if name in QUERY_HELP else {}))
     return out
 
 
@@ -345,77 +348,8 @@ def document_text() -> str:
     return msgspec.json.format(msgspec.json.encode(document()), indent=2).decode() + "\n"
 
 
-def api_markdown() -> str:
-    """docs/reference/api.md: conventions by hand, the table of routes from the table of routes."""
-    from gateway.app import all_routes
-
-    lines = [_API_HEAD.strip(), "", "## Routes", "", "| Route | Scope | What |", "| --- | --- | --- |"]
-    lines += [f"| `{route.name}` | `{route.scope}` | {route.summary} |" for route in all_routes()]
-    lines += [
-        "",
-        "Bodies, parameters and examples of each: `docs/reference/openapi.json`, served at `/openapi.json`.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-_API_HEAD = """
-# The HTTP API
-
-Base path `/v1`. JSON (`application/json`) or MessagePack (`application/vnd.msgpack`; `application/msgpack` and
-`application/x-msgpack` are understood) by `Content-Type` and `Accept`. Unknown fields are refused.
-
-## Conventions
-
-**Keys.** `Authorization: Bearer qm_<key id>_<secret>`. Each route needs one scope (table below); `any_key` = any valid key,
-`public` = none. A key may be limited to channels: orders of other channels are then `403` when placed, `404` when read.
-A revoked key is out within milliseconds.
-
-**Retries.** Routes that change orders or stock need `Idempotency-Key`: 1 to 255 printable ASCII characters, unique for the
-intent, the same on every retry. It is scoped to the API key. A repeat gets the first answer, with `Idempotent-Replayed: true`;
-the same key with another body is `422 key_reused` (bodies are compared by meaning, not by spacing or format). Keys are
-remembered for 24 hours (less when a shard's memory of them is full, never under an hour). A UUIDv7 or ULID older than that is
-`409 key_too_old`. Refusals (`409 out_of_stock`, all `4xx`) are not remembered: a retry decides again. After `503 unavailable`
-the outcome is unknown until the same key is sent again.
-
-**Problems.** `application/problem+json` (RFC 9457) with `code`, `errors[]` (JSON pointers with numbers) and `request_id`; every code
-has cause and cure in [problems.md](problems.md). Query parameters are pointed at like fields (`/limit`) with `parameter`.
-`429` and `503` carry `Retry-After`.
-
-**Read your writes.** Answers carry a commit `token`. Send it as `X-QM-After` and the next decision sees at least that: it waits
-up to a second, then `503 view_behind`.
-
-**Versions.** Orders and documents have a strong `ETag`, one for each format. `If-None-Match` answers `304`. Replacing a document needs `If-Match`
-(`428` without, `412` when stale); `If-None-Match: *` only creates.
-
-**Lists** answer `{"data": [...], "next_cursor": ..., "has_more": ...}`; give `next_cursor` back as `cursor`. `limit` is 1 to 1,000.
-
-**Money** is integer minor units, **instants** RFC 3339 in UTC with `Z`, **ids** the caller's where the caller has one. Ids made here say
-what they are: `alc_`, `res_`, `leg_`, `dec_`, `job_`.
-
-**Batches.** `POST /v1/allocations/batch` takes up to 1,000 orders, each with its own `idempotency_key`, and answers each in its
-place with `status` and `body` or `problem`. A malformed order spoils only itself.
-
-**Imports** answer `202` and a job. Rows that cannot be taken are listed in the job by line (the first 1,000), all others are put. A
-job is cut short when its gateway stops; send the file again with the same key: chunks that were put are not put twice. Jobs are
-seen at the gateway that took the file.
-
-**Limits.** Request line and headers 64 KiB, body 8 MiB (`QM_BODY_BYTES_MAX`), import 512 MiB (`QM_IMPORT_BYTES_MAX`), 1,000 lines
-an order (`QM_MAX_LINES`), 20,000 lines a batch, quantities 1 to 10^9, 10,000 connections (`QM_CONNECTIONS_MAX`; one more is
-answered `503 overloaded` and closed), 4,096 requests in flight (`QM_IN_FLIGHT_MAX`; what frees stock is shed at twice that), 10 s
-an answer (`QM_REQUEST_TIMEOUT_MS`), and `QM_RATE_PER_KEY_PER_S` requests a second for each key (0 = no limit; shown in
-`RateLimit` and `RateLimit-Policy`).
-
-**Configuration.** A `PUT` is answered when every shard works with it (a shard that is away holds it up for a second at most), and an
-import is done when they do: the next order may name what was put. Other gateways follow within milliseconds.
-
-**Health.** `/livez`: the process runs. `/readyz`: every shard answers and the configuration is there, else which does not and why; `503`
-from the moment the process is told to stop. `/metrics`: Prometheus text of this gateway and all shards, named
-`quartermaster_<area>_<what>_<unit>`.
-"""
-
-
 def main() -> None:
+    from gateway.api_page import api_markdown
     from gateway.problem_pages import as_markdown
 
     folder = Path(__file__).resolve().parent.parent / "docs" / "reference"

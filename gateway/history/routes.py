@@ -19,10 +19,10 @@ from gateway.history import examples
 from gateway.history.schemas import (
     AllocationsPage,
     AllocationsQuery,
-    AsOf,
     DecisionListed,
     DecisionsPage,
     DecisionsQuery,
+    IndexAsOf,
     LegHistoryPage,
     LegHistoryQuery,
     Listed,
@@ -121,9 +121,9 @@ def _cut(rows: list[T], window: Window, place: Callable[[T], tuple[int, int]]) -
     return page, _encode(*place(page[-1]), int(window.newest_first))
 
 
-def _points(progress: Sequence[Progress]) -> list[AsOf]:
+def _points(progress: Sequence[Progress]) -> list[IndexAsOf]:
     return [
-        AsOf(
+        IndexAsOf(
             "control" if point.shard == CONTROL_SHARD else str(point.shard),
             point.epoch,
             point.seq,

@@ -59,7 +59,7 @@ class MovementsQuery(Body, kw_only=True):
     cursor: Cursor | None = None
 
 
-class AsOf(Shown):
+class IndexAsOf(Shown):
     """Up to which entry of a shard the list is true. `complete` = the index knows its whole past."""
 
     shard: str
@@ -72,7 +72,7 @@ class AsOf(Shown):
 class ListPage(Page):
     """A page, and what it is true as of: an order changed since then may show its older state."""
 
-    as_of: list[AsOf]
+    as_of: list[IndexAsOf]
 
 
 class AllocationsPage(ListPage):

@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.api_page import api_markdown
 from gateway.app import all_routes
 from gateway.call import Route
 from gateway.health.docs_page import page
-from gateway.openapi import api_markdown, document, document_text
+from gateway.openapi import document, document_text
 from gateway.problem_pages import as_markdown
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
@@ -84,3 +85,11 @@ def test_the_page_needs_nothing_from_elsewhere() -> None:
     assert "https://" not in html
     for route in ROUTES:
         assert route.summary.replace("'", "&#x27;") in html
+
+
+def test_every_query_parameter_says_what_it_means() -> None:
+    for path, methods in document()["paths"].items():
+        for method, operation in methods.items():
+            for parameter in operation.get("parameters", []):
+                if parameter.get("in") == "query":
+                    assert parameter.get("description"), f"{method} {path} {parameter['name']}: gateway/query_help.py"

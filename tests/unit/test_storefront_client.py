@@ -53,8 +53,6 @@ NAMES = {
     "ShortPage": "ListPage",
     "LogPage": "DemandLog",
     "Prioritise": "PrioritiseBody",
-    "gateway.history.schemas.AsOf": "IndexAsOf",
-    "gateway.inventory.schemas.AsOf": "AsOf",
 }
 """Schemas of the API whose model has another name here: the caller's word, or a body that a method puts together."""
 ELSEWHERE = {"Batch", "Live", "ProblemError", "ProblemPage", "ProblemShown"}
