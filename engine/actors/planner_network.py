@@ -8,6 +8,7 @@ from engine.domain.catalog import SERVICES_PER_CARRIER, Catalog
 from engine.domain.config import Carrier, CarrierService, Channel, Item, Node
 from engine.domain.orders import OnShort
 from engine.domain.state import ShardState
+from engine.domain.supply import RENEWAL
 from solvers.calendar import CalendarSpec, day_number, minute_of
 from solvers.layout import FRESH, STALE_EXCLUDED, STALE_SAFETY, U8
 from solvers.network import CapacitySpec, Compiled, ItemSpec, ItemTable, NodeSpec, ServiceSpec
@@ -180,7 +181,7 @@ class NetworkView:
         for n, age_ms, verdict in self._watched:
             part = state.nodes.get(n)
             feeds = part.feeds if part else {}
-            newest = max((as_of_ms for _, as_of_ms in feeds.values()), default=now_ms)
+            newest = max([as_of_ms for source, (_, as_of_ms) in feeds.items() if source != RENEWAL], default=now_ms)
             self.stale[n] = verdict if now_ms - newest > age_ms else FRESH
         if self._watched:
             self.compiled.keep_back(bool((self.stale == STALE_SAFETY).any()))

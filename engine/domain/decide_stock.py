@@ -12,6 +12,7 @@ from engine.domain.movements import KEPT_MS
 from engine.domain.problems import CODES
 from engine.domain.replies import Problem, ProblemItem
 from engine.domain.state import ShardState
+from engine.domain.supply import UNCOUNTED, is_uncounted
 
 MOVEMENT_SIGN = {
     "received": 1,
@@ -26,7 +27,7 @@ MOVEMENT_SIGN = {
 }
 """Sign of each kind of movement; 0 = the quantity carries its own sign."""
 SCOPES = ("full", "nonzero", "delta")
-SUPPLY_MODES = ("counted", "trusted")
+SUPPLY_MODES = ("counted", "trusted", "uncounted")
 UNITS_MAX = 1_000_000_000
 ROWS_MAX = 50_000
 CLOCK_AHEAD_MS = 60_000
@@ -49,12 +50,17 @@ def adjust(state: ShardState, command: AdjustStock) -> StockMoved | Problem:
         return node
     if not 0 < len(command.moves) <= ROWS_MAX:
         return refuse("invalid_field", "/moves", f"1 to {ROWS_MAX} movements", moves=len(command.moves))
+    part = state.nodes.get(node)
     moves: list[tuple[int, str, int]] = []
     net: dict[int, int] = {}
     for n, move in enumerate(command.moves):
         item = state.catalog.item_of.get(move.sku)
         if item is None:
             return refuse("unknown_sku", f"/moves/{n}/sku", f"no item {move.sku!r}", sku=move.sku)
+        if is_uncounted(part, item):
+            return refuse(
+                "invalid_field", f"/moves/{n}/sku", f"nobody counts {move.sku} here: it has no shelf", sku=move.sku
+            )
         sign = MOVEMENT_SIGN.get(move.kind)
         if sign is None:
             return refuse("invalid_field", f"/moves/{n}/kind", f"one of {', '.join(MOVEMENT_SIGN)}")
@@ -124,6 +130,8 @@ def count(state: ShardState, command: CountStock, *, now_ms: int) -> StockCounte
             counted.setdefault(item, 0)
     rows: list[tuple[int, int]] = []
     for item, units in counted.items():
+        if is_uncounted(part, item):
+            continue  # a feed lists its whole catalogue: what it says of such a position is no count
         row = positions.find(item, node)
         if row >= 0 and (positions.v_counted_s[row], positions.v_counted_ms[row]) > as_of:
             continue  # another source counted this position later than this one did
@@ -164,7 +172,11 @@ def set_position(state: ShardState, command: SetPosition) -> PositionSet | Probl
             return refuse("invalid_field", f"/rows/{n}/supply", f"one of {', '.join(SUPPLY_MODES)}")
         if not 0 <= trust_bp <= 10_000:
             return refuse("invalid_field", f"/rows/{n}/trust_bp", "0 to 10000 basis points")
-        if daily_cap:
-            return refuse("invalid_field", f"/rows/{n}/daily_cap", "not acted upon yet: only uncounted supply has one")
+        if not 0 <= daily_cap <= UNITS_MAX:
+            return refuse("invalid_field", f"/rows/{n}/daily_cap", f"{daily_cap} is not a quantity")
+        if daily_cap and mode != UNCOUNTED:
+            return refuse(
+                "invalid_field", f"/rows/{n}/daily_cap", f"{mode} supply has none: only uncounted supply does"
+            )
         rows.append((item, safety, mode, trust_bp, daily_cap))
     return PositionSet(node, tuple(rows), command.key_hash, command.fingerprint)

@@ -21,13 +21,13 @@ from engine.domain.orders import LineRecord, Method
 from engine.domain.plan import LegTerms, Plan, PlannedLeg, PlanRequest
 
 MINUTE_MS = 60_000
-_EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
+EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 _SEARCH_DAYS = 800
 _SHIP, _PICKUP, _STORE = int(Method.SHIP), int(Method.PICKUP), int(Method.SHIP_TO_STORE)
 
 
 @lru_cache(maxsize=1_024)
-def _zone(name: str) -> ZoneInfo:
+def zone_of(name: str) -> ZoneInfo:
     return ZoneInfo(name)
 
 
@@ -36,7 +36,7 @@ def _minute_of(clock: str) -> int:
 
 
 def _instant_ms(zone: ZoneInfo, day: int, minute: int) -> int:
-    local = datetime.fromordinal(_EPOCH_ORDINAL + day) + timedelta(minutes=minute)
+    local = datetime.fromordinal(EPOCH_ORDINAL + day) + timedelta(minutes=minute)
     offset = local.replace(tzinfo=zone).utcoffset() or timedelta()
     return (day * 1_440 + minute) * MINUTE_MS - (offset.days * 86_400 + offset.seconds) * 1_000
 
@@ -46,12 +46,12 @@ def _collects(node: Node, day: int) -> bool:
     days = node.pickup_days if node.pickup_days is not None else node.working_days
     if (day + 3) % 7 not in days:
         return False
-    return not node.holidays or date.fromordinal(_EPOCH_ORDINAL + day).isoformat() not in node.holidays
+    return not node.holidays or date.fromordinal(EPOCH_ORDINAL + day).isoformat() not in node.holidays
 
 
 def ready_on(node: Node, day: int, from_ms: int) -> int:
     """When goods asked for at an instant are ready on a pickup day that takes them; a full minute."""
-    zone = _zone(node.time_zone)
+    zone = zone_of(node.time_zone)
     opens, closes = _minute_of(node.pickup_opens), _minute_of(node.pickup_closes)
     opens_ms = _instant_ms(zone, day, opens)
     preparing_ms = node.pickup_ready_minutes * MINUTE_MS
@@ -69,8 +69,8 @@ def ready_at(node: Node, from_ms: int) -> int | None:
 
 def first_ready(node: Node, from_ms: int, has_room: Callable[[int], bool]) -> int | None:
     """The same, on the first pickup day (days since 1970) that has room."""
-    zone = _zone(node.time_zone)
-    today = datetime.fromtimestamp(from_ms // 1_000, zone).toordinal() - _EPOCH_ORDINAL
+    zone = zone_of(node.time_zone)
+    today = datetime.fromtimestamp(from_ms // 1_000, zone).toordinal() - EPOCH_ORDINAL
     closes = _minute_of(node.pickup_closes)
     for day in range(today, today + _SEARCH_DAYS):
         last_ms = _instant_ms(zone, day, closes) - node.pickup_ready_minutes * MINUTE_MS

@@ -54,6 +54,7 @@ from engine.domain.move_commands import ListParts, OfferPart, ShowNode
 from engine.domain.orders import LegState, OrderRecord, OrderState
 from engine.domain.problems import CODES
 from engine.domain.replies import Done, Problem, ProblemItem, StockReply
+from engine.domain.supply import resettled
 from engine.domain.views import order_view
 from engine.protocol import demand_reads, explaining, reads, recommit, resourcing
 from engine.protocol.moves import show_node
@@ -311,13 +312,20 @@ def _stock_repeat(core: ShardCore, conn: int, corr: int, command: Any) -> bool:
 
 
 def _stock_fact(
-    core: ShardCore, conn: int, corr: int, event: StockMoved | StockCounted | PositionSet | Problem, now_ms: int
+    core: ShardCore,
+    conn: int,
+    corr: int,
+    event: StockMoved | StockCounted | PositionSet | Problem,
+    now_ms: int,
+    then: StockCounted | None = None,
 ) -> None:
     if isinstance(event, Problem):
         core.answer(conn, corr, event)
         return
     batch = core.batch(now_ms)
     core.put(batch, event)
+    if then is not None:
+        core.put(batch, then)
     rows = event.moves if isinstance(event, StockMoved) else event.rows
     batch.size += 16 * len(rows)
     items = {row[0]: None for row in rows}
@@ -366,7 +374,13 @@ def _count(core: ShardCore, conn: int, corr: int, command: CountStock, now_ms: i
 
 def _set(core: ShardCore, conn: int, corr: int, command: SetPosition, now_ms: int) -> None:
     if not _stock_repeat(core, conn, corr, command):
-        _stock_fact(core, conn, corr, decide_stock.set_position(core.state, command), now_ms)
+        event = decide_stock.set_position(core.state, command)
+        then = None
+        if isinstance(event, PositionSet):
+            core.supply.begin_day(event.node, now_ms)
+            then = resettled(core.state, event.node, event.rows, core.time_ms(now_ms))
+            core.supply.look_again()
+        _stock_fact(core, conn, corr, event, now_ms, then)
 
 
 # -- other shards -------------------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ from engine.protocol.resourcing import Resourcing
 from engine.protocol.stock_feed import StockFeed
 from engine.protocol.tokens import make_token
 from engine.protocol.two_phase import TwoPhase
+from engine.protocol.uncounted import Supply
 from engine.protocol.view_feed import ViewFeed
 
 BATCH_ITEMS_MAX = 256
@@ -127,6 +128,7 @@ class ShardCore:
         self.driver = Driver(self)
         self.participant = Participant(self)
         self.replans = Replans(self)
+        self.supply = Supply(self)
         self.edits = Edits(self)
         self.views = ViewFeed(self)
         self.moves = Moves(self)
@@ -384,6 +386,7 @@ class ShardCore:
             self.moves.tick(now_ms)
         self.closing.tick(now_ms)
         self._expire(now_ms)
+        self.supply.tick(now_ms)
         self.two_phase.tick(now_ms)
         self.claims.tick(now_ms)
         if self.demand.entries or self.demand.working:
@@ -480,6 +483,7 @@ class ShardCore:
             self.demand.wake_at_ms(now_ms),
             self.resourcing.wake_at_ms(now_ms),
             self.moves.wake_at_ms(now_ms),
+            self.supply.wake_at_ms(),
         ]
         due_ms = self._expiries.next_ms()
         if (

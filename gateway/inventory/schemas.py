@@ -70,12 +70,12 @@ class Count(Body, kw_only=True):
 class PositionSettings(Body, kw_only=True):
     """`safety_units` are never promised; `trust_bp` = share of the count that is trusted, in basis points.
 
-    `daily_cap_units` must be 0 until there is uncounted supply.
+    `supply` uncounted: a supplier ships it whose stock nobody counts; it promises `daily_cap_units` a local day.
     """
 
     sku: Id
     safety_units: Units = 0
-    supply: Literal["counted", "trusted"] = "counted"
+    supply: Literal["counted", "trusted", "uncounted"] = "counted"
     trust_bp: Annotated[int, Meta(ge=0, le=10_000)] = 10_000
     daily_cap_units: Units = 0
 

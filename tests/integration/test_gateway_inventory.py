@@ -106,6 +106,24 @@ async def test_safety_stock_is_not_promised(engine: GatewayEngine) -> None:
     assert bad.json()["errors"][0]["pointer"] == "/positions/0/sku"
 
 
+async def test_a_supplier_that_nobody_counts_promises_its_cap(engine: GatewayEngine) -> None:
+    row = {"sku": "SKU-2", "supply": "uncounted", "daily_cap_units": 3}
+    answer = await engine.client.put("/v1/inventory/positions", json={"node_id": "N-1", "positions": [row]})
+    (position,) = answer.json()["positions"]
+    assert (position["available_to_promise"], position["supply"]) == (3, "uncounted")
+    taken = await engine.client.post(
+        "/v1/allocations", json=an_order_body("A-1", sku="SKU-2", quantity=2), headers=keyed("u-1")
+    )
+    assert taken.status_code == 201, taken.text
+    for consistency in ("local", "strict"):
+        params = {"sku": "SKU-2", "consistency": consistency}
+        shown = (await engine.client.get("/v1/availability", params=params)).json()
+        assert shown["totals"] == [{"sku": "SKU-2", "available_to_promise": 1}]
+        assert shown["data"][0]["supply"] == "uncounted"
+    refused = await adjust(engine, "u-2", node_id="N-1", sku="SKU-2", kind="received", quantity=1)
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/sku")
+
+
 async def test_availability_says_where_and_as_of_when(engine: GatewayEngine) -> None:
     await engine.stock_up("N-0", "SKU-0", 3)
     await engine.stock_up("N-1", "SKU-0", 4)

@@ -25,11 +25,14 @@ class CountRow(Request, kw_only=True):
 
 
 class PositionSettings(Request, kw_only=True):
-    """`safety_units` are never promised; `trust_bp` = share of the count that is trusted, in basis points."""
+    """`safety_units` are never promised; `trust_bp` = share of the count that is trusted, in basis points.
+
+    `supply` uncounted: a supplier ships it whose stock nobody counts; it promises `daily_cap_units` a local day.
+    """
 
     sku: str
     safety_units: int = 0
-    supply: Literal["counted", "trusted"] = "counted"
+    supply: Literal["counted", "trusted", "uncounted"] = "counted"
     trust_bp: int = 10_000
     daily_cap_units: int = 0
 

@@ -1,0 +1,186 @@
+"""Suppliers that nobody counts: a cap a day, whatever is cancelled, shipped, recounted or restarted meanwhile."""
+
+from __future__ import annotations
+
+import random
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from engine.actors.planner import SolverPlanner
+from engine.domain.commands import (
+    ActOnLeg,
+    AdjustStock,
+    CancelOrder,
+    CountStock,
+    GetAvailability,
+    SetPosition,
+    StockMove,
+)
+from engine.domain.orders import OnShort
+from engine.domain.replies import OrderView, Problem, StockReply
+from engine.settings import Settings
+from tests.builders import a_network, a_node, a_place, an_order
+from tests.sim.lone_core import LoneCore
+
+ZONE = "America/New_York"
+EVENING_MS = int(datetime(2026, 10, 31, 20, 0, tzinfo=ZoneInfo(ZONE)).timestamp() * 1_000)
+HOUR_MS = 3_600_000
+
+
+def a_supplier(cap: int = 5, *, safety: int = 0, **options: Any) -> LoneCore:
+    """One supplier SUP with SKU-0 uncounted and SKU-1 counted; Saturday, 20:00, the night before the clocks go back."""
+    nodes = [a_node("SUP", kind="supplier", time_zone=ZONE, working_days=tuple(range(7)))]
+    shop = LoneCore(a_network(nodes=nodes), **options)
+    shop.now_ms = EVENING_MS
+    capped(shop, cap, safety=safety)
+    return shop
+
+
+def capped(shop: LoneCore, cap: int, *, safety: int = 0, mode: str = "uncounted") -> StockReply:
+    reply = shop.ask(SetPosition("SUP", (("SKU-0", safety, mode, 10_000, cap),)))
+    assert isinstance(reply, StockReply), reply
+    return reply
+
+
+def bought(shop: LoneCore, order_id: str, units: int) -> OrderView | Problem:
+    reply = shop.ask(a_place(an_order(order_id, {"SKU-0": units})))
+    assert isinstance(reply, OrderView | Problem)
+    return reply
+
+
+def left(shop: LoneCore, sku: str = "SKU-0") -> int:
+    (view,) = shop.ask(GetAvailability((sku,))).positions
+    return int(view.available_to_promise)
+
+
+def test_a_supplier_promises_its_cap_a_day_and_begins_anew_at_local_midnight() -> None:
+    shop = a_supplier(5)
+    assert left(shop) == 5
+    assert isinstance(bought(shop, "A-1", 4), OrderView)
+    refused = bought(shop, "A-2", 2)
+    assert isinstance(refused, Problem)
+    assert (refused.code, refused.errors[0].facts["available_to_promise"]) == ("out_of_stock", 1)
+    shop.pass_time(4 * HOUR_MS - 1_001)
+    assert left(shop) == 1
+    shop.pass_time(1_001)
+    assert left(shop) == 5
+    assert isinstance(bought(shop, "A-3", 5), OrderView)
+    shop.pass_time(24 * HOUR_MS)  # this day has 25 hours
+    assert left(shop) == 0
+    shop.pass_time(HOUR_MS)
+    assert left(shop) == 5
+
+
+def test_shipping_gives_nothing_back_and_cancelling_does() -> None:
+    shop = a_supplier(3)
+    view = bought(shop, "A-1", 3)
+    assert isinstance(view, OrderView)
+    for action in ("release", "accept", "pick", "ship"):
+        assert isinstance(shop.ask(ActOnLeg(view.slot, view.order_no, 1, action)), OrderView)
+    assert left(shop) == 0
+    shop.pass_time(5 * HOUR_MS)
+    view = bought(shop, "A-2", 3)
+    assert isinstance(view, OrderView)
+    shop.ask(CancelOrder(view.slot, view.order_no, (("1", 2),)))
+    assert left(shop) == 2
+
+
+def test_waiting_orders_are_served_when_the_day_begins() -> None:
+    shop = a_supplier(2)
+    bought(shop, "A-1", 2)
+    view = shop.ask(a_place(an_order("A-2", {"SKU-0": 2}, on_short=OnShort.PARK)))
+    assert view.state == "parked"
+    shop.pass_time(5 * HOUR_MS)
+    assert shop.core.state.order(view.slot, view.order_no).legs  # type: ignore[union-attr]
+    assert left(shop) == 0
+
+
+def test_another_cap_counts_at_once_and_never_makes_short() -> None:
+    shop = a_supplier(5)
+    bought(shop, "A-1", 4)
+    assert (left(shop), capped(shop, 7).positions[0].available_to_promise) == (1, 3)
+    assert capped(shop, 7, safety=2).positions[0].available_to_promise == 3  # there is nothing that safety would keep
+    assert capped(shop, 2).positions[0].available_to_promise == 0
+    assert not shop.state.short_positions
+    view = capped(shop, 0, mode="counted").positions[0]
+    assert (view.on_hand, view.allocated, view.available_to_promise, view.short_by) == (4, 4, 0, 0)
+    shop.pass_time(24 * HOUR_MS)
+    assert left(shop) == 0  # nobody renews what is counted
+    shop.ask(CountStock("SUP", "feed", shop.now_ms, 1, "delta", (("SKU-0", 9),)))
+    assert left(shop) == 5
+
+
+def test_counts_say_nothing_about_it_and_movements_are_refused() -> None:
+    shop = a_supplier(5)
+    reply = shop.ask(CountStock("SUP", "feed", shop.now_ms, 1, "full", (("SKU-0", 900), ("SKU-1", 7))))
+    assert not isinstance(reply, Problem)
+    assert (left(shop), left(shop, "SKU-1")) == (5, 7)
+    refused = shop.ask(AdjustStock("SUP", (StockMove("SKU-0", "received", 1),)))
+    assert (refused.code, refused.errors[0].pointer) == ("invalid_field", "/moves/0/sku")
+
+
+def test_the_day_is_begun_once_whatever_restarts() -> None:
+    shop = a_supplier(5)
+    bought(shop, "A-1", 5)
+    shop.pass_time(5 * HOUR_MS)
+    view = bought(shop, "A-2", 3)
+    assert isinstance(view, OrderView)
+    shop.check_recovery({})
+    entries = len(shop.entries)
+    core = shop.recovered_from({})
+    shop.core = core
+    shop.settle()
+    shop.now_ms += 2_000
+    shop.settle()
+    assert left(shop) == 2
+    assert len(shop.entries) == entries  # nothing was journaled by the restart
+
+
+def test_a_feed_that_is_late_stays_late_though_suppliers_begin_their_day() -> None:
+    """`max_feed_age_s` is about counts: a renewal is none."""
+    nodes = [a_node("SUP", time_zone=ZONE, max_feed_age_s=6 * 3_600, on_stale="exclude", working_days=tuple(range(7)))]
+    shop = LoneCore(a_network(nodes=nodes), make_planner=lambda state: SolverPlanner(state, Settings()))
+    shop.now_ms = EVENING_MS
+    capped(shop, 5)
+    shop.ask(CountStock("SUP", "feed", shop.now_ms, 1, "delta", (("SKU-1", 7),)))
+    assert isinstance(shop.ask(a_place(an_order("A-1", {"SKU-1": 1}))), OrderView)
+    shop.pass_time(7 * HOUR_MS)
+    assert isinstance(shop.ask(a_place(an_order("A-2", {"SKU-1": 1}))), Problem)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_day_promises_more_than_the_cap_beyond_what_was_open(seed: int) -> None:
+    """U1, over a random history: units open now <= units open when the day began + cap."""
+    rng = random.Random(seed)
+    cap = rng.randint(1, 6)
+    shop = a_supplier(cap)
+    live: list[OrderView] = []
+    shipped_today = opened = 0
+    zone, today = ZoneInfo(ZONE), None
+    for n in range(60):
+        shop.pass_time(rng.choice([0, 60_000, 3 * HOUR_MS]))
+        position = shop.ask(GetAvailability(("SKU-0",))).positions[0]
+        day = datetime.fromtimestamp(shop.now_ms / 1_000, zone).date()
+        if day != today:
+            today, opened, shipped_today = day, position.held + position.allocated, 0
+        step = rng.random()
+        if step < 0.6:
+            ttl_s = rng.choice([0, 0, 3_600])
+            reply = shop.ask(a_place(an_order(f"A-{n}", {"SKU-0": rng.randint(1, 4)}), ttl_s=ttl_s))
+            if isinstance(reply, OrderView) and not ttl_s:
+                live.append(reply)
+        elif live and step < 0.8:
+            view = live.pop(rng.randrange(len(live)))
+            shop.ask(CancelOrder(view.slot, view.order_no))
+        elif live:
+            view = live.pop(rng.randrange(len(live)))
+            units = view.legs[0].lines[0].quantity
+            for action in ("release", "accept", "pick", "ship"):
+                shop.ask(ActOnLeg(view.slot, view.order_no, 1, action))
+            shipped_today += units
+        position = shop.ask(GetAvailability(("SKU-0",))).positions[0]
+        assert position.held + position.allocated + shipped_today <= opened + cap
+    shop.check_recovery({})
