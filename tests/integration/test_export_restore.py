@@ -197,10 +197,11 @@ def test_targets_and_sources_that_make_no_sense_are_named(tmp_path: Path) -> Non
     assert quartermaster("restore", str(tmp_path / "text.tar"), f"--data-dir={tmp_path / 'd'}").returncode == 2
 
 
-def test_the_commands_of_the_how_to_work(original: Original, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("page", "steps"), [("move-in-and-out.md", 3), ("back-up.md", 2)])
+def test_the_commands_of_the_how_to_work(original: Original, tmp_path: Path, page: str, steps: int) -> None:
     """In order, in one folder, on an engine that is stopped."""
-    blocks = BLOCK.findall((ROOT / "docs" / "how-to" / "move-in-and-out.md").read_text())
-    assert len(blocks) == 3
+    blocks = BLOCK.findall((ROOT / "docs" / "how-to" / page).read_text())
+    assert len(blocks) == steps
     (tmp_path / "data").symlink_to(original.folder / "data")
     run = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", "\n".join(blocks)],
