@@ -92,6 +92,8 @@ class Settings(BaseSettings):
     """Where the journals' past is kept: a folder or an fsspec URL (s3://bucket/folder); None = `archive` in the data folder; `off` = nowhere."""
     archive_seal_s: float = Field(300.0, gt=0)
     """A segment of the archive is written at the latest after this long, or when it has 8 MiB."""
+    archive_lag_s: float = Field(30.0, ge=0)
+    """While the machine is busy, archive and lists may be so many seconds behind: orders go first. 0 = never on purpose."""
     archive_retention_days: int = Field(0, ge=0)
     """Segments older than this are removed; 0 = never."""
     index_url: SecretStr | None = None

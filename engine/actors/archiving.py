@@ -15,6 +15,7 @@ from engine.actors.measures import Complaint
 from engine.archive.feed import JournalFeed
 from engine.archive.follower import ShardFollower
 from engine.archive.index import IndexWriter, connect_index, migrate
+from engine.archive.patience import CpuPressure, Patience
 from engine.archive.places import archive_url, index_url
 from engine.archive.store import SegmentStore
 from engine.archive.writer import Exists
@@ -82,11 +83,18 @@ class Archiving:
                     log.warning("index unreachable", error=str(error))
                 await asyncio.sleep(RETRY_S)
         index, lock = IndexWriter(engine), asyncio.Lock()
-        url = settings.redis_url.get_secret_value()
+        url, pressure = settings.redis_url.get_secret_value(), CpuPressure()
         for shard in (CONTROL_SHARD, *range(settings.shards)):
             feed = JournalFeed(url, shard)
             follower = ShardFollower(
-                shard, feed, store, index, lock, seal_s=settings.archive_seal_s, now_ms=settings.pace.now_ms
+                shard,
+                feed,
+                store,
+                index,
+                lock,
+                seal_s=settings.archive_seal_s,
+                patience=Patience(settings.archive_lag_s, pressure.share),
+                now_ms=settings.pace.now_ms,
             )
             self._followers.append(follower)
             self._tasks.append(asyncio.create_task(self._follow(follower), name=f"archive-{shard}"))

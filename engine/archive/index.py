@@ -8,7 +8,6 @@ X3  There is one writer (the archiver). A second one fails on X2 and reads its p
 from __future__ import annotations
 
 from importlib.resources import files
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,10 +25,6 @@ SQLITE_CACHE_KIB = 64 * 1024
 SQLITE_WAL_PAGES = 16_000
 """64 MiB of log before it is copied into the tables: a page that many transactions change is then copied once."""
 BUSY_TIMEOUT_S = 10
-
-
-_POSITION_TIME = itemgetter(0, 1, 2, 3, 4, 5)
-"""The key of a movement."""
 
 
 class OutOfStep(Exception):
@@ -195,7 +190,7 @@ class IndexWriter:
                 run("items", sorted(changes.items))
                 run("legs", changes.legs)
                 run("decisions", changes.decisions)
-                run("movements", sorted(changes.movements, key=_POSITION_TIME))
+                run("movements", sorted(changes.movements))
                 run("positions", sorted(changes.positions))
                 run("closed", changes.closed)
                 now = Progress(

@@ -260,8 +260,8 @@ def _answer(found: Any) -> Answer | Problem:
 
 _NAMING = ("unknown_sku", "unknown_node", "unknown_channel", "invalid_cursor")
 _TRUE_AS_OF = (
-    "Out of the index, which follows the journals within a second; `as_of` says how far. Pages go by `cursor` and stay true to the "
-    "sort while new orders come."
+    "Out of the index, which follows the journals within two seconds, or within `QM_ARCHIVE_LAG_S` while the machine is busy; `as_of` says "
+    "how far. Pages go by `cursor` and stay true to the sort while new orders come."
 )
 ROUTES = [
     Route(

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from engine.archive.feed import JournalFeed
 from engine.archive.follower import ShardFollower, rebuild
 from engine.archive.index import IndexWriter, connect_index, contents, migrate, sqlite_url
+from engine.archive.patience import Patience
 from engine.archive.store import SegmentStore
 from engine.journal.embedded import EmbeddedServer
 from engine.journal.port import Corrupt, Tail, Unavailable
@@ -69,9 +70,9 @@ async def writer(server: EmbeddedServer, feed: JournalFeed) -> AsyncIterator[Wri
     await journal.close()
 
 
-def follower(feed: JournalFeed, folder: Path, index: IndexWriter, **options: float) -> ShardFollower:
+def follower(feed: JournalFeed, folder: Path, index: IndexWriter, **options: object) -> ShardFollower:
     store = SegmentStore(str(folder / "archive"))
-    made = {"seal_s": 1_000.0, "tell_every_s": 0.0, "index_every_s": 0.0, **options}
+    made: dict[str, object] = {"seal_s": 1_000.0, "tell_every_s": 0.0, "index_every_s": 0.0, **options}
     return ShardFollower(0, feed, store, index, asyncio.Lock(), **made)  # type: ignore[arg-type]
 
 
@@ -125,6 +126,36 @@ async def test_what_is_appended_is_archived_and_indexed(feed: JournalFeed, write
     cursor = await writer.journal.archive_cursor()
     assert cursor is not None and cursor[:2] == (writer.tail.seq, writer.tail.seq)
     assert one.writer.segments == 2
+    await assert_complete(writer, tmp_path)
+
+
+async def test_on_a_busy_machine_entries_wait_in_the_journal_until_the_rush_is_over_or_memory_is_tight(
+    feed: JournalFeed, writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L5: the shard hears of the archiver meanwhile, and loses nothing."""
+    patience = Patience(1_000.0, lambda: 1.0)
+    one = follower(feed, tmp_path, index_at(tmp_path / "index.db"), patience=patience)
+    await one.open()
+    await writer.run(20)
+    await drained(one)
+    before = one.indexed_seq
+    assert before > 0
+    monkeypatch.setattr(patience, "_entry_bytes", 1e9)  # a rush, whatever the clock says
+    await writer.run(20)
+    assert not await one.round()
+    assert (one.writer.taken_seq, one.indexed_seq) == (before, before)
+    await drained(one)  # nothing came since: the rush is over
+    assert one.indexed_seq == writer.tail.seq
+    monkeypatch.setattr(patience, "_entry_bytes", 1e9)
+    await writer.run(20)
+    with monkeypatch.context() as patch:
+
+        async def tight() -> float:
+            return 0.6
+
+        patch.setattr(feed, "memory_share", tight)
+        assert not await one.round()
+    assert one.writer.archived_seq == writer.tail.seq
     await assert_complete(writer, tmp_path)
 
 
