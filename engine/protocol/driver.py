@@ -140,4 +140,7 @@ class Driver:
         if any(leg.leg_no == command.leg_no and leg.driving for leg in record.legs):
             batch = core.batch(now_ms)
             core.put(batch, DriveAcked(command.slot, command.order_no, (command.leg_no,)))
+            acked = core.state.order(command.slot, command.order_no)
+            assert acked is not None
+            core.closing.changed(command.slot, command.order_no, acked, batch.time_ms)  # this may have been its end
         return True

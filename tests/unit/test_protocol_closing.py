@@ -5,12 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from engine.domain.commands import ActOnLeg, CancelOrder, GetOrder
+from engine.domain.commands import ActOnLeg, AdjustStock, CancelOrder, GetOrder, StockMove
 from engine.domain.events import Event, OrdersClosed
 from engine.domain.keys import IdTable
 from engine.domain.replies import OrderView, Problem
 from engine.verify.books import Books
 from tests.builders import a_network, a_place, an_order
+from tests.sim.little_cluster import LittleCluster
 from tests.sim.lone_core import LoneCore
 
 HOUR_MS = 3_600_000
@@ -23,8 +24,6 @@ def lone() -> LoneCore:
 
 
 def stocked(lone: LoneCore) -> LoneCore:
-    from engine.domain.commands import AdjustStock, StockMove
-
     lone.ask(AdjustStock("N-0", (StockMove("SKU-0", "received", 50),)))
     return lone
 
@@ -185,3 +184,27 @@ def test_a_newer_order_keeps_its_id() -> None:
     table.put(5, 2)
     table.discard(5, 1)
     assert table.get(5) == 2
+
+
+@pytest.mark.parametrize("ttl_s", [0, 60], ids=["cancelled", "expired"])
+def test_an_order_that_waited_for_another_shard_to_free_its_leg_leaves_too(ttl_s: int) -> None:
+    """C2: its end is the other shard's acknowledgement, not the record that decided it."""
+    cluster = LittleCluster(shards=2, nodes=4, items=2)
+    home = cluster.cores[0]
+    away = next(n for n, owner in enumerate(home.catalog.owner) if owner == 1)
+    cluster.ask(1, AdjustStock(f"N-{away}", (StockMove("SKU-0", "received", 5),)))
+    cluster.now_ms += 100  # views are pushed every few milliseconds
+    cluster.settle()
+    view = cluster.ask(0, a_place(an_order(), key=7, ttl_s=ttl_s))
+    assert isinstance(view, OrderView), view
+    assert [leg.node_id for leg in view.legs] == [f"N-{away}"]
+    if ttl_s:
+        cluster.now_ms += ttl_s * 1_000
+        cluster.settle()
+    else:
+        assert not isinstance(cluster.ask(0, CancelOrder(view.slot, view.order_no)), Problem)
+    cluster.now_ms += HOUR_MS
+    home.archived(home.state.seq, home.state.time_ms)
+    cluster.settle()
+    assert home.counts["closed"] == 1
+    assert home.state.order(view.slot, view.order_no) is None
