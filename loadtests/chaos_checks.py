@@ -1,4 +1,4 @@
-"""What must be true after a day of chaos, asked from the outside: books, acknowledged orders, archive, memory."""
+"""What must be true after a day of chaos, asked from the outside: books, acknowledged orders, archive."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 
 from engine.archive.feed import JournalFeed
@@ -23,26 +22,6 @@ from loadtests.ledger import Ledger
 from loadtests.servers import Engine
 
 PAGE_ROWS = 5_000
-
-
-class Slope(NamedTuple):
-    """A straight line through the second half of a series: bytes an hour, the mean, and growth an hour over the mean."""
-
-    per_hour: float
-    mean: float
-
-    @property
-    def share_per_hour(self) -> float:
-        return self.per_hour / self.mean if self.mean else 0.0
-
-
-def slope(points: Sequence[tuple[float, float]]) -> Slope:
-    """Least squares over the points given (seconds, bytes)."""
-    if len(points) < 3:
-        return Slope(0.0, 0.0)
-    at_s, values = np.array([x for x, _ in points]), np.array([y for _, y in points])
-    gradient = float(np.polyfit(at_s - at_s[0], values, 1)[0])
-    return Slope(gradient * 3_600, float(values.mean()))
 
 
 async def positions(engine: Engine) -> dict[tuple[str, str], tuple[int, int, int]]:

@@ -21,80 +21,91 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from engine.pace import Pace
-from loadtests.chaos_checks import (
-    check_acknowledged,
-    compare_books,
-    compare_indexes,
-    positions,
-    rebuild_index,
-    slope,
-)
-from loadtests.chaos_processes import kill_one, memory_by_role, roles
+from loadtests.chaos_checks import check_acknowledged, compare_books, compare_indexes, positions, rebuild_index
+from loadtests.chaos_processes import kill_one
 from loadtests.chaos_traffic import Shop
+from loadtests.chaos_watch import MIB, Watch, plot
 from loadtests.client import Client
 from loadtests.figures import machine
 from loadtests.loader import load_network
 from loadtests.network import NetworkSpec, build_network
-from loadtests.proc import alive
-from loadtests.runs import quartermaster, verify
+from loadtests.runs import verify
 from loadtests.servers import Engine, stop_on_sigterm
-from loadtests.svg_plot import Panel, chart
 
 RESULTS = Path(__file__).parent / "results"
 SHARDS = 2
-SAMPLE_S = 10.0
 LINE_S = 60.0
 DEDUPE_MAX = 40_000
-"""Keys a shard remembers. Two engine hours of them at the default rate, so that the window is full and moves from then on."""
+"""Keys a shard remembers on a chaos day. Two engine hours of them at the default rate, so that the window is full and moves from then on."""
 SOLVER_DEADLINE_MS = 40
-SETTLED_S = 30.0
-"""How long after its start a process counts for the slope of its memory."""
 WHOLE_S = 120.0
 DRAIN_S = 420.0
 REST_S = 600.0
-MIB = 1024 * 1024
-SLOPE_MAX = 0.05
-"""Growth of memory an hour, over its mean, that still counts as flat."""
 FLAT_MINUTES = 30.0
-"""A run shorter than this says nothing about slopes: they are shown, not judged."""
+"""A chaos day shorter than this says nothing about slopes: they are shown, not judged."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one run is to be. Times are the machine's unless they say otherwise."""
+
+    name: str
+    """Of its two files, `NAME.json` and `NAME.svg`."""
+    title: str
+    minutes: float
+    hours: float
+    """Of the engine's time, that pass meanwhile."""
+    rate_per_s: float
+    seed: int = 1
+    kill_every_s: float = 0.0
+    """0 = nobody is killed."""
+    dedupe_max: int = 5_000_000
+    sample_s: float = 10.0
+    flat: bool = True
+    """Whether memory that grows fails the run."""
+    growth_max: float = 0.05
+    """Growth of memory over its mean, in `growth_s`, that still counts as flat."""
+    growth_s: float = 3_600.0
+
+    @property
+    def seconds(self) -> float:
+        return self.minutes * 60.0
+
+    @property
+    def speed(self) -> int:
+        """How many times as fast the engine's clock runs."""
+        return max(1, round(self.hours * 60 / self.minutes))
 
 
 class Day:
     """One run."""
 
-    def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
-        self.arguments = arguments
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self.plan = plan
         self.folder = folder
-        self.seconds = arguments.minutes * 60.0
-        self.pace = Pace(max(1, round(arguments.hours * 60 / arguments.minutes)), time.time_ns() // 1_000_000)
+        self.pace = Pace(plan.speed, time.time_ns() // 1_000_000)
         self.engine = Engine(
-            "chaos",
+            plan.name,
             folder / "data",
             shards=SHARDS,
             env={
                 "QM_CLOCK_SPEED": str(self.pace.speed),
                 "QM_CLOCK_SINCE_MS": str(self.pace.since_ms),
-                "QM_DEDUPE_MAX": str(DEDUPE_MAX),
-                "QM_SOLVER_DEADLINE_MS": str(
-                    SOLVER_DEADLINE_MS * self.pace.speed
-                ),  # in the engine's time, like every instant
+                "QM_DEDUPE_MAX": str(plan.dedupe_max),
+                # in the engine's time, like every instant
+                "QM_SOLVER_DEADLINE_MS": str(SOLVER_DEADLINE_MS * self.pace.speed),
                 "QM_ARCHIVE_SEAL_S": "30",
             },
         )
-        self.rng = random.Random(arguments.seed)
-        self.started = 0.0
+        self.watch = Watch(self.engine, SHARDS)
+        self.rng = random.Random(plan.seed)
         self.kills: list[dict[str, Any]] = []
-        self.samples: list[dict[str, Any]] = []
-        self._seen: dict[str, tuple[int, float]] = {}
-        """Role -> (process id, when it was first seen)."""
         self.failures: list[str] = []
 
     def say(self, text: str) -> None:
@@ -105,20 +116,17 @@ class Day:
         if not holds:
             self.failures.append(what)
 
-    def now_s(self) -> float:
-        return time.monotonic() - self.started
-
     # -- the day --------------------------------------------------------------------------------------------------
 
     async def run(self) -> dict[str, Any]:
-        arguments, engine = self.arguments, self.engine
+        plan, engine = self.plan, self.engine
         network = build_network(
             NetworkSpec(
-                seed=arguments.seed,
+                seed=plan.seed,
                 warehouses=10,
                 stores=50,
                 skus=2_000,
-                orders=round(arguments.rate * self.seconds),
+                orders=round(plan.rate_per_s * plan.seconds),
                 units_per_order=3.1,
                 coverage=1.2,
                 kit_share=0.01,
@@ -132,41 +140,44 @@ class Day:
                 loader = Client(engine.url, engine.key)
                 await load_network(loader, network)
                 await loader.close()
-                shop = Shop(network, client, self.pace, rate_per_s=arguments.rate, seed=arguments.seed)
+                shop = Shop(network, client, self.pace, rate_per_s=plan.rate_per_s, seed=plan.seed)
                 self.say(
-                    f"{len(network.nodes)} nodes, {len(network.stock.node):,} positions; {arguments.rate:g} orders/s for "
-                    f"{arguments.minutes:g} minutes, the clock {self.pace.speed} times as fast"
+                    f"{len(network.nodes)} nodes, {len(network.stock.node):,} positions; {plan.rate_per_s:g} orders/s for "
+                    f"{plan.minutes:g} minutes, the clock {self.pace.speed} times as fast"
                 )
-                self.started = time.monotonic()
+                self.watch.start()
                 playing = asyncio.create_task(shop.play())
-                sampling = asyncio.create_task(self._sample_forever(shop))
+                beside = [
+                    asyncio.create_task(self.watch.sample_forever(shop, every_s=plan.sample_s)),
+                    asyncio.create_task(self._report_forever(shop)),
+                ]
                 await self._kill_until_the_end(shop, client)
                 shop.stop()
                 await playing
-                return await self._judge(shop, sampling)
+                return await self._judge(shop, beside)
         finally:
             await asyncio.to_thread(engine.stop)
 
     async def _kill_until_the_end(self, shop: Shop, client: Client) -> None:
-        arguments = self.arguments
-        due, halved = arguments.kill_every_s, False
-        while due < self.seconds - 20:
-            await asyncio.sleep(max(0.0, due - self.now_s()))
-            if not halved and self.now_s() > self.seconds / 2:
+        plan, watch = self.plan, self.watch
+        due, halved = plan.kill_every_s, False
+        while plan.kill_every_s and due < plan.seconds - 20:
+            await asyncio.sleep(max(0.0, due - watch.now_s()))
+            if not halved and watch.now_s() > plan.seconds / 2:
                 halved = True
                 await self._kill_everything(client)
             else:
                 await self._kill_someone()
-            due += arguments.kill_every_s
-        await asyncio.sleep(max(0.0, self.seconds - self.now_s()))
+            due += plan.kill_every_s
+        await asyncio.sleep(max(0.0, plan.seconds - watch.now_s()))
 
     async def _kill_someone(self) -> None:
-        known = await self._roles()
+        known = await self.watch.roles()
         if known is None:
-            self.failures.append(f"second {self.now_s():.0f}: the shards did not say who they are")
+            self.failures.append(f"second {self.watch.now_s():.0f}: the shards did not say who they are")
             return
-        killed = await asyncio.to_thread(kill_one, known, self.rng, started=self.started)
-        back_s = await self._whole_again(killed.role, killed.pid)
+        killed = await asyncio.to_thread(kill_one, known, self.rng, started=self.watch.started)
+        back_s = await self.watch.whole_again(killed.role, killed.pid, within_s=WHOLE_S)
         self.kills.append({"at_s": round(killed.at_s, 1), "role": killed.role, "back_s": back_s})
         if back_s is None:
             self.failures.append(f"{killed.role} did not come back within {WHOLE_S:.0f} s")
@@ -174,99 +185,24 @@ class Day:
 
     async def _kill_everything(self, client: Client) -> None:
         """As when the machine stops: every process, the server's too; then the same command on the same data."""
-        at_s = self.now_s()
+        at_s = self.watch.now_s()
         await asyncio.to_thread(self.engine.kill_all)
         await asyncio.to_thread(self.engine.start)
         client.move_to(self.engine.url)
-        back_s = round(self.now_s() - at_s, 1)
+        back_s = round(self.watch.now_s() - at_s, 1)
         self.kills.append({"at_s": round(at_s, 1), "role": "everything", "back_s": back_s})
         self.say(f"  kill -9 of every process, started again: ready after {back_s} s")
 
-    async def _whole_again(self, role: str, pid: int) -> float | None:
-        """Seconds until the role has a new process and the gateway is ready; None = never."""
-        began = time.monotonic()
-        while time.monotonic() - began < WHOLE_S:
-            await asyncio.sleep(0.1)
-            if not await self._ready():
-                continue
-            known = await self._roles()
-            if known is not None and known.get(role, pid) != pid and alive(known[role]) and await self._ready():
-                return round(time.monotonic() - began, 1)
-        return None
-
-    async def _ready(self) -> bool:
-        async with httpx.AsyncClient(timeout=5.0) as client:
-            try:
-                return (await client.get(self.engine.url + "/readyz")).status_code == 200
-            except httpx.HTTPError:
-                return False
-
-    async def _status(self) -> dict[str, Any] | None:
-        """What the shards say, from a process of its own: it may wait for dead ones, and must not hold the traffic up."""
-        command = [*quartermaster(), "status", "--data-dir", str(self.engine.data_dir), "--json"]
-        process = await asyncio.create_subprocess_exec(
-            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
-        )
-        out, _ = await process.communicate()
-        try:
-            found: dict[str, Any] = json.loads(out)
-        except json.JSONDecodeError:
-            return None
-        return found
-
-    async def _roles(self) -> dict[str, int] | None:
-        for _ in range(20):
-            status = await self._status()
-            if status is not None and sum("pid" in facts for facts in status["shards"]) == SHARDS + 1:
-                return roles(self.engine, status)
-            await asyncio.sleep(0.5)
-        return None
-
-    # -- measuring ------------------------------------------------------------------------------------------------
-
-    async def _sample_forever(self, shop: Shop) -> None:
-        next_line = LINE_S
+    async def _report_forever(self, shop: Shop) -> None:
         while True:
-            await asyncio.sleep(SAMPLE_S)
-            await self._sample(shop)
-            if self.now_s() >= next_line:
-                next_line += LINE_S
+            await asyncio.sleep(LINE_S)
+            if self.watch.samples:
                 self._line(shop)
 
-    async def _sample(self, shop: Shop) -> None:
-        status = await self._status()
-        if status is None:
-            return
-        shards = [facts for facts in status["shards"] if "problem" not in facts]
-        known = roles(self.engine, status)
-        now = self.now_s()
-        for role, pid in known.items():
-            if self._seen.get(role, (0, 0.0))[0] != pid:
-                self._seen[role] = (pid, now)
-        pss = await asyncio.to_thread(memory_by_role, self.engine, known)
-        stock = [facts for facts in shards if facts["shard"] != 255]
-        self.samples.append(
-            {
-                "at_s": round(now, 1),
-                "pss": pss,
-                "settled": [r for r in pss if r not in self._seen or now - self._seen[r][1] >= SETTLED_S],
-                "redis": max((f.get("redis_used_bytes", 0) for f in shards), default=0),
-                "complete": len(shards) == SHARDS + 1,
-                "open_orders": sum(f["open_orders"] for f in stock),
-                "orders": sum(f["orders"] for f in stock),
-                "open_holds": sum(f["open_holds"] for f in stock),
-                "dedupe": sum(f["dedupe_entries"] for f in stock),
-                "archive_lag": max((f.get("archive_lag_entries", 0) for f in stock), default=0),
-                "index_lag": max((f.get("index_lag_entries", 0) for f in stock), default=0),
-                "acknowledged": shop.tally.acknowledged,
-                "oversold": len(shop.ledger.oversold),
-            }
-        )
-
     def _line(self, shop: Shop) -> None:
-        tally, last = shop.tally, self.samples[-1]
+        tally, last = shop.tally, self.watch.samples[-1]
         pss = " ".join(f"{role} {size // MIB}" for role, size in sorted(last["pss"].items()))
-        hours = self.now_s() * self.pace.speed / 3_600
+        hours = self.watch.now_s() * self.pace.speed / 3_600
         self.say(
             f"{hours:5.1f} h: {tally.drawn:,} orders, {tally.acknowledged:,} acknowledged, {sum(tally.refused.values()):,} refused, "
             f"{tally.ended:,} ended; unknown {tally.unknown:,}, resolved with the same key {tally.resolved:,}, later {tally.later:,}, "
@@ -277,13 +213,14 @@ class Day:
 
     # -- judging --------------------------------------------------------------------------------------------------
 
-    async def _judge(self, shop: Shop, sampling: asyncio.Task[None]) -> dict[str, Any]:
+    async def _judge(self, shop: Shop, beside: list[asyncio.Task[None]]) -> dict[str, Any]:
         engine, tally = self.engine, shop.tally
-        ended_s = self.now_s()
+        ended_s = self.watch.now_s()
         self.say("no more orders: everything comes to its end")
         self.require(await shop.drain(within_s=DRAIN_S), f"every order came to its end ({shop.in_flight} have not)")
         at_rest = await self._rest()
-        sampling.cancel()
+        for task in beside:
+            task.cancel()
         self.require(at_rest, "all entries are archived and indexed, and every order has left memory")
         self.require(
             not tally.unexpected, f"no answer that nobody should see {dict(tally.unexpected)} {shop.http.examples}"
@@ -312,16 +249,16 @@ class Day:
             f"the index rebuilt from archive and journal equals the live one: {sum(rows.values()):,} rows "
             f"({time.monotonic() - began:.0f} s); {len(wrong)} differ {wrong[:3]}",
         )
-        slopes = self._slopes(ended_s)
+        slopes = self._judge_memory(ended_s)
         return {
             "commit": _commit(),
             "machine": machine(),
-            "seed": self.arguments.seed,
-            "minutes": self.arguments.minutes,
-            "hours": self.arguments.hours,
+            "seed": self.plan.seed,
+            "minutes": self.plan.minutes,
+            "hours": self.plan.hours,
             "speed": self.pace.speed,
-            "rate_per_s": self.arguments.rate,
-            "dedupe_max_per_shard": DEDUPE_MAX,
+            "rate_per_s": self.plan.rate_per_s,
+            "dedupe_max_per_shard": self.plan.dedupe_max,
             "holds": not self.failures,
             "failures": self.failures,
             "traffic": {**asdict(tally), "refused": dict(tally.refused), "unexpected": dict(tally.unexpected)},
@@ -335,7 +272,7 @@ class Day:
             "rebuilt_differences": len(wrong),
             "rebuilt_entries": {str(shard): {"archive": a, "journal": j} for shard, (a, j) in sources.items()},
             "slopes": slopes,
-            "samples": self.samples,
+            "samples": self.watch.samples,
         }
 
     async def _rest(self) -> bool:
@@ -343,7 +280,7 @@ class Day:
         deadline = time.monotonic() + REST_S
         before: list[int] = []
         while time.monotonic() < deadline:
-            status = await self._status()
+            status = await self.watch.status()
             shards = [f for f in (status["shards"] if status else []) if "problem" not in f]
             stock = [f for f in shards if f["shard"] != 255]
             done = len(stock) == SHARDS and not sum(f["orders"] for f in stock)
@@ -355,63 +292,27 @@ class Day:
             await asyncio.sleep(3.0)
         return False
 
-    def _slopes(self, ended_s: float) -> dict[str, dict[str, float]]:
-        """Memory of each role, of all and of the server's data, over the second half of the traffic."""
-        half = [s for s in self.samples if ended_s / 2 <= s["at_s"] <= ended_s and s["complete"]]
-        series: dict[str, list[tuple[float, float]]] = {"all": [], "redis used_memory": []}
-        for sample in half:
-            series["redis used_memory"].append((sample["at_s"], sample["redis"]))
-            if len(sample["settled"]) == len(sample["pss"]):
-                series["all"].append((sample["at_s"], sum(sample["pss"].values())))
-            for role in sample["settled"]:
-                series.setdefault(role, []).append((sample["at_s"], sample["pss"].get(role, 0)))
-        out = {}
-        for name, points in series.items():
-            line = slope(points)
-            out[name] = {
-                "mib_per_hour": round(line.per_hour / MIB, 2),
-                "mean_mib": round(line.mean / MIB, 1),
-                "share_per_hour": round(line.share_per_hour, 4),
-                "points": len(points),
-            }
-        judged = self.arguments.minutes >= FLAT_MINUTES
+    def _judge_memory(self, ended_s: float) -> dict[str, dict[str, float]]:
+        """Memory over the second half of the traffic: the shards', all together, and the server's must be flat."""
+        plan = self.plan
+        found = self.watch.slopes(ended_s / 2, ended_s)
         for name in ("all", "redis used_memory", *(f"shard-{n}" for n in range(SHARDS))):
-            found = out.get(name, {})
-            text = f"memory of {name}: {found.get('mib_per_hour')} MiB an hour on {found.get('mean_mib')} MiB"
-            if judged:
-                self.require(bool(found) and found["share_per_hour"] <= SLOPE_MAX, text)
+            line = found.get(name)
+            grown = line.share_in(plan.growth_s) if line else 0.0
+            text = f"memory of {name}: {grown:+.1%} in {plan.growth_s / 60:g} minutes on {line.mean / MIB if line else 0:.0f} MiB"
+            if plan.flat:
+                self.require(line is not None and line.points >= 3 and grown <= plan.growth_max, text)
             else:
                 self.say(f"not judged in so short a run: {text}")
-        return out
-
-
-def plot(result: dict[str, Any]) -> str:
-    """The day as an SVG."""
-    samples, speed = result["samples"], result["speed"]
-
-    def series(value: Any) -> list[tuple[float, float]]:
-        return [(s["at_s"] * speed / 3_600, value(s)) for s in samples if s["complete"]]
-
-    names = sorted({role for s in samples for role in s["pss"]})
-    panels = [
-        Panel("Memory by process (PSS)", "MiB", {r: series(lambda s, r=r: s["pss"].get(r, 0) / MIB) for r in names}),
-        Panel("Redis used_memory", "MiB", {"used": series(lambda s: s["redis"] / MIB)}),
-        Panel(
-            "Orders in shard memory",
-            "orders",
-            {"all": series(lambda s: s["orders"]), "open": series(lambda s: s["open_orders"])},
-        ),
-        Panel("Idempotency keys", "keys", {"remembered": series(lambda s: s["dedupe"])}),
-        Panel(
-            "Lag behind the journal",
-            "entries",
-            {"archive": series(lambda s: s["archive_lag"]), "index": series(lambda s: s["index_lag"])},
-        ),
-    ]
-    title = f"{result['hours']:g} hours in {result['minutes']:g} minutes, a kill -9 each minute (vertical lines)"
-    return chart(
-        title, "hours of the engine's time", panels, marks=[k["at_s"] * speed / 3_600 for k in result["kills"]]
-    )
+        return {
+            name: {
+                "mean_mib": round(line.mean / MIB, 1),
+                "growth_mib": round(line.per_s * plan.growth_s / MIB, 2),
+                "growth_share": round(line.share_in(plan.growth_s), 4),
+                "points": line.points,
+            }
+            for name, line in found.items()
+        }
 
 
 def _commit() -> str:
@@ -420,32 +321,59 @@ def _commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m loadtests.chaos_day", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--minutes", type=float, default=60.0, help="real minutes of traffic")
-    parser.add_argument("--hours", type=float, default=24.0, help="hours of the engine's time that pass meanwhile")
-    parser.add_argument("--kill-every-s", type=float, default=60.0, help="real seconds between kills")
-    parser.add_argument("--rate", type=float, default=30.0, help="orders a real second")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of chaos_day.json and chaos_day.svg")
-    parser.add_argument("--keep", action="store_true", help="keep the data folder")
-    arguments = parser.parse_args()
+def run(plan: Plan, *, out: Path, keep: bool) -> None:
+    """Play a plan in a temporary folder, write its two files, and exit 0 only if all holds."""
     stop_on_sigterm()
-    folder = Path(tempfile.mkdtemp(prefix="qm-chaos-"))
-    day = Day(arguments, folder)
+    out.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"qm-{plan.name.replace('_', '-')}-"))
+    day = Day(plan, folder)
     try:
         result = asyncio.run(day.run())
     finally:
-        if arguments.keep:
+        if keep:
             print(f"kept {folder}", flush=True)
         else:
             shutil.rmtree(folder, ignore_errors=True)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "chaos_day.json").write_text(json.dumps(result, indent=1) + "\n")
-    (arguments.out / "chaos_day.svg").write_text(plot(result))
+    (out / f"{plan.name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (out / f"{plan.name}.svg").write_text(plot(result, plan.title))
     day.say("everything holds" if result["holds"] else f"{len(day.failures)} things do not hold")
     sys.exit(0 if result["holds"] else 1)
+
+
+def arguments_of(prog: str, about: str | None, *, minutes: float, hours: float, rate: float) -> argparse.ArgumentParser:
+    """The options that every such run has."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m loadtests.{prog}", description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=minutes, help=f"real minutes of traffic (default {minutes:g})")
+    parser.add_argument(
+        "--hours", type=float, default=hours, help=f"hours of the engine's time that pass meanwhile (default {hours:g})"
+    )
+    parser.add_argument("--rate", type=float, default=rate, help=f"orders a real second (default {rate:g})")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULTS, help=f"folder of {prog}.json and {prog}.svg")
+    parser.add_argument("--keep", action="store_true", help="keep the data folder, and say where it is")
+    return parser
+
+
+def main() -> None:
+    parser = arguments_of("chaos_day", __doc__, minutes=60.0, hours=24.0, rate=30.0)
+    parser.add_argument("--kill-every-s", type=float, default=60.0, help="real seconds between kills (default 60)")
+    arguments = parser.parse_args()
+    if arguments.minutes <= 0 or arguments.rate <= 0 or arguments.kill_every_s <= 0:
+        parser.error("--minutes, --rate and --kill-every-s must be above 0")
+    plan = Plan(
+        name="chaos_day",
+        title=f"{arguments.hours:g} hours in {arguments.minutes:g} minutes, a kill -9 every {arguments.kill_every_s:g} s (vertical lines)",
+        minutes=arguments.minutes,
+        hours=arguments.hours,
+        rate_per_s=arguments.rate,
+        seed=arguments.seed,
+        kill_every_s=arguments.kill_every_s,
+        dedupe_max=DEDUPE_MAX,
+        flat=arguments.minutes >= FLAT_MINUTES,
+    )
+    run(plan, out=arguments.out, keep=arguments.keep)
 
 
 if __name__ == "__main__":
