@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 BOX_MARK = b"\xc1box1"
 """Before a snapshot part that is a box. 0xc1 begins no msgpack value."""
+GONE = b"\xc1gone"
+"""The snapshot of a part that is not here: it left, or was on its way here and did not come. What this shard sees of such a
+node is a view, and no part."""
 CHUNK_BYTES = 1024 * 1024
 
 
@@ -200,12 +203,14 @@ def _apply_opened(state: ShardState, event: PartOpened, seq: int, time_ms: int, 
         raise InvariantBreach(f"entry {seq} opens {event.part}, which is not here whole")
     clear_part(state, event.part)
     load_live(state, event.part, box.data)
+    state.gone.pop(event.part, None)
     state.dirty[part_key(event.part)] = None
 
 
 def _apply_forgotten(state: ShardState, event: PartForgotten, seq: int, time_ms: int, replay: bool) -> None:
     if _newer(state, event.part, seq, replay):
         state.boxes.pop(event.part, None)
+        state.gone[event.part] = None
         state.dirty[part_key(event.part)] = None
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from engine.domain.boxes import pack_box, rows_of, unpack_box
+from engine.domain.boxes import GONE, pack_box, rows_of, unpack_box
 from engine.domain.positions import COLUMNS
-from engine.domain.state import ForeignLeg, NodePart, ShardState, SlotPart, leg_key
+from engine.domain.state import ForeignLeg, NodePart, ShardState, SlotPart, leg_key, note_holder
 from engine.domain.stock import refence
 
 SCHEMA = 1
@@ -104,8 +104,8 @@ def pack_part(state: ShardState, part: str, index: RowIndex) -> bytes:
     box = state.boxes.get(part) if state.boxes else None
     if box is not None:
         return pack_box(box)
-    if kind == "band":
-        return b""
+    if kind == "band" or part in state.gone:
+        return GONE
     if kind == "node":
         return _pack_node(state, int(name), *index.rows(state, int(name)))
     return pack_live(state, part)
@@ -162,7 +162,9 @@ def load_part(state: ShardState, part: str, seq: int, data: bytes) -> None:
     box = unpack_box(data)
     if box is not None:
         state.boxes[part] = box
-    elif not part.startswith("band:"):
+    elif data == GONE:
+        state.gone[part] = None
+    else:
         load_live(state, part, data, is_first=True)
 
 
@@ -222,7 +224,7 @@ def _load_node(state: ShardState, node: int, loaded: NodeSnapshot, is_first: boo
     part.foreign = {leg_key(leg.order_no, leg.leg_no): leg for leg in loaded.foreign}
     state.dedupe_count += len(part.dedupe)
     for key in part.foreign:
-        state.foreign_node[key] = node
+        note_holder(state, key, node)
     for item in part.settings:
         row = positions.find(item, node)
         if row >= 0:

@@ -138,6 +138,8 @@ class ShardState:
         """Until when each node's release waves are done for this home's orders."""
         self.boxes: dict[str, Box] = {}
         """Parts on their way to or from another shard: nothing of them is live here."""
+        self.gone: dict[str, None] = {}
+        """Parts that left, or did not come: their snapshots say so."""
         self.txn_offset = 0
         """Added to the epoch in transaction numbers, so that they follow those of the homes that moved slots were at before."""
         self.part_seq: dict[str, int] = {}
@@ -450,6 +452,13 @@ def remember(state: ShardState, table: KeyTable, key_hash: int, fingerprint: int
     state.dedupe_count -= table.forget(time_ms - DEDUPE_WINDOW_MS, limit=2)
 
 
+def note_holder(state: ShardState, key: int, node: int) -> None:
+    """Index a leg that a node's part holds. Where another node holds one of its number, the one of the newer transaction counts."""
+    other = state.foreign_node.get(key, node)
+    if other == node or state.nodes[other].foreign[key].txn < state.nodes[node].foreign[key].txn:
+        state.foreign_node[key] = node
+
+
 def index_order(state: ShardState, slot: str, order_no: int, record: OrderRecord) -> None:
     """Index a new record by its order id. Live, the decider calls this with the record it has at hand."""
     (state.slots.get(slot) or state.slot(slot)).ids.put(hash_of(record.order_id), order_no)
@@ -484,15 +493,20 @@ class Derived(NamedTuple):
     """Committed orders with demand."""
     ended: list[tuple[str, int]]
     """Orders that may leave the state."""
+    to_accept: list[tuple[str, int]]
+    """Orders with released legs that have a deadline."""
 
 
 def rebuild_indexes(state: ShardState) -> Derived:
     """After loading and replaying: recount what is derived."""
-    derived = Derived([], [], {}, [], [])
+    derived = Derived([], [], {}, [], [], [])
     state.open_holds = state.open_orders = 0
     state.work.clear()
     state.dedupe_count = sum(len(table) for table in state.key_tables())
-    state.foreign_node = {key: node for node, part in state.nodes.items() for key in part.foreign}
+    state.foreign_node = {}
+    for node, node_part in sorted(state.nodes.items()):
+        for key in node_part.foreign:
+            note_holder(state, key, node)
     for slot, part in state.slots.items():
         part.ids = IdTable()
         for order_no in sorted(part.orders):
@@ -512,6 +526,8 @@ def rebuild_indexes(state: ShardState) -> Derived:
                 index_work(state, slot, order_no, record)
                 if record.demand:
                     derived.waiting.append((slot, order_no))
+                if any(leg.accept_by_s and leg.state == LegState.RELEASED for leg in record.legs):
+                    derived.to_accept.append((slot, order_no))
     positions = state.positions
     positions.merge()
     n = positions.size

@@ -14,7 +14,7 @@ from engine.domain.ids import order_no_time_ms
 from engine.domain.keys import IdTable, hash_of
 from engine.domain.move_events import LegsParted
 from engine.domain.orders import LegState, OrderState, decode_record, encode_record, is_at_end
-from engine.domain.state import index_work
+from engine.domain.state import index_work, leg_key
 from engine.domain.stock import note_short, refence
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ def part_legs(core: ShardCore, slot: str, order_no: int, node: int, *, now_ms: i
         return False
     rows = []
     for leg in legs:
+        stale = core.state.foreign_node.get(leg_key(order_no, leg.leg_no))
+        if stale is not None:
+            core.participant.free_stale(order_no, leg.leg_no, stale, now_ms)
         leg.local = False
         leg.txn = core.two_phase.next_txn()
         target = drive_target(record, leg)
@@ -100,6 +103,7 @@ def slot_came(core: ShardCore, slot: str, now_ms: int) -> None:
         elif record.state == OrderState.COMMITTED:
             state.open_orders += 1
             index_work(state, slot, order_no, record)
+            core.acceptance.watch(slot, order_no, record)
             if record.demand:
                 core.demand.index(slot, order_no, record)
         core.driver.drive(state.seq, slot, order_no, record)
@@ -121,5 +125,13 @@ def node_came(core: ShardCore, node: int, now_ms: int) -> None:
         note_short(state, node, item, row)
         state.touched[item << 32 | node] = None
     state.touched_capacity[node] = None
-    for leg in list(part.foreign.values()) if part is not None else ():
+    legs = list(part.foreign.values()) if part is not None else []
+    for leg in legs:
+        key = leg_key(leg.order_no, leg.leg_no)
+        for other, other_part in list(state.nodes.items()):
+            twin = other_part.foreign.get(key) if other != node else None
+            if twin is not None:
+                older = other if state.foreign_node[key] == node else node
+                core.participant.free_stale(leg.order_no, leg.leg_no, older, now_ms)
+    for leg in [leg for leg in legs if state.foreign_node.get(leg_key(leg.order_no, leg.leg_no)) == node]:
         core.participant.took_over(leg.order_no, leg.leg_no, now_ms)

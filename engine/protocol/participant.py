@@ -82,6 +82,18 @@ class Participant:
         self._note_takes(leg)
         self._ask(key, now_ms + RESOLVE_AFTER_MS)
 
+    def free_stale(self, order_no: int, leg_no: int, node: int, now_ms: int) -> None:
+        """Free a leg of an earlier transaction at a node: a newer one, or the record, has a leg of that number elsewhere here (T7).
+
+        Home gave it up when it began the newer one; the node came here before the shard it was at was told.
+        """
+        core = self._core
+        leg = core.state.nodes[node].foreign[leg_key(order_no, leg_no)]
+        command = _cancel(leg)
+        self._drive(core.batch(now_ms), node, leg, command)
+        self._bury(command.home, command.txn, now_ms)
+        core.count("legs_freed")
+
     def _ask(self, key: int, at_ms: int) -> None:
         self._ask_at[key] = at_ms
         heapq.heappush(self._asks, (at_ms, key))

@@ -6,6 +6,8 @@ import sys
 from collections import Counter
 
 from engine.domain.config import NodeCapacity
+from engine.domain.move_commands import BeginMove
+from engine.domain.placement import CONTROL_SHARD
 from tests.builders import a_channel, a_network, a_node
 from tests.sim.clients import Clients
 from tests.sim.harness import ROUGH, Faults, World
@@ -28,8 +30,10 @@ def a_small_network(shards: int) -> list[object]:
     return [*a_network(nodes=nodes, items=ITEMS, shards=shards, channel=a_channel())]
 
 
-def run_seed(seed: int, *, shards: int = 0, faults: Faults = ROUGH, commands: int = 160) -> World:
-    """One whole life of a cluster: start, traffic under faults, calm, check."""
+def run_seed(
+    seed: int, *, shards: int = 0, faults: Faults = ROUGH, commands: int = 160, moves_every: int = 12
+) -> World:
+    """One whole life of a cluster: start, traffic under faults, calm, check. Parts move meanwhile; moves_every = 0: none does."""
     shards = shards or (1, 2, 2, 3)[seed % 4]
     world = World(
         seed,
@@ -48,11 +52,26 @@ def run_seed(seed: int, *, shards: int = 0, faults: Faults = ROUGH, commands: in
             node = clients.random.choice(clients.nodes)
             state = clients.random.choice(["on", "on", "off", "drain"])
             world.put_document(_with_state(node, state))
+        if moves_every and shards > 1 and n % moves_every == moves_every - 1:
+            begin_some_move(clients)
         world.run(clients.random.choice([0, 1, 5, 20, 60]))
     world.calm_down(for_ms=60_000)
     clients.check_end()
     world.clients = clients  # type: ignore[attr-defined]
     return world
+
+
+def begin_some_move(clients: Clients) -> None:
+    """Somebody wants some part elsewhere. Refused where another is on its way."""
+    rng = clients.random
+    kind = rng.choice(["node", "node", "slot", "slot", "band"])
+    if kind == "node":
+        part = f"node:{rng.choice(clients.nodes).node_id}"
+    elif kind == "slot":
+        part = f"slot:US{rng.choice(clients.postal_codes)[:3]}"
+    else:
+        part = f"band:{rng.randrange(clients.world.shards)}"
+    clients.send(CONTROL_SHARD, BeginMove(part, rng.randrange(clients.world.shards)))
 
 
 def _with_state(node: object, state: str) -> object:

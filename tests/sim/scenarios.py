@@ -6,7 +6,16 @@ from collections.abc import Callable
 
 import msgspec
 
-from engine.domain.commands import ActOnLeg, AdjustStock, CancelOrder, Command, CommitHold, ReleaseHold, StockMove
+from engine.domain.commands import (
+    ActOnLeg,
+    AdjustStock,
+    CancelOrder,
+    Command,
+    CommitHold,
+    GetOrder,
+    ReleaseHold,
+    StockMove,
+)
 from engine.domain.placement import shard_of_node
 from engine.domain.replies import OrderView, Reply
 from tests.builders import a_destination
@@ -32,6 +41,8 @@ class Script:
             crash_at=crash_at,
         )
         self.clients = Clients(self.world, items=ITEMS, postal_codes=postal_codes(shards))
+        self.placed: list[Op] = []
+        """The attempt of each order that was taken."""
         self.received = 0
         for node in self.clients.nodes:
             moves = (StockMove("SKU-0", "received", stock),)
@@ -43,16 +54,17 @@ class Script:
             self.world.run(10)
         self.world.run(30)  # the views
 
-    def place(self, units: int, *, ttl_s: int = 0) -> OrderView:
+    def place(self, units: int, *, ttl_s: int = 0, **fields: object) -> OrderView:
         """Place until it is taken: after a crash, a view may be empty for a moment.
 
         A refusal is not stored, so it is the same command under the same key: a late copy of it may have been taken meanwhile.
         """
         clients = self.clients
-        op = clients.place({"SKU-0": units}, postal_code=clients.postal_codes[0], ttl_s=ttl_s)
+        op = clients.place({"SKU-0": units}, postal_code=clients.postal_codes[0], ttl_s=ttl_s, **fields)
         for _ in range(20):
-            self._wait(op)
+            self.wait(op)
             if isinstance(op.reply, OrderView):
+                self.placed.append(op)
                 return op.reply
             self.world.run(500)
             op = clients.send(op.shard, op.command)
@@ -73,14 +85,20 @@ class Script:
 
     def ask(self, command: Command) -> Reply:
         op = self.clients.send(0, command)
-        self._wait(op)
+        self.wait(op)
         assert op.reply is not None
         return op.reply
 
-    def _wait(self, op: Op) -> None:
+    def wait(self, op: Op) -> None:
         while op.reply is None:
             self.world.run(10)
         self.world.run(20)  # drives and views
+
+    def order(self, view: OrderView) -> OrderView:
+        """An order as it is now."""
+        reply = self.ask(GetOrder(view.slot, view.order_no))
+        assert isinstance(reply, OrderView), reply
+        return reply
 
     def rest(self, *, shipped: int = 0) -> World:
         self.world.calm_down(for_ms=REST_MS)

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from tests.sim.harness import CALM, World
+from tests.sim.move_scenarios import MOVE_SCENARIOS
 from tests.sim.run_seed import run_seed
 from tests.sim.scenarios import SCENARIOS
 
@@ -40,6 +41,8 @@ def test_a_cluster_without_faults_does_all_kinds_of_work() -> None:
         "replanned",
         "edited",
         "transactions_committed",
+        "parts_opened",
+        "parts_left",
     ):
         assert counts[what] > 0, f"no {what} in {dict(counts)}"
 
@@ -73,3 +76,16 @@ def test_a_second_crash_soon_after_the_first() -> None:
             scenario(pair)
         except BaseException as error:
             raise AssertionError(f"replay: tests.sim.scenarios.SCENARIOS['single']({pair})") from error
+
+
+@pytest.mark.parametrize("name", MOVE_SCENARIOS)
+def test_a_crash_at_every_step_of_a_move(name: str) -> None:
+    """Of the source, the target and the control shard."""
+    scenario = MOVE_SCENARIOS[name]
+    steps = scenario(()).steps
+    assert steps > 1, "a scenario without steps has no crash points"
+    for step in range(1, steps + 1):
+        try:
+            scenario((step,))
+        except BaseException as error:
+            raise AssertionError(f"replay: tests.sim.move_scenarios.MOVE_SCENARIOS[{name!r}](({step},))") from error

@@ -1,0 +1,146 @@
+"""Scripted lives of orders whose slot or nodes move to another shard meanwhile, for crashes at every single step (moves.py, M1-M7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from engine.domain.commands import ActOnLeg, CancelOrder, CommitHold, PlaceOrder
+from engine.domain.move_commands import BeginMove
+from engine.domain.orders import OnShort
+from engine.domain.placement import CONTROL_SHARD, shard_of_band, shard_of_node, shard_of_slot
+from engine.domain.replies import OrderView
+from tests.sim.harness import World
+from tests.sim.scenarios import Script
+
+MOVE_ATTEMPTS = 40
+
+
+class MovingScript(Script):
+    """A script that moves parts while it goes on."""
+
+    def begin(self, part: str, target: int) -> None:
+        self.clients.send(CONTROL_SHARD, BeginMove(part, target))
+
+    def move(self, part: str, target: int) -> None:
+        """Move a part, again and again until it is there: a move that a crash cuts short is given up, and stays where it was."""
+        for _ in range(MOVE_ATTEMPTS):
+            self.begin(part, target)
+            for _ in range(30):
+                self.world.run(50)
+                placement = self.world.placement
+                if placement.moving is None and self.owner(part) == target:
+                    self.world.run(50)
+                    return
+        raise AssertionError(f"{part} never came to shard {target}: {self.world.placement}")
+
+    def owner(self, part: str) -> int:
+        kind, _, name = part.partition(":")
+        placement = self.world.placement
+        if kind == "slot":
+            return shard_of_slot(placement, name)
+        if kind == "band":
+            return shard_of_band(placement, int(name))
+        return shard_of_node(placement, next(node for node in self.clients.nodes if node.node_id == name))
+
+    def act(self, view: OrderView, leg_no: int, *actions: str) -> OrderView:
+        for action in actions:
+            reply = self.ask(ActOnLeg(view.slot, view.order_no, leg_no, action, **self.clients.key()))
+            assert isinstance(reply, OrderView), reply
+            view = reply
+        return view
+
+    def repeat(self, view: OrderView) -> None:
+        """The command that placed an order, again: the first answer, wherever its slot is by now (M4)."""
+        placed = [op for op in self.placed if isinstance(op.command, PlaceOrder)]
+        command = next(op.command for op in placed if op.reply is not None and op.reply.order_no == view.order_no)
+        again = self.ask(command)
+        assert isinstance(again, OrderView), again
+        assert again.order_no == view.order_no and again.replayed, f"a repeat made {again}, first was {view}"
+
+
+def node_moves(crash_at: tuple[int, ...] = ()) -> World:
+    """A node with allocated, held and shipped legs goes to the other shard and comes back; its legs go on at either."""
+    s = MovingScript(shards=2, crash_at=crash_at, stock=4)
+    view = s.place(5)
+    hold = s.place(5, ttl_s=600)
+    legs = {leg.node_id: leg.leg_no for leg in view.legs}
+    assert "N-0" in legs
+    s.act(view, legs["N-0"], "release")
+    s.begin("node:N-0", 1)
+    s.world.run(3)
+    s.place(1)
+    s.move("node:N-0", 1)
+    view = s.act(view, legs["N-0"], "pick", "ship")
+    shipped = sum(line.quantity for leg in view.legs if leg.node_id == "N-0" for line in leg.lines)
+    assert isinstance(s.ask(CommitHold(hold.slot, hold.order_no, **s.clients.key())), OrderView)
+    assert isinstance(s.ask(CancelOrder(hold.slot, hold.order_no, **s.clients.key())), OrderView)
+    s.move("node:N-0", 0)
+    last = s.place(2)
+    s.repeat(view)
+    assert isinstance(s.ask(CancelOrder(last.slot, last.order_no, **s.clients.key())), OrderView)
+    return s.rest(shipped=shipped)
+
+
+def slot_moves(crash_at: tuple[int, ...] = ()) -> World:
+    """A slot with an open hold, a committed order over both shards, and one that waits for stock goes, with its keys."""
+    s = MovingScript(shards=2, crash_at=crash_at, stock=2)
+    slot = "US" + s.clients.postal_codes[0][:3]
+    view = s.place(3)
+    hold = s.place(4, ttl_s=600)
+    waiting = s.place(2, on_short=OnShort.PARK)
+    assert waiting.unfilled, waiting
+    s.begin(f"slot:{slot}", 1)
+    s.world.run(3)
+    s.repeat(view)
+    s.move(f"slot:{slot}", 1)
+    s.repeat(hold)
+    committed = s.ask(CommitHold(hold.slot, hold.order_no, (("1", 1),), **s.clients.key()))
+    assert isinstance(committed, OrderView), committed
+    s.world.run(5_000)
+    order = s.order(waiting)
+    assert not order.unfilled, f"freed units did not reach the order that waits at its new home: {order}"
+    view = s.act(view, 1, "release", "ship")
+    shipped = sum(line.quantity for line in view.legs[0].lines)
+    s.move(f"slot:{slot}", 0)
+    assert isinstance(s.ask(CancelOrder(view.slot, view.order_no, **s.clients.key())), OrderView)
+    s.repeat(waiting)
+    return s.rest(shipped=shipped)
+
+
+def holds_expire_at_the_new_home(crash_at: tuple[int, ...] = ()) -> World:
+    """A hold that is due after its slot has moved ends there, once."""
+    s = MovingScript(shards=2, crash_at=crash_at, stock=1)
+    slot = "US" + s.clients.postal_codes[0][:3]
+    hold = s.place(4, ttl_s=3)
+    s.move(f"slot:{slot}", 1)
+    s.world.run(65_000 if crash_at else 4_000)  # a restart gives open holds a grace of 30 s, one at either home
+    assert s.order(hold).state == "expired"
+    again = s.place(4)
+    assert sum(line.quantity for leg in again.legs for line in leg.lines) == 4
+    return s.rest()
+
+
+def band_moves(crash_at: tuple[int, ...] = ()) -> World:
+    """A band goes: new destinations are served by its next owner, slots with orders and the nodes stay."""
+    s = MovingScript(shards=2, crash_at=crash_at, stock=3)
+    view = s.place(2)
+    s.move("band:0", 1)
+    assert s.owner(f"slot:{view.slot}") == 0 and s.owner("node:N-0") == 0, "what has orders or stock stays"
+    assert s.owner("slot:US001") == 1
+    s.repeat(view)
+    op = s.clients.place({"SKU-0": 1}, postal_code="00101")
+    s.wait(op)
+    assert isinstance(op.reply, OrderView), op.reply
+    s.move("slot:" + view.slot, 1)
+    assert isinstance(s.ask(CancelOrder(view.slot, view.order_no, **s.clients.key())), OrderView)
+    s.move("band:0", 0)
+    assert s.owner("slot:" + op.reply.slot) == 1
+    return s.rest()
+
+
+MOVE_SCENARIOS: dict[str, Callable[[tuple[int, ...]], World]] = {
+    "node_moves": node_moves,
+    "slot_moves": slot_moves,
+    "holds_expire_at_the_new_home": holds_expire_at_the_new_home,
+    "band_moves": band_moves,
+}
