@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from math import inf
 
 from engine.domain.commands import QuoteOrder
 from engine.domain.config import QUOTE_SECRET
@@ -60,8 +61,8 @@ def _quoted(request: OrderRequest, ttl_s: int, call: Call, reply: Reply) -> Answ
         return unexpected(reply)
     secret = call.gateway.cluster.catalog.secrets[QUOTE_SECRET]
     options = sorted(reply.options, key=_rank)
-    best = min(range(len(options)), key=lambda n: (sum(options[n].money_minor), options[n].deliver_by_ms, n))
-    fastest = min(range(len(options)), key=lambda n: (options[n].unfilled_units, options[n].deliver_by_ms, n))
+    best = min(range(len(options)), key=lambda n: (options[n].unfilled_units, sum(options[n].money_minor), n))
+    fastest = min(range(len(options)), key=lambda n: (options[n].unfilled_units, _door_ms(options[n]), n))
     valid_until_ms = (reply.at_ms // 1_000 + ttl_s) * 1_000
     sealed = Sealed(
         SCHEMA,
@@ -97,9 +98,14 @@ def _quoted(request: OrderRequest, ttl_s: int, call: Call, reply: Reply) -> Answ
     return Answer(Quote(quote_id, iso(valid_until_ms), request.currency, request.channel, shown, facts, reply.token))
 
 
-def _rank(option: OptionView) -> tuple[int, int, int, str]:
+def _rank(option: OptionView) -> tuple[int, int, float, str]:
     """Those that serve more first, then the cheapest."""
-    return option.unfilled_units, option.money_minor[0], option.deliver_by_ms, option.service
+    return option.unfilled_units, option.money_minor[0], _door_ms(option), option.service
+
+
+def _door_ms(option: OptionView) -> float:
+    """The promised instant; what has none comes last."""
+    return option.deliver_by_ms or inf
 
 
 def _option(view: OptionView, *, cheapest: bool, fastest: bool, best: bool) -> QuoteOption:

@@ -48,7 +48,7 @@ class QuoteOption(Shown):
     cheapest: bool
     fastest: bool
     best: bool
-    """The least score: what the engine would choose."""
+    """The least score of those that leave the fewest units out: the option of an order that names none."""
     ship_by: str | None
     deliver_by: str | None
     cost_minor: int

@@ -17,23 +17,60 @@ import httpx
 import msgspec
 import uvicorn
 
+from engine.archive.segment import Record
 from engine.client.cluster import Cluster
 from engine.domain.api_keys import new_key
 from engine.domain.commands import AdjustStock, PutConfig, StockMove
-from engine.domain.config import KINDS, ApiKey, Document
+from engine.domain.config import KINDS, QUOTE_SECRET, ApiKey, Document, Secret
 from engine.domain.placement import CONTROL_SHARD
 from engine.domain.replies import ConfigReply, StockReply
+from engine.journal.chain import pack_entry
 from engine.journal.memory import MemoryServer
+from engine.journal.port import Entry, Tail, Unavailable
 from engine.settings import Settings
 from gateway.__main__ import CONFIG_KINDS, GatewayServer, server_config
 from gateway.app import create_app
 from gateway.asgi import Door
+from gateway.stream.live import Live
 from tests.builders import a_network
 from tests.conftest import eventually
 from tests.contract.shard_host import Directory, HostedShard
 
 _KIND_OF = {cls: kind for kind, cls in KINDS.items()}
 _keys = itertools.count(1)
+
+
+class MemoryFeed:
+    """engine.archive.feed.JournalFeed over a journal in memory."""
+
+    def __init__(self, server: MemoryServer, shard: int) -> None:
+        self._server = server
+        self._shard = shard
+
+    def _reach(self) -> Any:
+        if self._server.down:
+            raise Unavailable("the memory server is down")
+        return self._server.shard(self._shard)
+
+    async def tail(self) -> Tail | None:
+        return self._reach().tail  # type: ignore[no-any-return]
+
+    async def entries(self, *, after_seq: int, limit: int, wait_ms: int = 0) -> list[Record]:
+        deadline = asyncio.get_running_loop().time() + wait_ms / 1_000
+        while True:
+            kept = self._reach().entries
+            seqs = [seq for seq in sorted(kept) if seq > after_seq][:limit]
+            if seqs or asyncio.get_running_loop().time() >= deadline:
+                return [self._record(kept[seq]) for seq in seqs]
+            await asyncio.sleep(0.002)
+
+    @staticmethod
+    def _record(entry: Entry) -> Record:
+        tail = Tail(entry.epoch, entry.seq, entry.hash, entry.time_ms)
+        return Record(entry.seq, entry.epoch, pack_entry(entry.prev_hash, tail, entry.payload, entry.schema), b"")
+
+    async def close(self) -> None:
+        await asyncio.sleep(0)
 
 
 class GatewayEngine:
@@ -59,11 +96,14 @@ class GatewayEngine:
         assert await self.cluster.wait_configured(5.0)
         if documents is None:
             documents = a_network(nodes=nodes, items=items, shards=len(self.stock))
-        await self.put(*documents)
+        await self.put(Secret(secret_id=QUOTE_SECRET, value="5a" * 32), *documents)
         for shard in self.stock:
             await shard.start()
         self.admin = await self.token("*")
         self.door = create_app(self.cluster, self.settings)
+        self.door.gateway.live = Live(
+            self.cluster, lambda shard: MemoryFeed(self.server, shard), streams_max=self.settings.streams_max
+        )
         self.client = self.client_for(self.admin)
         return self
 
@@ -124,6 +164,7 @@ class GatewayEngine:
 
     async def close(self) -> None:
         await self.client.aclose()
+        await self.door.gateway.live.close()
         await self.door.gateway.stock.close()
         await self.cluster.close()
         for shard in [*self.stock, self.control]:

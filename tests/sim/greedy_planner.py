@@ -101,7 +101,8 @@ class GreedyPlanner:
             day, capacity = found
             days[(node, day)] = days.get((node, day), 0) + capacity
             planned.append(PlannedLeg(node, lines, ship_day=day, cash_minor=(100, 0, 0, 0), capacity_units=capacity))
-        return Plan(planned, unfilled, (100 * len(planned), 0, 0, 0), (now_ms, now_ms), record=b"why")
+        by_ms = (max((leg.ship_day for leg in planned), default=today) + 1) * DAY_MS - 1_000
+        return Plan(planned, unfilled, (100 * len(planned), 0, 0, 0), (by_ms, by_ms), record=b"why")
 
     def _place_group(
         self,
