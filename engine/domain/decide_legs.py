@@ -331,6 +331,8 @@ def act(record: OrderRecord, command: ActOnLeg, *, now_ms: int) -> Change | Prob
             "wrong_state", CODES["wrong_state"].title, (ProblemItem("", f"the order is on hold: {reasons}", {}),)
         )
     change = Change(step.cause, [], [], [])
+    if command.action in ("accept", "pick", "ship"):
+        leg.accept_by_s, leg.overdue = 0, False
     if command.action == "ship":
         return _ship(record, leg, command, change, now_ms)
     if command.action == "reject":
@@ -375,7 +377,6 @@ def _ship(record: OrderRecord, leg: LegRecord, command: ActOnLeg, change: Change
             deliver_by_s=leg.deliver_by_s,
             source_leg=leg.leg_no,
             ready_s=leg.ready_s,
-            after_s=leg.after_s,
         )
         _split_capacity(leg, shipped, staying)
         leg.lines = staying

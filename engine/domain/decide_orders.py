@@ -437,8 +437,7 @@ def legs_of(
         if not local:
             record.txn = txn
         if plan.terms:
-            ready_ms, after_ms = plan.terms[len(legs)]
-            record.ready_s, record.after_s = ready_ms // 1_000, -(-after_ms // 1_000)
+            record.ready_s = plan.terms[len(legs)].ready_ms // 1_000
         legs.append(record)
         first += 1
     return legs

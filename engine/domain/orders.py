@@ -172,8 +172,6 @@ class LegRecord(Struct, array_like=True, gc=False):
     """Why it ended, where an edit, a drain or a deadline ended it: edited, drained, not_accepted."""
     ready_s: int = 0
     """When the customer can collect it, seconds since 1970; 0 = it goes to the door."""
-    after_s: int = 0
-    """It counts on inbound supply expected by this instant (see inbound.py), seconds since 1970; 0 = it does not."""
 
 
 class DemandRecord(Struct, array_like=True, gc=False):
@@ -353,7 +351,7 @@ def encode_record(record: OrderRecord) -> bytes:
                 leg.capacity_units,
             )
             if leg.local
-            and not (leg.shipped_at_ms or leg.source_leg or leg.tracking or leg.ready_s or leg.after_s)
+            and not (leg.shipped_at_ms or leg.source_leg or leg.tracking or leg.ready_s)
             and leg.stock_effect == "none"
             and not (leg.accept_by_s or leg.end_reason or leg.ship_to is not None)
             else leg

@@ -32,8 +32,6 @@ class LegTerms(NamedTuple):
 
     ready_ms: int = 0
     """When the customer can collect it at the node of its lines; 0 = it goes to the door."""
-    after_ms: int = 0
-    """It counts on inbound supply that is expected by this instant; 0 = all of it is on the shelf."""
 
 
 class Plan(NamedTuple):

@@ -49,8 +49,6 @@ class LegView(Struct, array_like=True, frozen=True, gc=False):
     actual_cost_minor: int | None = None
     ready_at_ms: int = 0
     """When the customer can collect it; 0 = it goes to the door."""
-    expected_at_ms: int = 0
-    """When the inbound supply that it counts on is expected; 0 = it is on the shelf."""
     accept_by_ms: int = 0
     """Until when its node is to accept it; 0 = no deadline."""
     overdue: bool = False

@@ -50,7 +50,6 @@ def leg_view(catalog: Catalog, record: OrderRecord, leg: LegRecord) -> LegView:
         leg.tracking,
         leg.actual_cost_minor,
         leg.ready_s * 1_000,
-        leg.after_s * 1_000,
         accept_by_ms=leg.accept_by_s * 1_000,
         overdue=leg.overdue,
         end_reason=leg.end_reason,

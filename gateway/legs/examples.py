@@ -14,7 +14,6 @@ ORDER_LEG: dict[str, Any] = {
     "tracking": [],
     "actual_cost_minor": None,
     "ready_at": None,
-    "supply_expected_at": None,
 }
 LEG_PAGE: dict[str, Any] = {"data": [ORDER_LEG], "next_cursor": "MTIzNDU2Nzg5LTE", "has_more": True}
 LEG_ANSWER: dict[str, Any] = {"leg": ORDER_LEG, "allocation": ALLOCATION}

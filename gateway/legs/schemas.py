@@ -68,7 +68,6 @@ class OrderLeg(Shown):
     actual_cost_minor: int | None
     ready_at: str | None
     """When the customer can collect it; null = it goes to the door."""
-    supply_expected_at: str | None
 
 
 class LegAnswer(Shown):
@@ -105,5 +104,4 @@ def order_leg(ref: OrderRef, order_id: str, view: LegView, *, order_state: str |
         view.tracking,
         view.actual_cost_minor,
         iso(view.ready_at_ms),
-        iso(view.expected_at_ms),
     )

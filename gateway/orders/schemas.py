@@ -167,10 +167,7 @@ class CostParts(Shown):
 
 
 class Leg(Shown):
-    """What one node ships of one order, or hands over: `ready_at` = when the customer can collect it at the lines' node.
-
-    `supply_expected_at`: it counts on inbound supply that is expected then; until that is on the shelf it cannot be released.
-    """
+    """What one node ships of one order, or hands over: `ready_at` = when the customer can collect it at the lines' node."""
 
     leg_id: str
     node_id: str
@@ -186,7 +183,6 @@ class Leg(Shown):
     tracking: tuple[str, ...] | UnsetType = UNSET
     actual_cost_minor: int | UnsetType = UNSET
     ready_at: str | UnsetType = UNSET
-    supply_expected_at: str | UnsetType = UNSET
     accept_by: str | UnsetType = UNSET
     """Until when its node is to accept it, once it is released."""
     overdue: bool | UnsetType = UNSET
@@ -487,7 +483,6 @@ def leg_shown(view: LegView, tail: str) -> Leg:
         view.tracking or UNSET,
         view.actual_cost_minor if view.actual_cost_minor is not None else UNSET,
         iso(view.ready_at_ms) or UNSET,
-        iso(view.expected_at_ms) or UNSET,
         iso(view.accept_by_ms) or UNSET,
         view.overdue or UNSET,
         view.end_reason or UNSET,

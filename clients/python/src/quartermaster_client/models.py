@@ -97,7 +97,6 @@ class Leg(Answer, kw_only=True, frozen=True):
     tracking: tuple[str, ...] = ()
     actual_cost_minor: int | None = None
     ready_at: datetime | None = None
-    supply_expected_at: datetime | None = None
     accept_by: datetime | None = None
     """Until when its node is to accept it, once it is released."""
     overdue: bool = False
@@ -198,7 +197,6 @@ class OrderLeg(Answer, kw_only=True, frozen=True):
     tracking: tuple[str, ...] = ()
     actual_cost_minor: int | None = None
     ready_at: datetime | None = None
-    supply_expected_at: datetime | None = None
 
 
 class LegStep(Answer, kw_only=True, frozen=True):
