@@ -1,0 +1,95 @@
+"""A kit's life after it was placed: what is cancelled, rejected, shipped or missing of it is whole kits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from engine.domain.commands import ActOnLeg, AdjustStock, CancelOrder, CountStock, GetAvailability, GetOrder, StockMove
+from engine.domain.orders import OnShort
+from engine.domain.replies import OrderView, Problem
+from tests.builders import a_line, a_network, a_place, an_item, an_order
+from tests.sim.lone_core import LoneCore
+
+
+def a_shop(stock: dict[str, dict[str, int]]) -> LoneCore:
+    """KIT = 2 of A and 1 of B."""
+    items = [an_item("A"), an_item("B"), an_item("KIT", components={"A": 2, "B": 1})]
+    shop = LoneCore(a_network(items=items))
+    for node, units in stock.items():
+        shop.ask(AdjustStock(node, tuple(StockMove(sku, "received", quantity) for sku, quantity in units.items())))
+    return shop
+
+
+def placed(shop: LoneCore, kits: int = 3, **fields: Any) -> OrderView:
+    view = shop.ask(a_place(an_order("A-1", [a_line("KIT", kits, line_id="1")], **fields)))
+    assert isinstance(view, OrderView), view
+    return view
+
+
+def act(shop: LoneCore, view: OrderView, leg_no: int, action: str, **fields: Any) -> OrderView:
+    reply = shop.ask(ActOnLeg(view.slot, view.order_no, leg_no, action, **fields))
+    assert isinstance(reply, OrderView), reply
+    shop.settle()
+    return reply
+
+
+def live(shop: LoneCore, view: OrderView) -> list[tuple[str, str, dict[str, int]]]:
+    """(node, state, units by SKU) of the legs that are not over; every one of them holds whole kits."""
+    found = []
+    for leg in shop.ask(GetOrder(view.slot, view.order_no)).legs:
+        if leg.state in ("cancelled", "rejected"):
+            continue
+        units: Counter[str] = Counter()
+        for line in leg.lines:
+            units[line.sku] += line.quantity
+        assert units["A"] == 2 * units["B"], "half a kit"
+        found.append((leg.node_id, leg.state, dict(units)))
+    return found
+
+
+def test_a_rejected_part_is_whole_kits_and_finds_another_node() -> None:
+    shop = a_shop({"N-0": {"A": 6, "B": 3}, "N-1": {"A": 4, "B": 2}})
+    view = placed(shop)
+    act(shop, view, 1, "release")
+    act(shop, view, 1, "reject", lines=(("1", 2),), reason="broken")
+    assert live(shop, view) == [("N-0", "released", {"A": 2, "B": 1}), ("N-1", "allocated", {"A": 4, "B": 2})]
+
+
+def test_a_part_that_leaves_first_is_whole_kits() -> None:
+    shop = a_shop({"N-0": {"A": 6, "B": 3}})
+    view = placed(shop)
+    for action in ("release", "accept", "pick"):
+        act(shop, view, 1, action)
+    act(shop, view, 1, "ship", lines=(("1", 1),))
+    assert live(shop, view) == [("N-0", "picking", {"A": 4, "B": 2}), ("N-0", "shipped", {"A": 2, "B": 1})]
+
+
+def test_cancelled_kits_go_back_whole() -> None:
+    shop = a_shop({"N-0": {"A": 7, "B": 3}})
+    view = placed(shop)
+    shop.ask(CancelOrder(view.slot, view.order_no, (("1", 2),)))
+    assert live(shop, view) == [("N-0", "allocated", {"A": 2, "B": 1})]
+    found = shop.ask(GetAvailability(("A", "B", "KIT"))).positions
+    assert {p.sku: p.available_to_promise for p in found} == {"A": 5, "B": 2, "KIT": 2}
+    refused = shop.ask(CancelOrder(view.slot, view.order_no, (("1", 2),)))
+    assert isinstance(refused, Problem)
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_kits_whose_component_is_not_there_leave_the_node_whole(elsewhere: bool) -> None:
+    stock = {"N-0": {"A": 6, "B": 3}}
+    if elsewhere:
+        stock["N-1"] = {"A": 6, "B": 3}
+    shop = a_shop(stock)
+    view = placed(shop, on_short=OnShort.PARK)
+    shop.ask(CountStock("N-0", "feed", shop.now_ms, 1, "delta", (("B", 2),)))
+    for _ in range(3):
+        shop.pass_time(5_000)
+    assert not shop.state.short_positions
+    order = shop.ask(GetOrder(view.slot, view.order_no))
+    whole = sum(units["B"] for _, _, units in live(shop, view))
+    assert whole + sum(entry.quantity for entry in order.unfilled) == 3
+    assert all(node == "N-1" for node, _, _ in live(shop, view)) or not elsewhere
