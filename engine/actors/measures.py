@@ -30,6 +30,10 @@ class Measures:
         if len(self._latencies_ms) > LATENCIES_KEPT:
             del self._latencies_ms[: LATENCIES_KEPT // 2]
 
+    def entry_bytes(self) -> int:
+        """Of an entry with its decisions, on average; 0 = none was appended yet."""
+        return (self._bytes + self._decision_bytes) // self._count if self._count else 0
+
     def facts(self) -> dict[str, Any]:
         latencies = sorted(self._latencies_ms)
         last = len(latencies) - 1

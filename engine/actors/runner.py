@@ -104,6 +104,7 @@ class Runner:
         self._lease_until = 0.0
         self.memory_share = 0.0
         """Of the server's memory, in use."""
+        self.memory_limit_bytes = 0
         self.archive: ArchiveCursor | None = ArchiveCursor(0, 0, 0, 0) if archived else None
         """How far the archive is, as last read; None = this journal is not archived."""
         self._started = False
@@ -114,7 +115,7 @@ class Runner:
         self._local_corr = 0
         self._held_replies: list[tuple[int, int, Reply]] = []
         """Answers of peers that came while the core was brought to rest."""
-        self._measures = Measures()
+        self.measures = Measures()
         self._append_complaint, self._lease_complaint = Complaint(), Complaint()
         self.snapshots = Snapshotter(self)
 
@@ -439,7 +440,7 @@ class Runner:
             if not await self._append(append):
                 return
             self._appending = False
-            self._measures.appended(append, self._loop.time() - started)
+            self.measures.appended(append, self._loop.time() - started)
             self.core.appended(append.seq)
             self.snapshots.between_batches()
             self._turn()
@@ -547,10 +548,11 @@ class Runner:
             except Unavailable:
                 used, limit = 0, 0
             self.memory_share = used / limit if limit else 0.0
+            self.memory_limit_bytes = limit
             await self._look_at_archive()
             self.core.note_shell(
                 {
-                    **self._measures.facts(),
+                    **self.measures.facts(),
                     **self.snapshots.facts(),
                     **self._archive_facts(),
                     "redis_used_bytes": used,

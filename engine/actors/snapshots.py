@@ -34,6 +34,8 @@ PAUSE_S = 0.02
 MEMORY_TIGHT = 0.5
 """Share of the server's memory past which the journal's past gives way to its present."""
 ENTRIES_KEPT_TIGHT = 1_000
+SHARE_KEPT_TIGHT = 0.02
+"""Of the server's memory, that the entries kept then may take: batches make large ones."""
 log = structlog.get_logger(__name__)
 
 
@@ -195,7 +197,10 @@ class Snapshotter:
     def _entries_kept(self) -> int:
         runner = self._runner
         kept = runner.settings.journal_retained_entries
-        return kept if runner.memory_share < MEMORY_TIGHT else min(kept, ENTRIES_KEPT_TIGHT)
+        if runner.memory_share < MEMORY_TIGHT:
+            return kept
+        fitting = int(runner.memory_limit_bytes * SHARE_KEPT_TIGHT) // max(1, runner.measures.entry_bytes())
+        return min(kept, ENTRIES_KEPT_TIGHT, fitting)
 
     async def _write_packed(self) -> None:
         packed = self._packed
