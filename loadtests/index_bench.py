@@ -198,11 +198,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=50, help="times that each question is asked, with other values")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--url", default="", help="an empty database (default: SQLite in a temporary folder)")
+    parser.add_argument("--built", action="store_true", help="the database of --url holds these orders already")
+    parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     arguments = parser.parse_args()
+    if arguments.built and not arguments.url:
+        parser.error("--built needs --url")
+    figures: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(prefix="qm-index-bench-") as folder:
         url = arguments.url or sqlite_url(Path(folder) / "index.db")
-        spent = build(url, arguments.orders, arguments.seed)
-        print(f"{arguments.orders} orders indexed in {spent:.0f} s ({spent / arguments.orders * 1e6:.0f} us each)")
+        if not arguments.built:
+            spent = build(url, arguments.orders, arguments.seed)
+            print(f"{arguments.orders} orders indexed in {spent:.0f} s ({spent / arguments.orders * 1e6:.0f} us each)")
         if not arguments.url:
             size = sum(path.stat().st_size for path in Path(folder).iterdir())
             print(f"{size / arguments.orders:.0f} bytes an order on disk")
@@ -223,8 +229,14 @@ def main() -> None:
             )
             if verdict != "ok":
                 missed.append(name)
+            measured = {"p50_ms": middle, "p95_ms": high, "max_ms": times[-1], "budget_ms": budget_ms}
+            figures[name] = {key: round(value, 2) for key, value in measured.items()} | {"rows": rows / len(times)}
         reader.close()
-    print(json.dumps({"machine": machine(), "seed": arguments.seed, "orders": arguments.orders, "missed": missed}))
+    result = {"machine": machine(), "seed": arguments.seed, "orders": arguments.orders, "missed": missed}
+    print(json.dumps(result))
+    if arguments.out is not None:
+        database = "PostgreSQL" if url.startswith("postgresql") else "SQLite"
+        arguments.out.write_text(json.dumps({**result, "database": database, "figures": figures}, indent=1) + "\n")
     sys.exit(1 if missed else 0)
 
 

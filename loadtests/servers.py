@@ -17,7 +17,7 @@ import httpx
 
 from loadtests.proc import alive, cpu_seconds, descendants, free_port, owns_port, threads_cpu_seconds
 
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 60.0
 
 
