@@ -45,6 +45,38 @@ def an_order(order_id: str, quantity: int = 1, **fields: Any) -> qm.Order:
 
 
 @pytest.mark.parametrize("format", ["json", "msgpack"])
+async def test_a_quote_is_kept_or_refused_with_both(gateway: tuple[GatewayEngine, str], format: Any) -> None:
+    engine, url = gateway
+
+    def blocking() -> None:
+        with qm.Client(url, engine.admin, format=format) as client:
+            quote = client.quote(an_order("any", 300), ttl_s=60)
+            assert quote.valid_until is not None
+            assert quote.best is quote.cheapest is quote.fastest is quote.options[0]
+            assert quote.best.fills_all
+            assert sum(leg.lines[0].quantity for leg in quote.best.legs) == 300
+            made = client.allocate(
+                an_order("Q-1", 300, quote_id=quote.quote_id, quote_option=quote.best.option_id), after=quote.token
+            )
+            assert (made.cost_minor, made.promise.deliver_by) == (quote.best.cost_minor, quote.best.deliver_by)
+
+    async with qm.AsyncClient(url, engine.admin, format=format) as client:
+        early = await client.quote(an_order("any", 200))
+        await asyncio.to_thread(blocking)
+        with pytest.raises(qm.QuoteChanged) as caught:
+            await client.reserve(an_order("Q-2", 200, quote_id=early.quote_id))
+        error = caught.value
+        assert error.quoted is not None and error.offered is not None
+        assert (error.quoted.unfilled_units, error.offered.unfilled_units) == (0, 100)
+        assert error.quoted.deliver_by == early.best.deliver_by
+        assert [(short.requested, short.available_to_promise) for short in error.shortages] == [(200, 100)]
+        with pytest.raises(qm.InvalidRequest, match="invalid_quote"):
+            await client.reserve(an_order("Q-3", quote_id=early.quote_id + "A"))
+        with pytest.raises(qm.OutOfStock):
+            await client.quote(an_order("any", 101))
+
+
+@pytest.mark.parametrize("format", ["json", "msgpack"])
 async def test_an_order_from_hold_to_delivery(gateway: tuple[GatewayEngine, str], format: Any) -> None:
     engine, url = gateway
     async with qm.AsyncClient(url, engine.admin, format=format) as client:

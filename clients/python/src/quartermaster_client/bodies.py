@@ -19,6 +19,10 @@ class BatchOrder(Order, kw_only=True):
     idempotency_key: str
 
 
+class QuoteBody(Order, kw_only=True):
+    ttl_s: int | None = None
+
+
 class CommitBody(Request, kw_only=True):
     lines: list[LineQuantity] | None = None
     ship_to: ShipTo | None = None

@@ -11,7 +11,8 @@ QuartermasterError
     ├── Forbidden           403
     ├── NotFound            404
     ├── Conflict            409, and whatever else the state does not allow
-    │   └── OutOfStock      not enough units; `shortages` has the numbers
+    │   ├── OutOfStock      not enough units; `shortages` has the numbers
+    │   └── QuoteChanged    what a quote promised cannot be kept; `quoted` and `offered` say what it was and what there is
     ├── VersionMismatch     412, 428: somebody else changed the document
     ├── RateLimited         429
     ├── Unavailable         502, 503, 504: cannot be taken now; `outcome_unknown` where it may have been done all the same
@@ -20,6 +21,7 @@ QuartermasterError
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, NamedTuple
 
 
@@ -38,6 +40,15 @@ class Shortage(NamedTuple):
     sku: str
     requested: int
     available_to_promise: int
+
+
+class Terms(NamedTuple):
+    """Dates, cost and what is left out: of a quote, or of what there is instead."""
+
+    ship_by: datetime | None
+    deliver_by: datetime | None
+    cost_minor: int
+    unfilled_units: int
 
 
 class QuartermasterError(Exception):
@@ -133,15 +144,43 @@ class OutOfStock(Conflict):
     @property
     def shortages(self) -> list[Shortage]:
         """The lines that cannot be filled, with what could have been."""
-        return [
-            Shortage(
-                fault.pointer,
-                str(fault.facts.get("sku", "")),
-                int(fault.facts.get("requested", 0)),
-                int(fault.facts.get("available_to_promise", 0)),
-            )
-            for fault in self.faults
-        ]
+        return [_shortage(fault) for fault in self.faults]
+
+
+class QuoteChanged(Conflict):
+    @property
+    def quoted(self) -> Terms | None:
+        """What the quote promised."""
+        return self._terms("quoted")
+
+    @property
+    def offered(self) -> Terms | None:
+        """What there is instead; None = nothing can be sent."""
+        return self._terms("offered")
+
+    @property
+    def shortages(self) -> list[Shortage]:
+        """The lines of which fewer units are left than were quoted."""
+        return [_shortage(fault) for fault in self.faults if "requested" in fault.facts]
+
+    def _terms(self, name: str) -> Terms | None:
+        found = next((fault.facts[name] for fault in self.faults if fault.facts.get(name)), None)
+        if found is None:
+            return None
+        ship_by, deliver_by = (
+            datetime.fromisoformat(text.replace("Z", "+00:00")) if (text := found.get(field)) else None
+            for field in ("ship_by", "deliver_by")
+        )
+        return Terms(ship_by, deliver_by, int(found.get("cost_minor", 0)), int(found.get("unfilled_units", 0)))
+
+
+def _shortage(fault: Fault) -> Shortage:
+    return Shortage(
+        fault.pointer,
+        str(fault.facts.get("sku", "")),
+        int(fault.facts.get("requested", 0)),
+        int(fault.facts.get("available_to_promise", 0)),
+    )
 
 
 class VersionMismatch(ApiError):
@@ -160,7 +199,11 @@ class ServerFault(ApiError):
     pass
 
 
-_BY_CODE: dict[str, type[ApiError]] = {"out_of_stock": OutOfStock, "key_reused": KeyReused}
+_BY_CODE: dict[str, type[ApiError]] = {
+    "out_of_stock": OutOfStock,
+    "quote_changed": QuoteChanged,
+    "key_reused": KeyReused,
+}
 _BY_STATUS: dict[int, type[ApiError]] = {
     401: Unauthenticated,
     403: Forbidden,

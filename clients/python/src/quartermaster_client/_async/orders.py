@@ -25,6 +25,7 @@ from quartermaster_client.models import (
     Reservation,
     ShipTo,
 )
+from quartermaster_client.models_quotes import Quote
 
 
 class AsyncOrders(AsyncBase):
@@ -33,6 +34,24 @@ class AsyncOrders(AsyncBase):
 
     `after`: the `token` of an earlier answer; the engine then decides on a state that contains it.
     """
+
+    # -- quotes ---------------------------------------------------------------------------------------------------
+
+    async def quote(self, order: Order, *, ttl_s: int | None = None, after: str | None = None) -> Quote:
+        """Ways to deliver the order, with dates and costs; nothing is held. `order_id` may be any: it is not looked at.
+
+        Put `quote_id` and an option's `option_id` (as `quote_option`) into the order that you then reserve or allocate: it keeps
+        the promised date, or is refused with QuoteChanged. `ttl_s`: valid for less than the engine's time. Raises OutOfStock.
+        """
+        return await self.send(
+            Operation(
+                name="POST /v1/quotes",
+                path="/v1/quotes",
+                read=lambda reply: reply.to(Quote),
+                body=bodies.QuoteBody(**_fields(order), ttl_s=ttl_s),
+                after=after,
+            )
+        )
 
     # -- reservations ---------------------------------------------------------------------------------------------
 

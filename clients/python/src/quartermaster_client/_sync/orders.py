@@ -26,6 +26,7 @@ from quartermaster_client.models import (
     Reservation,
     ShipTo,
 )
+from quartermaster_client.models_quotes import Quote
 
 
 class Orders(Base):
@@ -34,6 +35,24 @@ class Orders(Base):
 
     `after`: the `token` of an earlier answer; the engine then decides on a state that contains it.
     """
+
+    # -- quotes ---------------------------------------------------------------------------------------------------
+
+    def quote(self, order: Order, *, ttl_s: int | None = None, after: str | None = None) -> Quote:
+        """Ways to deliver the order, with dates and costs; nothing is held. `order_id` may be any: it is not looked at.
+
+        Put `quote_id` and an option's `option_id` (as `quote_option`) into the order that you then reserve or allocate: it keeps
+        the promised date, or is refused with QuoteChanged. `ttl_s`: valid for less than the engine's time. Raises OutOfStock.
+        """
+        return self.send(
+            Operation(
+                name="POST /v1/quotes",
+                path="/v1/quotes",
+                read=lambda reply: reply.to(Quote),
+                body=bodies.QuoteBody(**_fields(order), ttl_s=ttl_s),
+                after=after,
+            )
+        )
 
     # -- reservations ---------------------------------------------------------------------------------------------
 
