@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
 import quartermaster_client as qm
 from engine.domain.config import Node
+from loadtests.client_orders import order_of
 from loadtests.network import Network, NetworkSpec, build_network
 from loadtests.places import distance_km
 from loadtests.shadow import Pricer, Shadows
@@ -81,6 +81,7 @@ class Stage:
     client: qm.AsyncClient
     url: str
     api_key: str
+    transport: qm.AsyncTransport
     setting: Setting
     teller: Teller
     run: str
@@ -125,25 +126,7 @@ class Stage:
 
     def order(self, drawn: Order, order_id: str) -> qm.Order:
         """A drawn order as the storefront sends it."""
-        network = self.setting.network
-        place = network.places.rows[drawn.place]
-        return qm.Order(
-            order_id=f"{self.run}-{order_id}",
-            channel=drawn.channel,
-            service=drawn.service,
-            placed_at=datetime.now(UTC),
-            customer_id=f"C-{drawn.customer:07d}",
-            ship_to=qm.ShipTo(country="US", region=place.region, postal_code=place.postal_code),
-            lines=[
-                qm.OrderLine(
-                    line_id=str(n),
-                    sku=network.items[item].sku,
-                    quantity=units,
-                    unit_price_minor=network.items[item].unit_value_minor,
-                )
-                for n, (item, units) in enumerate(drawn.lines, 1)
-            ],
-        )
+        return order_of(self.setting.network, drawn, f"{self.run}-{order_id}")
 
     def took(self, made: qm.Allocation) -> qm.Allocation:
         """Remember that the engine said yes."""

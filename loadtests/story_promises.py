@@ -31,7 +31,7 @@ async def last_unit(stage: Stage) -> None:
     tell.say(
         f"{stage.named(node.node_id)} has one unit of {sku}. {stage.shoppers} shoppers all over the country press the button."
     )
-    places = stage.setting.orders
+    places, tokens = stage.setting.orders, list[str]()
 
     async def shop(n: int) -> tuple[str, float]:
         order = stage.order(places[n % len(places)], f"f{n}")
@@ -46,7 +46,7 @@ async def last_unit(stage: Stage) -> None:
             return "told" if numbers else "told without numbers", time.monotonic() - began_s
         except qm.QuartermasterError as error:
             return type(error).__name__, time.monotonic() - began_s
-        stage.took(made)
+        tokens.append(stage.took(made).token)
         return "won", time.monotonic() - began_s
 
     began_s = time.monotonic()
@@ -55,7 +55,7 @@ async def last_unit(stage: Stage) -> None:
     tally: dict[str, int] = {}
     for name, _ in answers:
         tally[name] = tally.get(name, 0) + 1
-    left = await client.availability(sku)
+    left = await client.availability(sku, after=tokens[-1] if tokens else None)
     (position,) = left.data
     tell.say(
         f"{counted(tally.get('won', 0), 'winner')}. {tally.get('told', 0)} were answered "
@@ -95,7 +95,9 @@ async def kill_a_shard(stage: Stage) -> None:
     tell.scene("kill -9 of a shard while orders arrive")
     load = _Load()
     budget = qm.RetryBudget(capacity=100_000)
-    async with qm.AsyncClient(stage.url, stage.api_key, retry=PATIENT, budget=budget, observer=load.observe) as shop:
+    async with qm.AsyncClient(
+        stage.url, stage.api_key, retry=PATIENT, budget=budget, observer=load.observe, transport=stage.transport
+    ) as shop:
         stop = asyncio.Event()
         arriving = asyncio.create_task(_orders_arrive(stage, shop, load, stop))
         await asyncio.sleep(KILL_AFTER_S)
@@ -208,7 +210,7 @@ async def paid_without_stock(stage: Stage) -> None:
         for step in (client.release_leg, client.accept_leg, client.pick_leg):
             await step(leg.leg_id)
         shipped = (await client.ship_leg(leg.leg_id, parcels=1, tracking=["1Z-STORY"])).allocation
-        left = (await client.availability(sku)).units(sku)
+        left = (await client.availability(sku, after=shipped.token)).units(sku)
         tell.say(
             f"Released, accepted, picked, shipped by {leg.carrier} to {stage.place(drawn)}: the order is {shipped.state}. "
             f"{left} units are left to sell."

@@ -17,6 +17,8 @@ OURS = "this engine"
 DARK_TIMEOUT_S = 90.0
 NO_ANSWER_TO_STOCK = ("out_of_stock", "no_capable_node")
 REPEATS = 10
+EASE = {"dearer": 4, "in_part": 3, "short": 3}
+"""How much a verdict on the nearest store has to say. None on a store that ships a part itself: nobody asks why not."""
 SPLITS_LOOKED_AT = 40
 
 
@@ -43,7 +45,8 @@ async def four_rules(stage: Stage) -> None:
     tell.say(
         f"{counted(len(orders), 'order')} go to the engine. Beside it three usual rules choose on copies of the same stock: "
         "the nearest nodes first; a fixed list, warehouses first; the fewest nodes. The same carriers' tariffs price all "
-        "four, and only orders that all four filled are counted."
+        "four, days on the road and days late count for what the channel says they cost it, and only orders that all four "
+        "filled are compared."
     )
     began_s = time.monotonic()
     results = await stage.client.allocate_batch([stage.order(order, f"a{n}") for n, order in enumerate(orders)])
@@ -98,18 +101,19 @@ def _show_rules(stage: Stage, ledgers: Sequence[Ledger], totals: dict[str, Total
                 ledger.name,
                 money(total.cash_minor / count),
                 money(total.service_minor / count),
+                money(total.score_minor / count),
                 share(total.split, total.orders),
                 share(total.late, total.orders),
                 f"{sum(takes is not None for takes in ledger.taken):,}",
             )
         )
-    tell.table(("rule", "cash an order", "days cost", "split", "late", "filled"), rows, strong=0)
+    tell.table(("rule", "cash an order", "cost of days", "together", "split", "late", "filled"), rows, strong=0)
     ours = totals[OURS]
     best = min((ledger for ledger in ledgers if ledger.name != OURS), key=lambda one: totals[one.name].cash_minor)
     saved = (totals[best.name].cash_minor - ours.cash_minor) / max(1, ours.orders)
     tell.say(
         f"Against the cheapest of the others ({best.name}) that is {money(saved)} an order, "
-        f"{money(saved * 100_000)} for every 100,000 orders. The engine took {took_s:.1f} s to decide, hold and store them all."
+        f"${saved * 1_000:,.0f} for every 100,000 orders. The engine took {took_s:.1f} s to decide, hold and store them all."
     )
     worse = []
     for ledger in ledgers:
@@ -155,12 +159,6 @@ async def one_split(stage: Stage) -> None:
             (f"{name} ({leg.node_id})", lines, km, str(leg.days_to_door), money(parts.parcels_minor), money(handling))
         )
     tell.table(("ships from", "lines", "km", "days", "postage", "handling"), rows)
-    if decision.runner_up is not None:
-        more = decision.runner_up.difference
-        tell.say(
-            f"The next best plan, {decision.runner_up.nodes}: {money(more.cash_minor)} cash and {money(more.service_minor)} of "
-            f"days, {money(more.score_minor)} in all against this one."
-        )
     store = stage.nearest(order, kind="store")
     why = await stage.client.get_decision(made.decision_id, node_id=store.node_id)
     tell.say(f"Why not {stage.named(store.node_id)}, {stage.km(order, store.node_id):,} km away? {why.why}")
@@ -179,18 +177,20 @@ async def one_split(stage: Stage) -> None:
 
 
 async def _split_order(stage: Stage) -> tuple[Order, qm.Allocation, qm.Decision]:
-    """The split order that is easiest to follow: few lines, a runner-up that differs, a nearest store that was looked at and left."""
+    """The split order that is easiest to follow: few lines, each from one node, a runner-up that is worse, and a nearest store
+    that was left although it could have served the order, or some of it."""
     split = [pair for pair in stage.made if len(pair[1].legs) > 1]
     if not split:
         raise LookupError("not one order was split: more orders, or less stock, would show one")
-    split.sort(key=lambda pair: (len(pair[1].legs), len(pair[0].lines)))
+    split.sort(key=lambda pair: (len(pair[1].legs), sum(len(leg.lines) for leg in pair[1].legs) > len(pair[0].lines)))
     best: tuple[int, Order, qm.Allocation, qm.Decision] | None = None
     for order, made in split[:SPLITS_LOOKED_AT]:
         decision = await stage.client.get_decision(made.decision_id)
         nearest = stage.nearest(order, kind="store").node_id
+        verdict = next((one.verdict for one in decision.candidates if one.node_id == nearest), "")
         ease = (
-            2 * (nearest not in {leg.node_id for leg in made.legs})
-            + 2 * (nearest in {one.node_id for one in decision.candidates})
+            EASE.get(verdict, 0)
+            + 2 * (2 <= len(order.lines) <= 3)
             + (decision.runner_up is not None and decision.runner_up.difference.score_minor > 0)
         )
         if best is None or ease > best[0]:
@@ -223,15 +223,15 @@ async def store_goes_dark(stage: Stage) -> None:
     stored = await client.get_node(node_id)
     node = stored.document
     node.state = "off"
-    switched = await client.put_node(node, if_version=stored.version)
     began_s = time.monotonic()
+    switched = await client.put_node(node, if_version=stored.version)
 
     async def moved() -> bool:
         page = await client.list_legs(node_id, state="allocated")
         return not page.data
 
     gone = await until(moved, timeout_s=DARK_TIMEOUT_S)
-    took_s = time.monotonic() - began_s
+    took_ms = (time.monotonic() - began_s) * 1_000
     after = {name: await client.get_allocation(made.allocation_id) for name, made in before.items()}
     more_minor = sum(after[name].cost_minor - made.cost_minor for name, made in before.items())
     later = sum(_door(after[name]) > _door(made) for name, made in before.items())
@@ -239,19 +239,19 @@ async def store_goes_dark(stage: Stage) -> None:
     to: dict[str, int] = {}
     for name, now in after.items():
         old = {leg.leg_id for leg in before[name].legs}
-        for leg in now.legs:
-            if leg.leg_id not in old and leg.state == "allocated":
-                to[leg.node_id] = to.get(leg.node_id, 0) + 1
+        for node_now in {leg.node_id for leg in now.legs if leg.leg_id not in old and leg.state == "allocated"}:
+            to[node_now] = to.get(node_now, 0) + 1
+    more_parcels = sum(len(_live(after[name])) > len(_live(made)) for name, made in before.items())
     tell.say(
-        f"{took_s:.1f} s later {counted(len(affected), 'leg')} had another node: {counted(len(to), 'node')} took over. "
-        f"It costs {money(more_minor)} more in all, {money(more_minor / max(1, len(before)))} an order; {later} of "
-        f"{counted(len(before), 'order')} arrive later than planned, {waiting} wait for stock."
+        f"{took_ms:,.0f} ms later all {counted(len(affected), 'other leg')} had been planned again, and {counted(len(to), 'node')} "
+        f"took over. What it costs: {money(more_minor)} in all, {money(more_minor / max(1, len(before)))} an order; {later} of the "
+        f"{counted(len(before), 'order')} arrive later than planned, {more_parcels} come in one more parcel, {waiting} wait for stock."
     )
     rows = [
         (stage.named(name), f"{count:,}")
         for name, count in sorted(to.items(), key=lambda pair: (-pair[1], pair[0]))[:4]
     ]
-    tell.table(("took over", "legs"), rows)
+    tell.table(("took over", "orders"), rows)
     kept = (await client.get_leg(begun.leg_id)).state == "released"
     whole = all(_units(after[name]) == _units(made) for name, made in before.items())
     tell.check(gone and kept, "nothing unreleased is left there; what its staff had begun stayed")
@@ -266,8 +266,11 @@ def _door(made: qm.Allocation) -> datetime:
 
 def _units(made: qm.Allocation) -> int:
     """Units that a node ships or that wait."""
-    live = [leg for leg in made.legs if leg.state not in ("cancelled", "rejected")]
-    return sum(line.quantity for leg in live for line in leg.lines) + sum(one.quantity for one in made.unfilled)
+    return sum(line.quantity for leg in _live(made) for line in leg.lines) + sum(one.quantity for one in made.unfilled)
+
+
+def _live(made: qm.Allocation) -> list[qm.Leg]:
+    return [leg for leg in made.legs if leg.state not in ("cancelled", "rejected")]
 
 
 # -- a phantom unit ------------------------------------------------------------------------------------------------------
@@ -285,20 +288,20 @@ async def phantom_unit(stage: Stage) -> None:
         await step(leg.leg_id)
     rejected = await client.reject_leg(leg.leg_id, reason="not on the shelf", stock_effect="zero_until_count")
     again = [new for new in rejected.allocation.legs if new.state == "allocated"]
-    shown = (await client.availability(sku, node_id=node_id)).units(sku)
+    shown = (await client.availability(sku, node_id=node_id, after=rejected.allocation.token)).units(sku)
     where = ", ".join(stage.named(new.node_id) for new in again) or "nobody: it waits for stock"
     tell.say(
         f"{stage.named(node_id)} cannot find {sku}; its books said {books + leg.lines[0].quantity}. It rejects the leg. The same "
         f"answer names who ships instead: {where}. The shelf counts as empty until it is counted."
     )
     asked = await _ask(stage, same, "d", node_id)
-    tell.say(f"The same order {REPEATS} times more: {asked} go to that store.")
-    await client.count(
+    tell.say(f"The same order {REPEATS} times more: {asked or 'none'} of them go to that store.")
+    recount = await client.count(
         node_id, [qm.CountRow(sku=sku, quantity=books + 50)], source=f"{stage.run}-recount", source_seq=1
     )
-    counted_units = (await client.availability(sku, node_id=node_id)).units(sku)
+    counted_units = (await client.availability(sku, node_id=node_id, after=recount.token)).units(sku)
     back = await _ask(stage, same, "e", node_id)
-    tell.say(f"Somebody counts {books + 50} units. {REPEATS} more orders: {back} go there again.")
+    tell.say(f"Somebody counts {books + 50} units. {REPEATS} more orders: {back} of them go there again.")
     tell.check(shown == 0 and asked == 0, "after the rejection the store has 0 to promise and was not asked once")
     tell.check(
         node_id not in {new.node_id for new in again},

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import aclosing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,8 @@ ORDERS_PER_RATE = 10
 """Orders of the first scene, for each order a second of the load under kill -9."""
 LOAD_MAX_PER_S = 60.0
 LOG_LINES_SHOWN = 20
+CONNECTIONS = 256
+"""Of the storefront to the gateway; shoppers beyond that wait for one."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ async def _play(telling: Telling, stack: Stack, setting: Setting, screen: Screen
     from loadtests.story import Stage
     from loadtests.story_promises import kill_a_shard, last_unit, paid_without_stock
     from loadtests.story_routing import four_rules, one_split, phantom_unit, store_goes_dark
+    from loadtests.transports import PlainTransport
 
     network = setting.network
 
@@ -169,8 +172,12 @@ async def _play(telling: Telling, stack: Stack, setting: Setting, screen: Screen
         pids = await stack.supervisor.pids.remote()
         return {name: pid for name, pid in pids.items() if name.startswith("shard-")}
 
-    async with qm.AsyncClient(stack.base_urls[0], stack.api_key) as client:
-        screen.dim(f"url {stack.base_urls[0]}   key {stack.api_key}")
+    async with (
+        aclosing(PlainTransport(connections=CONNECTIONS)) as transport,
+        qm.AsyncClient(stack.base_urls[0], stack.api_key, transport=transport) as client,
+    ):
+        screen.dim(f"url {stack.base_urls[0]}")
+        screen.dim(f"key {stack.api_key}")
         screen.dim(
             f"filling it: {len(network.nodes)} warehouses and stores in real US places, {len(network.items):,} items, "
             f"{len(network.stock.node):,} positions"
@@ -180,6 +187,7 @@ async def _play(telling: Telling, stack: Stack, setting: Setting, screen: Screen
             client,
             stack.base_urls[0],
             stack.api_key,
+            transport,
             setting,
             screen,
             run=f"S{time.time_ns() // 1_000_000_000 % 100_000:05d}",

@@ -31,7 +31,7 @@ def test_every_scene_of_the_story_holds() -> None:
     assert max(map(len, said.splitlines())) <= 80, "it fits a terminal of 80 columns"
     flat = " ".join(said.split())
     for fact in (
-        "rule cash an order days cost split late filled",
+        "rule cash an order cost of days together split late filled",
         "Why not",
         "one winner, 499 answered with numbers",
         "was back by itself after",
