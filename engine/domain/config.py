@@ -81,8 +81,9 @@ class Node(Document, kw_only=True):
     cut_off_by_service: dict[Id, Clock] = {}
     processing_minutes: Annotated[int, Meta(ge=0, le=100_000)] = 0
     waves: Annotated[list[Clock], Meta(max_length=48)] = []
-    acceptance_deadline_s: Count | None = None
-    """Refused until legs that nobody accepts in time are taken back: must be null."""
+    """Local times at which allocated legs are released, on working days; none = they are released by hand."""
+    acceptance_deadline_s: Positive | None = None
+    """Seconds from the release of a leg until it must be accepted: after that it goes to the next node. None = no deadline."""
     capacity: NodeCapacity | None = None
     handling_line_minor: MoneyMinor = 0
     handling_unit_minor: MoneyMinor = 0

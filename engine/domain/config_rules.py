@@ -75,8 +75,6 @@ def _item(state: ConfigState, item: Item, batch: dict[str, Document]) -> Iterato
 
 
 def _node(state: ConfigState, node: Node, batch: dict[str, Document]) -> Iterator[Fault]:
-    if node.acceptance_deadline_s is not None:
-        yield "/acceptance_deadline_s", "not acted upon yet: leave it out"
     try:
         ZoneInfo(node.time_zone)
     except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: the name of a folder of the database

@@ -31,11 +31,11 @@ def zone_of(name: str) -> ZoneInfo:
     return ZoneInfo(name)
 
 
-def _minute_of(clock: str) -> int:
+def minute_of(clock: str) -> int:
     return int(clock[:2]) * 60 + int(clock[3:])
 
 
-def _instant_ms(zone: ZoneInfo, day: int, minute: int) -> int:
+def instant_ms(zone: ZoneInfo, day: int, minute: int) -> int:
     local = datetime.fromordinal(EPOCH_ORDINAL + day) + timedelta(minutes=minute)
     offset = local.replace(tzinfo=zone).utcoffset() or timedelta()
     return (day * 1_440 + minute) * MINUTE_MS - (offset.days * 86_400 + offset.seconds) * 1_000
@@ -52,8 +52,8 @@ def _collects(node: Node, day: int) -> bool:
 def ready_on(node: Node, day: int, from_ms: int) -> int:
     """When goods asked for at an instant are ready on a pickup day that takes them; a full minute."""
     zone = zone_of(node.time_zone)
-    opens, closes = _minute_of(node.pickup_opens), _minute_of(node.pickup_closes)
-    opens_ms = _instant_ms(zone, day, opens)
+    opens, closes = minute_of(node.pickup_opens), minute_of(node.pickup_closes)
+    opens_ms = instant_ms(zone, day, opens)
     preparing_ms = node.pickup_ready_minutes * MINUTE_MS
     if node.pickup_ready_minutes <= closes - opens:
         ready_ms = max(from_ms, opens_ms) + preparing_ms
@@ -71,9 +71,9 @@ def first_ready(node: Node, from_ms: int, has_room: Callable[[int], bool]) -> in
     """The same, on the first pickup day (days since 1970) that has room."""
     zone = zone_of(node.time_zone)
     today = datetime.fromtimestamp(from_ms // 1_000, zone).toordinal() - EPOCH_ORDINAL
-    closes = _minute_of(node.pickup_closes)
+    closes = minute_of(node.pickup_closes)
     for day in range(today, today + _SEARCH_DAYS):
-        last_ms = _instant_ms(zone, day, closes) - node.pickup_ready_minutes * MINUTE_MS
+        last_ms = instant_ms(zone, day, closes) - node.pickup_ready_minutes * MINUTE_MS
         if _collects(node, day) and from_ms < last_ms and has_room(day):
             return ready_on(node, day, from_ms)
     return None

@@ -225,11 +225,15 @@ def _act(core: ShardCore, conn: int, corr: int, command: ActOnLeg, now_ms: int) 
         if command.stock_effect == "zero_until_count":
             _zero_until_count(core, record, command.leg_no, change)
     _put(core, command, record, change, now_ms)
+    if command.action == "release":
+        core.acceptance.begin(record, command.leg_no, time_ms)
     if change.freed:
         core.replans.start(command.slot, command.order_no, now_ms=now_ms)
         record = core.state.order(command.slot, command.order_no)  # with its new legs, where they are ours
         assert record is not None
     _show(core, conn, corr, command, record)
+    if command.action == "release":
+        core.acceptance.watch(command.slot, command.order_no, record)
 
 
 def _switched_off(core: ShardCore, record: OrderRecord, command: ActOnLeg) -> Problem | None:

@@ -31,6 +31,7 @@ from engine.domain.plan import Planner
 from engine.domain.problems import CODES
 from engine.domain.replies import ConfigDoc, Problem, Reply
 from engine.domain.state import ShardState, apply, index_work, rebuild_indexes
+from engine.protocol.acceptance import Acceptance
 from engine.protocol.claims import Claims
 from engine.protocol.closing import Closing
 from engine.protocol.demand_log import DemandLog
@@ -55,6 +56,7 @@ from engine.protocol.tokens import make_token
 from engine.protocol.two_phase import TwoPhase
 from engine.protocol.uncounted import Supply
 from engine.protocol.view_feed import ViewFeed
+from engine.protocol.waves import Waves
 
 BATCH_ITEMS_MAX = 256
 BATCH_BYTES_MAX = 256 * 1024
@@ -130,6 +132,8 @@ class ShardCore:
         self.replans = Replans(self)
         self.supply = Supply(self)
         self.edits = Edits(self)
+        self.acceptance = Acceptance(self)
+        self.waves = Waves(self)
         self.views = ViewFeed(self)
         self.moves = Moves(self)
         self.stock_feed = StockFeed(self)
@@ -191,6 +195,7 @@ class ShardCore:
         self.driver.recovered(derived.driving)
         self.participant.recovered(now_ms)
         self.demand.recovered(derived.waiting, now_ms)
+        self.acceptance.recovered(derived.to_accept, now_ms)
         for slot, order_no in derived.ended:
             self.closing.ended(slot, order_no, state.time_ms)
         if state.open_holds:
@@ -389,6 +394,8 @@ class ShardCore:
         self.supply.tick(now_ms)
         self.two_phase.tick(now_ms)
         self.claims.tick(now_ms)
+        self.acceptance.tick(now_ms, self._room)
+        self.waves.tick(now_ms, self._room)
         if self.demand.entries or self.demand.working:
             self.demand.tick(now_ms, self._room)
         if self.state.short_positions or self.resourcing.working:
@@ -483,6 +490,8 @@ class ShardCore:
             self.demand.wake_at_ms(now_ms),
             self.resourcing.wake_at_ms(now_ms),
             self.moves.wake_at_ms(now_ms),
+            self.acceptance.wake_at_ms(now_ms),
+            self.waves.wake_at_ms(now_ms),
             self.supply.wake_at_ms(),
         ]
         due_ms = self._expiries.next_ms()

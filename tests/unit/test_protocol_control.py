@@ -109,7 +109,7 @@ def test_a_repeated_key_gets_the_documents_again_and_another_body_is_refused(con
         ("node", {"node_id": "N", "postal_code": "1", "lat": 1, "lon": 0, "channels": ["x"]}, "/channels/0"),
         (
             "node",
-            {"node_id": "N", "postal_code": "1", "lat": 1, "lon": 0, "acceptance_deadline_s": 60},
+            {"node_id": "N", "postal_code": "1", "lat": 1, "lon": 0, "acceptance_deadline_s": 0},
             "/acceptance_deadline_s",
         ),
         (

@@ -1,0 +1,65 @@
+"""Release waves: the local times at which a node begins the work of its day. Pure.
+
+A wave on local day D releases every leg that ships on D or before, and every one that would be late if it waited for the next wave.
+Times are read on the node's working days; local times that a clock change skips or repeats with the earlier offset, as everywhere.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+
+from engine.domain.config import Node
+from engine.domain.orders import LegRecord
+from engine.domain.ready import EPOCH_ORDINAL, MINUTE_MS, instant_ms, minute_of, zone_of
+
+_SEARCH_DAYS = 400
+
+
+def last_wave(node: Node, now_ms: int) -> int:
+    """Instant of the newest wave that has come; 0 = none within a year."""
+    today = _day_of(node, now_ms)
+    for day in range(today, today - _SEARCH_DAYS, -1):
+        for wave_ms in reversed(_waves_on(node, day)):
+            if wave_ms <= now_ms:
+                return wave_ms
+    return 0
+
+
+def next_wave(node: Node, now_ms: int) -> int | None:
+    """Instant of the first wave after another instant; None = none within a year."""
+    today = _day_of(node, now_ms)
+    for day in range(today, today + _SEARCH_DAYS):
+        for wave_ms in _waves_on(node, day):
+            if wave_ms > now_ms:
+                return wave_ms
+    return None
+
+
+class Wave:
+    """One wave of a node."""
+
+    def __init__(self, node: Node, at_ms: int) -> None:
+        self.at_ms = at_ms
+        self._day = _day_of(node, at_ms)
+        following = next_wave(node, at_ms)
+        self._later_ms = following + node.processing_minutes * MINUTE_MS if following is not None else None
+        """When what the next wave releases can leave."""
+
+    def takes(self, leg: LegRecord) -> bool:
+        """Whether it is this wave that releases an allocated leg."""
+        if leg.ship_day <= self._day or self._later_ms is None:
+            return True
+        return leg.ship_by_s * 1_000 < self._later_ms
+
+
+def _day_of(node: Node, at_ms: int) -> int:
+    return datetime.fromtimestamp(at_ms / 1_000, zone_of(node.time_zone)).toordinal() - EPOCH_ORDINAL
+
+
+def _waves_on(node: Node, day: int) -> list[int]:
+    """Instants of a local day's waves, ascending."""
+    works = (day + 3) % 7 in node.working_days
+    if not works or (node.holidays and date.fromordinal(EPOCH_ORDINAL + day).isoformat() in node.holidays):
+        return []
+    zone = zone_of(node.time_zone)
+    return sorted([instant_ms(zone, day, minute_of(wave)) for wave in node.waves])

@@ -1,0 +1,226 @@
+"""Release waves: at the node's local times, once each, over restarts, clock changes and shards."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from engine.domain.commands import AdjustStock, ClearHolds, GetOrder, StockMove
+from engine.domain.config import Node
+from engine.domain.events import Event, WaveDone
+from engine.domain.orders import LegRecord, LegState
+from engine.domain.replies import OrderView
+from engine.domain.waves import Wave, last_wave, next_wave
+from engine.protocol.waves import LEGS_PER_POLL
+from tests.builders import a_destination, a_node, a_place, an_order
+from tests.sim.lone_core import LoneCore
+from tests.unit.test_acceptance import now
+from tests.unit.test_edits import a_cluster, check
+from tests.unit.test_resourcing import a_shop, place, receive, switch
+
+NEW_YORK = ZoneInfo("America/New_York")
+DAY_MS = 86_400_000
+_events = msgspec.msgpack.Decoder(list[Event])
+
+
+def at(text: str, zone: ZoneInfo = NEW_YORK, *, fold: int = 0) -> int:
+    return int(datetime.fromisoformat(text).replace(tzinfo=zone, fold=fold).timestamp() * 1_000)
+
+
+def a_wave_node(*waves: str, **fields: Any) -> Node:
+    fields.setdefault("time_zone", "America/New_York")
+    return a_node("N-0", postal_code="01001", waves=list(waves), **fields)
+
+
+# -- when -----------------------------------------------------------------------------------------------------------
+
+
+def test_waves_come_on_working_days_at_local_times() -> None:
+    node = a_wave_node("13:00", "08:30", holidays=["2026-12-01"])
+    assert next_wave(node, at("2026-11-30T08:29:59")) == at("2026-11-30T08:30")
+    assert next_wave(node, at("2026-11-30T08:30")) == at("2026-11-30T13:00")
+    assert next_wave(node, at("2026-11-30T13:00")) == at("2026-12-02T08:30"), "the first of December is a holiday"
+    assert next_wave(node, at("2026-12-04T13:00")) == at("2026-12-07T08:30"), "a weekend"
+    assert last_wave(node, at("2026-12-06T12:00")) == at("2026-12-04T13:00")
+    assert last_wave(node, at("2026-12-07T08:30")) == at("2026-12-07T08:30")
+    assert next_wave(replace(node, working_days=()), at("2026-12-06T12:00")) is None
+    assert last_wave(replace(node, working_days=()), at("2026-12-06T12:00")) == 0
+
+
+def test_a_clock_change_neither_skips_nor_repeats_a_wave() -> None:
+    node = a_wave_node("01:30", "02:30", working_days=(0, 1, 2, 3, 4, 5, 6))
+
+    def waves(since_ms: int, until_ms: int) -> list[int]:
+        found, wave_ms = [], next_wave(node, since_ms)
+        while wave_ms is not None and wave_ms < until_ms:
+            found.append(wave_ms)
+            wave_ms = next_wave(node, wave_ms)
+        return found
+
+    spring = waves(at("2026-03-08T00:00"), at("2026-03-09T00:00"))
+    assert spring == [at("2026-03-08T01:30"), at("2026-03-08T03:30")], "02:30 does not exist: with the earlier offset"
+    autumn = waves(at("2026-11-01T00:00"), at("2026-11-02T00:00"))
+    assert autumn == [at("2026-11-01T01:30"), at("2026-11-01T02:30")], "01:30 comes twice: the first counts"
+
+
+def test_a_wave_takes_what_ships_that_day_and_what_the_next_wave_would_be_too_late_for() -> None:
+    def a_leg(day: str, ship_by: str) -> LegRecord:
+        ship_day = date.fromisoformat(day).toordinal() - date(1970, 1, 1).toordinal()
+        return LegRecord(1, 0, True, LegState.ALLOCATED, [(0, 1)], ship_day=ship_day, ship_by_s=at(ship_by) // 1_000)
+
+    node = a_wave_node("09:00", "16:00", processing_minutes=60, cut_off="15:00")
+    morning, evening = Wave(node, at("2026-11-30T09:00")), Wave(node, at("2026-11-30T16:00"))
+    today, late = a_leg("2026-11-30", "2026-11-30T15:00"), a_leg("2026-11-27", "2026-11-27T15:00")
+    tomorrow = a_leg("2026-12-01", "2026-12-01T15:00")
+    assert [morning.takes(leg) for leg in (late, today, tomorrow)] == [True, True, False]
+    assert not evening.takes(tomorrow), "tomorrow's first wave is early enough"
+    only = a_wave_node("16:00", processing_minutes=60, cut_off="15:00")
+    assert Wave(only, at("2026-11-30T16:00")).takes(tomorrow), "tomorrow's wave would be too late"
+
+
+# -- what it does ---------------------------------------------------------------------------------------------------
+
+
+def a_wave_shop(*, per_day: int = 0, **fields: Any) -> LoneCore:
+    """N-0 with waves at 09:00 and 13:00 in New York, on every day; it is 07:00."""
+    fields.setdefault("working_days", (0, 1, 2, 3, 4, 5, 6))
+    shop = a_shop({}, nodes=[a_wave_node("09:00", "13:00", **fields), a_node("N-1", postal_code="01001", lat=60.0)])
+    shop.now_ms = at("2026-11-30T07:00")
+    receive(shop, "N-0", {"SKU-0": 1_000})
+    return shop
+
+
+def wait_until(shop: LoneCore, text: str) -> None:
+    shop.pass_time(at(text) - shop.now_ms)
+
+
+def states(shop: LoneCore, orders: list[OrderView]) -> list[str]:
+    return [now(shop, order).legs[0].state for order in orders]
+
+
+def waves_done(shop: LoneCore) -> list[int]:
+    events = [event for entry in shop.entries for event in _events.decode(entry.payload)]
+    return [event.at_ms for event in events if isinstance(event, WaveDone)][1:]
+
+
+def test_legs_are_released_by_the_wave_and_not_before() -> None:
+    shop = a_wave_shop()
+    order = place(shop, "A", {"SKU-0": 1})
+    wait_until(shop, "2026-11-30T08:59:59")
+    assert states(shop, [order]) == ["allocated"]
+    wait_until(shop, "2026-11-30T09:00")
+    assert states(shop, [order]) == ["released"]
+    later = place(shop, "B", {"SKU-0": 1})
+    wait_until(shop, "2026-11-30T12:59")
+    assert states(shop, [later]) == ["allocated"]
+    wait_until(shop, "2026-11-30T13:00")
+    assert states(shop, [later]) == ["released"]
+    assert waves_done(shop) == [at("2026-11-30T09:00"), at("2026-11-30T13:00")]
+    shop.check_recovery({})
+
+
+def test_orders_on_hold_and_nodes_that_are_off_wait_for_the_next_wave() -> None:
+    shop = a_wave_shop()
+    held_up = place(shop, "A", {"SKU-0": 1}, hold_reasons=("fraud",))
+    wait_until(shop, "2026-11-30T09:00")
+    assert states(shop, [held_up]) == ["allocated"]
+    shop.ask(ClearHolds(held_up.slot, held_up.order_no))
+    wait_until(shop, "2026-11-30T13:00")
+    assert states(shop, [held_up]) == ["released"]
+    drained = place(shop, "B", {"SKU-0": 1})
+    switch(shop.core, 0, a_wave_node("09:00", working_days=(0, 1, 2, 3, 4, 5, 6), state="drain"))
+    wait_until(shop, "2026-12-01T09:00")
+    assert states(shop, [drained]) == ["released"], "a drained node finishes what it has"
+
+
+def test_a_large_wave_goes_over_several_entries_and_leaves_what_came_later() -> None:
+    shop = a_wave_shop()
+    orders = [place(shop, f"A-{n}", {"SKU-0": 1}) for n in range(LEGS_PER_POLL + 10)]
+    shop.now_ms = at("2026-11-30T09:00")
+    shop.poll()
+    assert states_now(shop, orders).count("released") == LEGS_PER_POLL
+    later = shop.send(a_place(an_order("late", {"SKU-0": 1})))
+    shop.settle()
+    (late,) = shop.replies[later]
+    assert isinstance(late, OrderView)
+    assert set(states(shop, orders)) == {"released"}
+    assert states(shop, [late]) == ["allocated"]
+
+
+def states_now(shop: LoneCore, orders: list[OrderView]) -> list[str]:
+    """Without a poll."""
+    records = [shop.state.order(order.slot, order.order_no) for order in orders]
+    return [LegState(record.legs[0].state).name.lower() for record in records if record is not None]
+
+
+def test_a_restart_runs_the_wave_that_was_missed_and_repeats_none() -> None:
+    shop = a_wave_shop()
+    early = place(shop, "A", {"SKU-0": 1})
+    wait_until(shop, "2026-11-30T09:00")
+    later = place(shop, "B", {"SKU-0": 1})
+    shop.core = shop.recovered_from({})
+    shop.settle()
+    assert states(shop, [early, later]) == ["released", "allocated"], "the wave of 09:00 is done"
+    shop.now_ms = at("2026-12-03T10:00")
+    shop.core = shop.recovered_from({})
+    shop.settle()
+    assert states(shop, [later]) == ["released"]
+    assert waves_done(shop) == [at("2026-11-30T09:00"), at("2026-12-03T09:00")], "one stands for all that were missed"
+
+
+def test_a_new_schedule_begins_with_its_next_wave() -> None:
+    shop = a_wave_shop()
+    switch(shop.core, 0, a_wave_node())
+    order = place(shop, "A", {"SKU-0": 1})
+    wait_until(shop, "2026-11-30T14:00")
+    assert states(shop, [order]) == ["allocated"]
+    switch(shop.core, 0, a_wave_node("15:30"))
+    wait_until(shop, "2026-11-30T15:29")
+    assert states(shop, [order]) == ["allocated"]
+    wait_until(shop, "2026-11-30T15:30")
+    assert states(shop, [order]) == ["released"]
+
+
+def test_a_deadline_begins_with_the_wave() -> None:
+    shop = a_wave_shop(acceptance_deadline_s=600)
+    receive(shop, "N-1", {"SKU-0": 5})
+    order = place(shop, "A", {"SKU-0": 1}, ship_to=a_destination("01001"))
+    wait_until(shop, "2026-11-30T09:00")
+    (leg,) = now(shop, order).legs
+    assert (leg.state, leg.accept_by_ms) == ("released", at("2026-11-30T09:10"))
+    wait_until(shop, "2026-11-30T09:10")
+    assert [leg.node_id for leg in now(shop, order).legs] == ["N-0", "N-1"]
+
+
+@pytest.mark.parametrize("shards", [1, 2, 4])
+def test_homes_release_their_own_legs_wherever_the_node_is(shards: int) -> None:
+    cluster = a_cluster(shards, units=3)
+    for core in cluster.cores:
+        core.catalog.nodes = [
+            replace(node, waves=["15:00"], working_days=(0, 1, 2, 3, 4, 5, 6)) if node else None
+            for node in core.catalog.nodes
+        ]
+        core.catalog.version += 1
+    cluster.settle()
+    slots = [f"{shard * 1_000 // shards + 10:03d}01" for shard in range(shards)]
+    orders = []
+    for shard, code in enumerate(slots):
+        cluster.ask(shard, AdjustStock(f"N-{shard}", (StockMove("SKU-0", "received", 1),)))
+        order = an_order(f"A-{shard}", {"SKU-0": 2}, ship_to=a_destination(code), max_legs=4)
+        placed = cluster.ask(shard, a_place(order))
+        assert isinstance(placed, OrderView), placed
+        orders.append((shard, placed))
+    cluster.now_ms += DAY_MS
+    cluster.settle()
+    for shard, placed in orders:
+        found = cluster.ask(shard, GetOrder(placed.slot, placed.order_no))
+        assert isinstance(found, OrderView)
+        assert {leg.state for leg in found.legs} == {"released"}
+    cluster.now_ms += 3_000
+    cluster.settle()
+    check(cluster)
