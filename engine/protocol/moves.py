@@ -305,18 +305,17 @@ class Moves:
         return not (core.flights.any_in(slot) or core.two_phase.any_in(slot) or core.replans.any_in(slot))
 
     def _slots_kept(self, leaving: _Leaving) -> tuple[str, ...]:
-        """Slots of a band that have something, and stay."""
+        """Slots of a band that have something, or are about to, and stay."""
         if leaving.band < 0:
             return ()
         core = self._core
         placement = core.catalog.placement
+        used = [slot for slot, part in core.state.slots.items() if part.orders or len(part.dedupe)]
         return tuple(
             sorted(
                 slot
-                for slot, part in core.state.slots.items()
-                if slot not in placement.slots
-                and band_of_slot(placement, slot) == leaving.band
-                and (part.orders or len(part.dedupe) or core.flights.any_in(slot))
+                for slot in {*used, *core.flights.slots()}
+                if slot not in placement.slots and band_of_slot(placement, slot) == leaving.band
             )
         )
 

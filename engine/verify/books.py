@@ -18,6 +18,7 @@ from array import array
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from engine.verify import parts
 from engine.verify.layouts import (
     ALLOCATED,
     HELD,
@@ -39,7 +40,8 @@ from engine.verify.layouts import (
 )
 
 _ORDER_PUT, _STOCK_MOVED, _STOCK_COUNTED, _POSITION_SET, _LEG_HELD, _LEG_DRIVEN, _RECOVERED, _DRIVE_ACKED = range(1, 9)
-_ORDERS_CLOSED, _LEG_SHIFTED, _WAVE_DONE = 9, 10, 33
+_ORDERS_CLOSED, _LEG_SHIFTED, _WAVE_DONE, _INBOUND_SET = 9, 10, 33, 37
+_LEGS_PARTED, _PART_BOXED, _PART_RECEIVED, _PART_OPENED, _PART_FORGOTTEN = range(50, 55)
 _LEG_REJECTED = 12
 """Cause of an order event whose leg the node would not ship."""
 FAULTS_KEPT = 1_000
@@ -91,8 +93,11 @@ class Books:
         """Packed, because a Python object per order would be ten times as large."""
         self._capacity: dict[tuple[int, int], tuple[int, int]] = {}
         """(day, units given away) by (node, day modulo DAYS_KEPT)."""
-        self._node_seq: dict[int, int] = {}
-        self._slot_seq: dict[str, int] = {}
+        self.node_seq: dict[int, int] = {}
+        self.slot_seq: dict[str, int] = {}
+        """Entry of the snapshot that the books began with, by slot; by name for bands."""
+        self.boxed: dict[str, parts.Boxed] = {}
+        """Parts between two shards (parts.py)."""
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -140,19 +145,31 @@ class Books:
         """Start from a snapshot part ("node:12", "slot:US100", "misc") that is true after entry `seq`."""
         kind, _, name = part.partition(":")
         self.seq = max(self.seq, seq)
-        if kind == "slot":
-            self._slot_seq[name] = seq
-            _schema, orders, *_ = decode(data)
-            for order_no, record in orders:
-                order = reduce_record(name, order_no, record)
-                self._orders[order_no] = pack_order(order)
-                for key, (_, held, allocated) in effect_of(order).items():
-                    self._add(key, 0, held, allocated)
+        if kind == "node":
+            self.node_seq[int(name)] = seq
+        else:
+            self.slot_seq[name if kind == "slot" else part] = seq
+        chunks = parts.boxed_in_snapshot(data)
+        if chunks is not None:
+            self.boxed[part] = chunks
+        elif data == parts.GONE:
+            return
+        elif kind == "slot":
+            self.load_slot(name, data)
         elif kind == "node":
-            self._load_node(int(name), seq, data)
+            self.load_node(int(name), data)
 
-    def _load_node(self, node: int, seq: int, data: bytes) -> None:
-        self._node_seq[node] = seq
+    def load_slot(self, slot: str, data: bytes) -> list[int]:
+        """Book a slot's orders; returns their numbers."""
+        _schema, orders, *_ = decode(data)
+        for order_no, record in orders:
+            order = reduce_record(slot, order_no, record)
+            self._orders[order_no] = pack_order(order)
+            for key, (_, held, allocated) in effect_of(order).items():
+                self.add(key, 0, held, allocated)
+        return [order_no for order_no, _ in orders]
+
+    def load_node(self, node: int, data: bytes) -> None:
         _schema, items, columns, capacity, *rest = decode(data)
         for day, units in capacity:
             self._use(node, day, units)
@@ -167,7 +184,7 @@ class Books:
                 home, txn, slot, state, sum_pairs(lines), sum_pairs(shipped), sum_pairs(written_off), tuple(emptied)
             )._replace(day=day, capacity=taken)
             self.foreign[(node, order_no, leg_no)] = leg
-            self._book_foreign(node, leg, 1)
+            self.book_foreign(node, leg, 1)
 
     # -- folding --------------------------------------------------------------------------------------------------
 
@@ -180,7 +197,7 @@ class Books:
             touched = Touched(set(), set(), set(), set())
             handler = _HANDLERS.get(event[0])
             if handler is None:
-                self._fault(seq, f"an event of unknown kind {event[0]}")
+                self.fault(seq, f"an event of unknown kind {event[0]}")
             else:
                 handler(self, seq, event, touched)
             self.events += 1
@@ -191,48 +208,48 @@ class Books:
     def _order_put(self, seq: int, event: list[Any], touched: Touched) -> None:
         cause, slot, order_no, record, stated, capacity = event[1:7]
         says = stated_capacity(capacity)
-        if seq <= self._slot_seq.get(slot, 0):
+        if seq <= self.slot_seq.get(slot, 0):
             # The record is from the snapshot, so what this entry shipped is not known any more: B2 rests on what it states.
             for key, (on_hand, _, _) in stated_changes(stated).items():
-                self._add(key, on_hand if self._is_newer(seq, key) else 0, 0, 0)
+                self.add(key, on_hand if self._is_newer(seq, key) else 0, 0, 0)
                 touched.positions.add(key)
             self._use_days(seq, says, touched)
             return
         new = reduce_record(slot, order_no, record)
         old = self.order(order_no)
         if old is not None and old.slot != slot:
-            self._fault(seq, f"order {order_no} moved from slot {old.slot} to {slot}")
+            self.fault(seq, f"order {order_no} moved from slot {old.slot} to {slot}")
         change = difference(effect_of(old), effect_of(new))
         before, after = capacity_of(old), capacity_of(new)
         follows = {day: after.get(day, 0) - before.get(day, 0) for day in {**before, **after}}
-        self._compare_days(seq, f"order {order_no}", says, follows)
+        self.compare_days(seq, f"order {order_no}", says, follows)
         self._use_days(seq, follows, touched)
         self._orders[order_no] = pack_order(new)
         touched.orders.add(order_no)
         emptied = self._rejected_units(old, new, change) if cause == _LEG_REJECTED and old is not None else []
         for key, (on_hand, held, allocated) in change.items():
-            self._add(key, on_hand if self._is_newer(seq, key) else 0, held, allocated)
+            self.add(key, on_hand if self._is_newer(seq, key) else 0, held, allocated)
         self._declare_empty([key for key in emptied if self._is_newer(seq, key)], change)
         touched.positions.update(change)
-        self._compare(seq, f"order {order_no}", stated_changes(stated), change)
+        self.compare(seq, f"order {order_no}", stated_changes(stated), change)
 
     def _orders_closed(self, seq: int, event: list[Any], touched: Touched) -> None:
         slot, order_nos = event[1], event[2]
-        if seq <= self._slot_seq.get(slot, 0):
+        if seq <= self.slot_seq.get(slot, 0):
             return
         for order_no in order_nos:
             order = self.order(order_no)
             touched.orders.add(order_no)
             if order is None:
-                self._fault(seq, f"order {order_no} is closed and was not there")
+                self.fault(seq, f"order {order_no} is closed and was not there")
                 continue
             if any(held or allocated for _, held, allocated in effect_of(order).values()):
-                self._fault(seq, f"order {order_no} is closed and still holds units")
+                self.fault(seq, f"order {order_no} is closed and still holds units")
             del self._orders[order_no]
 
     def _is_newer(self, seq: int, key: int) -> bool:
         """Whether an entry is not yet in the snapshot part of a position's node (B3)."""
-        return seq > self._node_seq.get(key & 0xFFFFFFFF, 0)
+        return seq > self.node_seq.get(key & 0xFFFFFFFF, 0)
 
     def _rejected_units(self, old: Order, new: Order, change: dict[int, tuple[int, int, int]]) -> list[int]:
         """Book what a rejection writes off into `change`; returns the positions it declares empty."""
@@ -258,19 +275,19 @@ class Books:
 
     def _stock_moved(self, seq: int, event: list[Any], touched: Touched) -> None:
         node, moves = event[1], event[2]
-        if seq > self._node_seq.get(node, 0):
+        if seq > self.node_seq.get(node, 0):
             for item, _kind, change in moves:
-                touched.positions.add(self._add(position_key(item, node), change, 0, 0))
+                touched.positions.add(self.add(position_key(item, node), change, 0, 0))
 
     def _stock_counted(self, seq: int, event: list[Any], touched: Touched) -> None:
         node, rows = event[1], event[6]
-        if seq > self._node_seq.get(node, 0):
+        if seq > self.node_seq.get(node, 0):
             for item, change in rows:
-                touched.positions.add(self._add(position_key(item, node), change, 0, 0))
+                touched.positions.add(self.add(position_key(item, node), change, 0, 0))
 
     def _position_set(self, seq: int, event: list[Any], touched: Touched) -> None:
         node, rows = event[1], event[2]
-        if seq > self._node_seq.get(node, 0):
+        if seq > self.node_seq.get(node, 0):
             for item, safety, *_ in rows:
                 key = position_key(item, node)
                 self._safety[self._ensure(key)] = safety
@@ -278,27 +295,27 @@ class Books:
 
     def _leg_held(self, seq: int, event: list[Any], touched: Touched) -> None:
         home, txn, slot, order_no, leg_no, node, day, capacity, lines = event[1:10]
-        if seq <= self._node_seq.get(node, 0):
+        if seq <= self.node_seq.get(node, 0):
             return
         key = (node, order_no, leg_no)
         if key in self.foreign:
-            self._fault(seq, f"leg {leg_no} of order {order_no} is held twice", position_key(0, node))
-            self._book_foreign(node, self.foreign[key], -1)
+            self.fault(seq, f"leg {leg_no} of order {order_no} is held twice", position_key(0, node))
+            self.book_foreign(node, self.foreign[key], -1)
         leg = self.foreign[key] = ForeignLeg(home, txn, slot, HELD, sum_pairs(lines), day=day, capacity=capacity)
         self._use_days(seq, {(node, day): capacity}, touched)
-        touched.positions.update(self._book_foreign(node, leg, 1))
+        touched.positions.update(self.book_foreign(node, leg, 1))
         touched.foreign.add(key)
 
     def _leg_driven(self, seq: int, event: list[Any], touched: Touched) -> None:
         _slot, order_no, leg_no, node, to, lines, stated, capacity, shipped, left, _version, off, emptied = event[1:14]
-        if seq <= self._node_seq.get(node, 0):
+        if seq <= self.node_seq.get(node, 0):
             return
         key = (node, order_no, leg_no)
         old = self.foreign.get(key)
         touched.foreign.add(key)
         what = f"leg {leg_no} of order {order_no}"
         if old is None:
-            self._fault(seq, f"{what} is driven but was never held", position_key(0, node))
+            self.fault(seq, f"{what} is driven but was never held", position_key(0, node))
             return
         new = old._replace(
             state=to,
@@ -309,9 +326,9 @@ class Books:
             capacity=left,
         )
         if left < 0 or left > old.capacity:
-            self._fault(seq, f"{what}: capacity", position_key(0, node), (left,), (old.capacity,))
+            self.fault(seq, f"{what}: capacity", position_key(0, node), (left,), (old.capacity,))
         given = {(node, old.day): left - old.capacity}
-        self._compare_days(seq, what, stated_capacity(capacity), given)
+        self.compare_days(seq, what, stated_capacity(capacity), given)
         self._use_days(seq, given, touched)
         change: dict[int, Change] = {}
         for item in {**old.lines, **new.lines, **new.shipped, **new.written_off}:
@@ -323,11 +340,11 @@ class Books:
             if leaves or lost or held or allocated:
                 change[position_key(item, node)] = (-leaves - lost, held, allocated)
             if leaves < 0 or lost < 0 or was - stays - leaves - lost < 0:
-                self._fault(seq, f"{what} grew", position_key(item, node), (stays, leaves, lost), (was,))
+                self.fault(seq, f"{what} grew", position_key(item, node), (stays, leaves, lost), (was,))
         for pos, numbers in change.items():
-            self._add(pos, *numbers)
+            self.add(pos, *numbers)
         self._declare_empty([position_key(item, node) for item in new.emptied if item not in old.emptied], change)
-        self._compare(seq, what, stated_changes(stated), change)
+        self.compare(seq, what, stated_changes(stated), change)
         touched.positions.update(change)
         if new.lines:
             self.foreign[key] = new
@@ -338,33 +355,33 @@ class Books:
         """Units pass from one leg of an order to a held one at one node; what was allocated is held from then on."""
         order_no, node, from_leg, to_leg, lines, capacity = event[1:7]
         stated, _version = event[7:9] if len(event) > 7 else ([], 0)
-        if seq <= self._node_seq.get(node, 0):
+        if seq <= self.node_seq.get(node, 0):
             return
         keys = (node, order_no, from_leg), (node, order_no, to_leg)
         old, new = self.foreign.get(keys[0]), self.foreign.get(keys[1])
         what = f"legs {from_leg} and {to_leg} of order {order_no}"
         touched.foreign.update(keys)
         if old is None or new is None or new.state != HELD or old.state not in (HELD, ALLOCATED):
-            self._fault(seq, f"{what}: none is held that could take units", position_key(0, node))
+            self.fault(seq, f"{what}: none is held that could take units", position_key(0, node))
             return
         left, more = dict(old.lines), dict(new.lines)
         for item, units in lines:
             left[item] = left.get(item, 0) - units
             more[item] = more.get(item, 0) + units
             if left[item] < 0 or units <= 0:
-                self._fault(seq, f"{what}: more is given than there is", position_key(item, node), (units,))
+                self.fault(seq, f"{what}: more is given than there is", position_key(item, node), (units,))
         change: dict[int, Change] = {}
         if old.state != HELD:
             change = {position_key(item, node): (0, units, -units) for item, units in lines}
             for pos, numbers in change.items():
-                self._add(pos, *numbers)
+                self.add(pos, *numbers)
             touched.positions.update(change)
-        self._compare(seq, what, stated_changes(stated), change)
+        self.compare(seq, what, stated_changes(stated), change)
         kept = {item: units for item, units in left.items() if units}
         self.foreign[keys[0]] = old._replace(lines=kept, capacity=old.capacity - capacity)
         self.foreign[keys[1]] = new._replace(lines=more, capacity=new.capacity + capacity)
         if capacity > old.capacity or (capacity and old.day != new.day):
-            self._fault(seq, f"{what}: capacity", position_key(0, node), (capacity,), (old.capacity,))
+            self.fault(seq, f"{what}: capacity", position_key(0, node), (capacity,), (old.capacity,))
 
     def _declare_empty(self, keys: list[int], change: dict[int, Change]) -> None:
         """What is on the shelf beyond what is promised comes off it, and into `change` (B2)."""
@@ -376,25 +393,25 @@ class Books:
                 on_hand, held, allocated = change.get(key, (0, 0, 0))
                 change[key] = (on_hand - excess, held, allocated)
 
-    def _compare(self, seq: int, what: str, stated: dict[int, Change], derived: dict[int, Change]) -> None:
+    def compare(self, seq: int, what: str, stated: dict[int, Change], derived: dict[int, Change]) -> None:
         """What an entry states against what follows from its records, at the nodes whose part it changes."""
         for key in {**derived, **stated}:
             follows, says = derived.get(key, (0, 0, 0)), stated.get(key, (0, 0, 0))
             if follows != says and self._is_newer(seq, key):
-                self._fault(seq, what, key, says, follows)
+                self.fault(seq, what, key, says, follows)
 
-    def _compare_days(
+    def compare_days(
         self, seq: int, what: str, stated: dict[tuple[int, int], int], derived: dict[tuple[int, int], int]
     ) -> None:
         for day in {**derived, **stated}:
             follows, says = derived.get(day, 0), stated.get(day, 0)
-            if follows != says and seq > self._node_seq.get(day[0], 0):
-                self._fault(seq, f"{what}: capacity of day {day[1]}", position_key(0, day[0]), (says,), (follows,))
+            if follows != says and seq > self.node_seq.get(day[0], 0):
+                self.fault(seq, f"{what}: capacity of day {day[1]}", position_key(0, day[0]), (says,), (follows,))
 
     def _use_days(self, seq: int, change: dict[tuple[int, int], int], touched: Touched) -> None:
         """Book capacity, at nodes whose part the entry changes."""
         for (node, day), units in change.items():
-            if units and seq > self._node_seq.get(node, 0):
+            if units and seq > self.node_seq.get(node, 0):
                 self._use(node, day, units)
                 touched.capacity.add((node, day))
 
@@ -405,7 +422,7 @@ class Books:
             self._capacity[key] = (day, (used if kept == day else 0) + units)
 
     def _no_units(self, seq: int, event: list[Any], touched: Touched) -> None:
-        """A recovery, or other shards' acknowledgement: nothing about units."""
+        """A recovery, other shards' acknowledgement, what is only expected: nothing about units that are there."""
 
     # -- small change ---------------------------------------------------------------------------------------------
 
@@ -417,25 +434,44 @@ class Books:
                 column.append(0)
         return row
 
-    def _add(self, key: int, on_hand: int, held: int, allocated: int) -> int:
+    def add(self, key: int, on_hand: int, held: int, allocated: int, *, safety: int = 0) -> int:
         row = self._ensure(key)
         self._on_hand[row] += on_hand
         self._held[row] += held
         self._allocated[row] += allocated
+        self._safety[row] += safety
         return key
 
-    def _book_foreign(self, node: int, leg: ForeignLeg, sign: int) -> list[int]:
+    def book_foreign(self, node: int, leg: ForeignLeg, sign: int) -> list[int]:
         keys = []
         for item, units in leg.lines.items():
             key = position_key(item, node)
             keys.append(key)
             if leg.state == HELD:
-                self._add(key, 0, sign * units, 0)
+                self.add(key, 0, sign * units, 0)
             else:
-                self._add(key, 0, 0, sign * units)
+                self.add(key, 0, 0, sign * units)
         return keys
 
-    def _fault(
+    # -- parts that come and go (parts.py) --------------------------------------------------------------------------
+
+    def put_order(self, order_no: int, packed: bytes) -> None:
+        self._orders[order_no] = packed
+
+    def take_orders(self, slot: str, touched: set[int]) -> list[tuple[int, bytes]]:
+        """A slot's orders, out of the books."""
+        leaving = [number for number, packed in self._orders.items() if unpack_order(number, packed).slot == slot]
+        touched.update(leaving)
+        return [(number, self._orders.pop(number)) for number in leaving]
+
+    def take_days(self, node: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+        """What a node has given away of its days, out of the books."""
+        return [(key, self._capacity.pop(key)) for key in [key for key in self._capacity if key[0] == node]]
+
+    def put_days(self, days: list[tuple[tuple[int, int], tuple[int, int]]]) -> None:
+        self._capacity.update(days)
+
+    def fault(
         self, seq: int, what: str, key: int = -1, stated: tuple[int, ...] = (), derived: tuple[int, ...] = ()
     ) -> None:
         self.fault_count += 1
@@ -456,4 +492,10 @@ _HANDLERS = {
     _ORDERS_CLOSED: Books._orders_closed,
     _LEG_SHIFTED: Books._leg_shifted,
     _WAVE_DONE: Books._no_units,
+    _INBOUND_SET: Books._no_units,
+    _LEGS_PARTED: parts.parted,
+    _PART_BOXED: parts.boxed,
+    _PART_RECEIVED: parts.received,
+    _PART_OPENED: parts.opened,
+    _PART_FORGOTTEN: parts.forgotten,
 }

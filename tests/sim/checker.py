@@ -21,6 +21,8 @@ from engine.domain.state import ShardState, leg_key
 from engine.domain.stock import trust_fence
 from engine.protocol.control_core import ControlCore
 from engine.protocol.shard_core import ShardCore
+from engine.verify.books import Books
+from engine.verify.layouts import position_key
 
 _LIVE = (LegState.ALLOCATED, LegState.RELEASED, LegState.ACCEPTED, LegState.PICKING)
 _LEFT = (LegState.SHIPPED, LegState.DELIVERED)
@@ -78,9 +80,10 @@ def digest(state: ShardState) -> dict[str, Any]:
                 part.movements.pack(),
                 dict(part.settings),
                 dict(sorted(part.foreign.items())),
+                dict(sorted(part.inbound.items())),
             )
             for node, part in sorted(state.nodes.items())
-            if len(part.dedupe) or part.feeds or len(part.movements) or part.settings or part.foreign
+            if len(part.dedupe) or part.feeds or len(part.movements) or part.settings or part.foreign or part.inbound
         },
         "short": sorted(key for key in state.short_positions),
         "work": {node: dict(sorted(legs.items())) for node, legs in sorted(state.work.items()) if legs},
@@ -322,6 +325,24 @@ def check_agreement(cores: list[ShardCore]) -> None:
         assert not core.state.positions.claimed.any(), "claims outlived their plans"
         assert len(core.flights) == 0 and core.claims.waiting == 0
         assert not core.state.boxes, f"I11: {list(core.state.boxes)} are still on their way at shard {core.shard}"
+
+
+def check_books(cores: list[ShardCore], books: dict[int, Books]) -> None:
+    """When all is quiet, the auditor's books of every journal show what the shard shows."""
+    for core in cores:
+        mine, state = books[core.shard], core.state
+        assert not mine.faults, f"shard {core.shard}: {mine.faults[:3]}"
+        live = {position_key(item, node): values[:4] for (node, item), values in own_positions(state).items()}
+        booked = {key: tuple(mine.position(key)) for key in mine.positions() if any(mine.position(key))}
+        assert booked == {key: values for key, values in live.items() if any(values)}, f"books of shard {core.shard}"
+        assert set(mine.order_numbers()) == set(orders_of(state)), f"orders in the books of shard {core.shard}"
+        legs = {(node, leg.order_no, leg.leg_no) for node, part in state.nodes.items() for leg in part.foreign.values()}
+        assert set(mine.foreign) == legs, f"legs in the books of shard {core.shard}"
+        for node in range(len(core.catalog.nodes)):
+            if core.catalog.owns_node(node):
+                for day, used in state.capacity.rows(node):
+                    assert mine.capacity(node, day) == used, f"capacity of node {node} on day {day}"
+        assert not mine.boxed
 
 
 def check_configuration(cores: list[ShardCore], control: ControlCore) -> None:

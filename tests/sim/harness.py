@@ -25,6 +25,7 @@ from engine.domain.state import ShardState
 from engine.protocol.control_core import ControlCore
 from engine.protocol.effects import Append, Effects
 from engine.protocol.shard_core import ShardCore
+from engine.verify.books import Books
 from tests.builders import NOW_MS, a_network
 from tests.sim import checker
 from tests.sim.greedy_planner import CollidingPlanner
@@ -286,6 +287,8 @@ class World:
         self._placement = (0, Placement(shard_count=shards))
         self.folds: dict[int, checker.JournalFold] = {}
         self.transit = checker.Transit()
+        self.books = {shard: Books() for shard in range(shards)}
+        """What `quartermaster verify` makes of the journals."""
         self.on_answer: Callable[[int, Reply], None] = lambda corr, reply: None
         self.on_recovered: Callable[[int, ShardCore | ControlCore], None] = lambda shard, core: None
         self._channel_ms: dict[tuple[int, int], int] = {}
@@ -414,6 +417,9 @@ class World:
 
     def folded(self, shard: int, append: Append) -> None:
         """An entry landed: the independent model takes it."""
+        if shard in self.books:
+            for _ in self.books[shard].apply(append.seq, append.time_ms, append.payload):
+                pass
         if shard in self.folds:
             self.folds[shard].add(append.seq, _events.decode(append.payload))
 
@@ -499,6 +505,7 @@ class World:
             checker.check_core(core)
         checker.check_agreement(cores)
         checker.check_views(cores)
+        checker.check_books(cores, self.books)
         control = self.processes[CONTROL_SHARD].core
         assert isinstance(control, ControlCore)
         checker.check_configuration(cores, control)
