@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     """After this a request is answered 503: its outcome is unknown, the same key tells it."""
     availability_age_max_ms: int = Field(5_000, ge=0)
     """Availability is answered from the gateway's own view while that is at most so old, else by the owners; 0 = always by them."""
+    streams_max: int = Field(200, ge=0)
+    """Live streams (`GET /v1/stream`) that a gateway serves at once; more are answered 503."""
     rate_per_key_per_s: int = Field(0, ge=0)
     """Requests a second for each API key; 0 = no limit."""
     docs_enabled: bool = True

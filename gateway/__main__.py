@@ -48,6 +48,10 @@ class GatewayServer(uvicorn.Server):
             self.force_exit = True
         self.should_exit = True
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._door.gateway.live.stop()  # uvicorn waits for what is under way, and streams are for ever
+        await super().shutdown(sockets)
+
 
 def server_config(door: Door, settings: Settings, *, port: int) -> uvicorn.Config:
     """How uvicorn is run: its fast parts, no access log, bounded drain."""
@@ -107,6 +111,7 @@ async def serve(settings: Settings, port: int, *, listener: socket.socket | None
         gc.set_threshold(GC_THRESHOLD)
         log.info("gateway serving", host=settings.host, port=port)
         await server.serve(sockets=[listener] if listener is not None else None)
+        await door.gateway.live.close()
         await door.gateway.stock.close()
         await door.gateway.jobs.close()
         door.gateway.history.close()

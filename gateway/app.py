@@ -31,6 +31,7 @@ from gateway.orders import routes as orders
 from gateway.pipeline import STANDARD_HEADERS, render
 from gateway.quotes import routes as quotes
 from gateway.reservations import routes as reservations
+from gateway.stream import routes as stream
 
 HOT = frozenset(
     (
@@ -40,11 +41,12 @@ HOT = frozenset(
         ("POST", "/v1/reservations/{reservation_id}/commit"),
         ("DELETE", "/v1/reservations/{reservation_id}"),
         ("GET", "/v1/availability"),
+        ("GET", "/v1/stream"),
     )
 )
 """Served before FastAPI's router is asked."""
 # History first: its literal paths come before those with an id in the same place.
-RESOURCES = (history, orders, replan, quotes, reservations, legs, demand, inventory, config, jobs, decisions, health)
+RESOURCES = (history, orders, replan, quotes, reservations, legs, demand, inventory, config, jobs, decisions, stream, health)
 
 
 def all_routes() -> list[Route]:

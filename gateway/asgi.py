@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from engine.domain.replies import Problem
-from gateway.call import Call, Route, headers_by_name
+from gateway.call import Call, Chunks, Route, Streamed, headers_by_name
 from gateway.errors import problem
 from gateway.gateway import Gateway
 from gateway.pipeline import STANDARD_HEADERS, Rendered, admit, expects_body, over_limit, render, work
@@ -24,6 +24,10 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 UNREAD_BODY_MAX = 64 * 1024
 """A refused body up to this size is drained to keep the connection; beyond it the connection is closed."""
 CLOSE = (b"connection", b"close")
+NO_BUFFERING = (b"x-accel-buffering", b"no")
+"""A proxy passes each event on as it comes."""
+SLOW_READER_S = 30.0
+"""A client of a stream that takes nothing for so long is cut off."""
 LINGER_S = 1.0
 LINGER_BYTES = 64 * 1024 * 1024
 
@@ -46,6 +50,7 @@ class Server:
         call = Call(gateway, route, headers, scope["query_string"], params, started)
         refusal = admit(call)
         close = False
+        streamed: Streamed | None = None
         if refusal is not None:
             close = _has_large_body(headers)
             rendered = render(call, refusal)
@@ -58,11 +63,19 @@ class Server:
                     close = refusal is not None
                 else:
                     call.receive = receive
-                rendered = render(call, refusal if refusal is not None else await work(call))
+                result = refusal if refusal is not None else await work(call)
+                if type(result) is Streamed:
+                    streamed = result
+                else:
+                    rendered = render(call, result)
             except Disconnected:
                 return
             finally:
                 in_flight.now -= 1
+        if streamed is not None:
+            gateway.metrics.done(route.name, 200, time.monotonic() - started)
+            await _stream(call, streamed, send, receive, head=scope["method"] == "HEAD")
+            return
         await _send(rendered, send, receive, close=close or call.close, head=scope["method"] == "HEAD")
         gateway.metrics.done(route.name, rendered.status, time.monotonic() - started)
 
@@ -158,6 +171,36 @@ async def _send(rendered: Rendered, send: Send, receive: Receive, *, close: bool
     await send({"type": "http.response.body", "body": b"" if head else body, "more_body": True})
     await _linger(receive)
     await send({"type": "http.response.body", "body": b""})
+
+
+async def _stream(call: Call, streamed: Streamed, send: Send, receive: Receive, *, head: bool) -> None:
+    """A body as it is made, for as long as the client listens and reads."""
+    body = streamed.body
+    headers = [(b"x-request-id", call.request_id.encode()), (b"content-type", streamed.media_type), NO_BUFFERING]
+    gone = asyncio.get_running_loop().create_task(_gone(receive, body))
+    try:
+        await send({"type": "http.response.start", "status": 200, "headers": [*headers, *STANDARD_HEADERS]})
+        while not head and (chunk := await body.next()) is not None:
+            async with asyncio.timeout(SLOW_READER_S):
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        if not gone.done():
+            await send({"type": "http.response.body", "body": b""})
+    except TimeoutError:
+        call.gateway.live.closed_slow += 1
+        # What the client did not read is still in the transport's buffer: an orderly close would wait for it for ever.
+        transport = getattr(getattr(send, "__self__", None), "transport", None)
+        if transport is not None:
+            transport.abort()
+    finally:
+        body.close()
+        gone.cancel()
+
+
+async def _gone(receive: Receive, body: Chunks) -> None:
+    """End a body whose client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        continue
+    body.close()
 
 
 async def _linger(receive: Receive) -> None:

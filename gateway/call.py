@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from engine.domain.commands import Command
 from engine.domain.replies import Problem, Reply
@@ -30,6 +30,21 @@ class Answer(NamedTuple):
     media_type: bytes | None = None
 
 
+class Chunks(Protocol):
+    """A body that is made while it is sent. `next` waits for more; None = the end."""
+
+    async def next(self) -> bytes | None: ...
+
+    def close(self) -> None: ...
+
+
+class Streamed(NamedTuple):
+    """A success whose body goes on for as long as the client listens."""
+
+    body: Chunks
+    media_type: bytes
+
+
 class Ask(NamedTuple):
     """One command to the home shard of a slot; `finish` turns the reply into the answer. What nearly every route is."""
 
@@ -39,7 +54,7 @@ class Ask(NamedTuple):
 
 
 Result = Answer | Problem
-Handler = Callable[["Call"], Answer | Problem | Ask | Awaitable[Answer | Problem]]
+Handler = Callable[["Call"], Answer | Problem | Ask | Awaitable[Answer | Problem | Streamed]]
 
 
 class Route(NamedTuple):

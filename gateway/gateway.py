@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable
 from typing import Protocol
 
+from engine.archive.feed import JournalFeed
 from engine.client.link import ShardLink
 from engine.client.stock_view import StockView
 from engine.domain.catalog import Catalog
@@ -23,6 +24,7 @@ from gateway.jobs.store import JobStore
 from gateway.key_slots import KeySlots
 from gateway.limits import Buckets, Connections, InFlight
 from gateway.metrics import Metrics
+from gateway.stream.live import EntryFeed, Live
 
 
 class ClusterPort(Protocol):
@@ -52,6 +54,14 @@ class ClusterPort(Protocol):
     async def ask_all(self, command: Command, *, timeout_s: float | None = None) -> dict[int, Reply]: ...
 
 
+def _journals(settings: Settings) -> Callable[[int], EntryFeed] | None:
+    """How the journals are read; None = there is no server to read them from."""
+    if settings.redis_url is None:
+        return None
+    url = settings.redis_url.get_secret_value()
+    return lambda shard: JournalFeed(url, shard, name="stream")
+
+
 class Gateway:
     """One gateway process."""
 
@@ -69,6 +79,7 @@ class Gateway:
         self.history = History(settings, lambda: cluster.catalog)
         self.stock = StockView(lambda: cluster.catalog, lambda shard: cluster.new_link(shard))
         self.tables = Tables(self)
+        self.live = Live(cluster, _journals(settings), streams_max=settings.streams_max)
         self.draining = False
         """Being stopped: unready, finishing what is in flight."""
         self._id_prefix = secrets.token_hex(6)

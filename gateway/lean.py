@@ -82,7 +82,8 @@ _NOBODY = _Nobody()
 
 def lean_protocol(door: Door) -> type[HttpToolsProtocol]:
     """The protocol class for uvicorn, bound to a door."""
-    hot = {(method.encode(), path.encode()): route for (method, path), route in door.exact.items()}
+    exact = {name: route for name, route in door.exact.items() if not route.answer_type}  # a stream is no single write
+    hot = {(method.encode(), path.encode()): route for (method, path), route in exact.items()}
     prefixes = [
         (prefix.encode(), suffix.encode(), {m.encode(): r for m, r in routes.items()})
         for prefix, suffix, routes in door.by_prefix

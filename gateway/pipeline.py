@@ -16,7 +16,7 @@ import structlog
 
 from engine.domain.replies import Problem
 from engine.protocol.tokens import parse_token
-from gateway.call import PUBLIC, VALUES_FREE_BYTES, Answer, Ask, Call
+from gateway.call import PUBLIC, VALUES_FREE_BYTES, Answer, Ask, Call, Streamed
 from gateway.errors import (
     DECODE_ERRORS,
     PROBLEM_JSON,
@@ -114,7 +114,7 @@ def admit(call: Call) -> Problem | None:
     return None
 
 
-async def work(call: Call) -> Answer | Problem:
+async def work(call: Call) -> Answer | Problem | Streamed:
     """Handle an admitted call whose body is there."""
     try:
         result = flood(call) or call.route.handle(call)

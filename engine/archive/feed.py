@@ -15,6 +15,8 @@ from engine.journal.keys import Keys
 from engine.journal.port import ArchiveCursor, Corrupt, Tail, Unavailable
 
 PAGE_ENTRIES = 128
+_PART_MAX = (1 << 64) - 1
+"""Largest second part of an entry's id: after it comes the next sequence."""
 
 
 class Page(NamedTuple):
@@ -27,11 +29,12 @@ class Page(NamedTuple):
 class JournalFeed:
     """One shard's streams. Opened when first needed and again after a break; used by one task."""
 
-    def __init__(self, url: str, shard: int, *, timeout_s: float = 10.0) -> None:
+    def __init__(self, url: str, shard: int, *, timeout_s: float = 10.0, name: str = "archive") -> None:
         self._address = parse_url(url)
         self._shard = shard
         self._keys = Keys(shard)
         self._timeout_s = timeout_s
+        self._name = f"qm-s{shard}-{name}"
         self._connection: Connection | None = None
         self._closed = False
 
@@ -61,6 +64,20 @@ class JournalFeed:
             records.append(Record(seq, epoch, fields[1], decisions.get(entry_id, b"")))
         return Page(records, len(found) == PAGE_ENTRIES)
 
+    async def entries(self, *, after_seq: int, limit: int, wait_ms: int = 0) -> list[Record]:
+        """At most `limit` entries after a sequence, without their decisions; waits so long for the first one where there is none.
+        Raises Unavailable, Corrupt."""
+        connection = await self._connected()
+        if wait_ms:
+            after = f"{after_seq}-{_PART_MAX}"
+            streams = await connection.call(
+                "XREAD", "COUNT", limit, "BLOCK", wait_ms, "STREAMS", self._keys.entries, after
+            )
+            found = streams[0][1] if streams else ()
+        else:
+            found = await connection.call("XRANGE", self._keys.entries, after_seq + 1, "+", "COUNT", limit)
+        return [Record(*_id(entry_id), fields[1], b"") for entry_id, fields in found]
+
     async def publish(self, cursor: ArchiveCursor) -> None:
         """Tell the shard how far the archive is. Raises Unavailable."""
         call = (await self._connected()).call
@@ -81,8 +98,7 @@ class JournalFeed:
         if self._closed:
             raise Unavailable("this feed is closed")
         if self._connection is None or self._connection.closed:
-            name = f"qm-s{self._shard}-archive"
-            self._connection = await connect(self._address, timeout_s=self._timeout_s, name=name)
+            self._connection = await connect(self._address, timeout_s=self._timeout_s, name=self._name)
         return self._connection
 
 

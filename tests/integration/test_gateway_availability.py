@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -62,21 +63,22 @@ async def test_the_view_shows_what_the_owners_show(engine: GatewayEngine) -> Non
         "/v1/reservations", json=an_order_body("A-1", quantity=2, ttl_s=600), headers=keyed("k-1")
     )
     assert held.status_code == 201, held.text
-    await engine.client.put(
-        "/v1/inventory/positions",
-        json={"node_id": "N-1", "positions": [{"sku": "SKU-1", "safety": 1, "supply": "trusted"}]},
-    )
-    count = {"node_id": "N-2", "source": "wms", "as_of": "2026-09-22T00:00:00Z", "source_seq": 1, "scope": "delta"}
-    await engine.client.post(
+    settings = [{"sku": "SKU-1", "safety_units": 1, "supply": "trusted", "trust_bp": 9_000}]
+    put = await engine.client.put("/v1/inventory/positions", json={"node_id": "N-1", "positions": settings})
+    assert put.status_code == 200, put.text
+    now = datetime.now(UTC).isoformat()
+    count = {"node_id": "N-2", "source": "wms", "as_of": now, "source_seq": 1, "scope": "delta"}
+    counted = await engine.client.post(
         "/v1/inventory/counts", json={**count, "rows": [{"sku": "SKU-2", "quantity": 5}]}, headers=keyed("c-1")
     )
+    assert counted.status_code == 200, counted.text
     after = f"{held.json()['token']};{last}"
     for query in ({}, {"node_id": "N-0"}, {"node_id": "N-1", "channel": "web"}, {"method": "pickup"}):
         strict = await read(engine.client, consistency="strict", **query)
         local = await read(engine.client, after=f"{strict['token']},{after}", **query)
         assert points(local) == points(strict)
         for position in [*local["data"], *strict["data"]]:
-            position.pop("count_age_s", None)
+            position.pop("feed_age_s")
         assert local["data"] == strict["data"]
         assert local["totals"] == strict["totals"]
     assert [n for n, shard in enumerate(view.shards) if shard.pictures != 1] == []
