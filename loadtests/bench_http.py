@@ -20,8 +20,9 @@ from engine.journal.embedded import EmbeddedServer
 from engine.journal.keys import Keys
 from loadtests.client import Client
 from loadtests.figures import Figure, over_rounds, ratios
+from loadtests.filling import count_stock, fill_items
 from loadtests.histogram import Histogram
-from loadtests.loader import load_documents, load_network, load_stock
+from loadtests.loader import load_network
 from loadtests.network import Network, NetworkSpec, build_network
 from loadtests.peers.auth import KEY_ENV
 from loadtests.peers.redis_write import RedisWriter
@@ -118,8 +119,8 @@ def hot_network(network: Network, seed: int) -> Network:
 async def _load(engine: Engine, network: Network, hot: Network) -> None:
     async with Client(engine.url, engine.key) as client:
         await load_network(client, network)
-        await load_documents(client, "item", hot.items)
-        await load_stock(client, hot, source="hot")
+        await fill_items(client.public(), hot)
+        await count_stock(client.public(), hot, source="hot")
 
 
 def _start_peers(

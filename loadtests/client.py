@@ -61,6 +61,7 @@ class Client:
         timeout_s: float = 60.0,
     ) -> None:
         self._url = url.rstrip("/")
+        self._key = key or ""
         self._auth = {"authorization": f"Bearer {key}"} if key else {}
         self._transport = PlainTransport(connections=connections)
         self._retries = retries
@@ -71,6 +72,10 @@ class Client:
     def move_to(self, url: str) -> None:
         """Talk to another address from now on, with the same key."""
         self._url = url.rstrip("/")
+
+    def public(self) -> qm.AsyncClient:
+        """The public client over the same connections, for what is its to do; nothing of it needs closing."""
+        return qm.AsyncClient(self._url, self._key, timeout_s=self._timeout_s, transport=self._transport)
 
     def new_key(self) -> str:
         return f"{self._key_prefix}-{next(self._keys)}"

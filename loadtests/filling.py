@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -28,20 +29,30 @@ class FillError(RuntimeError):
 async def fill(client: qm.AsyncClient, network: Network, *, source: str = "filling", say: Say | None = None) -> None:
     """Put everything that orders need. Raises FillError, or the client's errors with the first refusal."""
     for carrier in network.carriers:
-        await client.put_carrier(as_client(carrier, qm.Carrier))
+        await _put_new(client.put_carrier(as_client(carrier, qm.Carrier)))
     for channel in network.channels:
-        await client.put_channel(as_client(channel, qm.Channel))
+        await _put_new(client.put_channel(as_client(channel, qm.Channel)))
     await _import(client, "nodes", [as_client(node, qm.Node) for node in network.nodes], say)
-    plain = [as_client(item, qm.Item) for item in network.items if not item.components]
-    kits = [as_client(item, qm.Item) for item in network.items if item.components]
-    await _import(client, "items", plain, say)
-    await _import(client, "items", kits, say)
+    await fill_items(client, network, say=say)
     await count_stock(client, network, source=source, say=say)
+
+
+async def fill_items(client: qm.AsyncClient, network: Network, *, say: Say | None = None) -> None:
+    """Kits after what they are made of."""
+    for kits in (False, True):
+        items = [as_client(item, qm.Item) for item in network.items if bool(item.components) is kits]
+        await _import(client, "items", items, say)
 
 
 def as_client(document: Document, kind: type[D]) -> D:
     """A document of the engine as the client's: the same fields."""
     return msgspec.convert(msgspec.to_builtins(document), kind)
+
+
+async def _put_new(putting: Coroutine[Any, Any, object]) -> None:
+    """An engine that was filled before keeps the document that it has."""
+    with suppress(qm.VersionMismatch):
+        await putting
 
 
 async def _import(client: qm.AsyncClient, what: str, documents: Sequence[D], say: Say | None) -> None:

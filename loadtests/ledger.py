@@ -10,9 +10,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
+
+import quartermaster_client as qm
 
 Position = tuple[str, str]
+Leg: TypeAlias = qm.Leg | dict[str, Any]
+"""As the client shows it, or the API's JSON as it is."""
 QUIET_S = 0.3
 
 
@@ -33,15 +37,15 @@ class Ledger:
         for position, units in positions:
             self.shelf[position] = self.shelf.get(position, 0) + units
 
-    def promise(self, legs: list[dict[str, Any]]) -> None:
-        """Legs as the API shows them."""
+    def promise(self, legs: Iterable[Leg]) -> None:
+        """Legs that the engine said yes to."""
         for position, units in lines_of(legs):
             now = self.promised[position] = self.promised.get(position, 0) + units
             excess = now - self.shelf.get(position, 0)
             if excess > 0:
                 self.oversold[position] = max(excess, self.oversold.get(position, 0))
 
-    def free(self, legs: list[dict[str, Any]]) -> None:
+    def free(self, legs: Iterable[Leg]) -> None:
         """The engine is about to be asked to free these units. Where it keeps them, `promise` them again."""
         for position, units in lines_of(legs):
             self.promised[position] = self.promised.get(position, 0) - units
@@ -57,7 +61,7 @@ class Ledger:
             self._moving[position] -= 1
             self._moved_at[position] = now
 
-    def shipped(self, leg: dict[str, Any]) -> None:
+    def shipped(self, leg: Leg) -> None:
         """The units of a leg have left shelf and promise."""
         for position, units in lines_of([leg]):
             self.promised[position] = self.promised.get(position, 0) - units
@@ -69,13 +73,19 @@ class Ledger:
         return quiet and not self._moving.get(position)
 
 
-def lines_of(legs: list[dict[str, Any]]) -> Iterable[tuple[Position, int]]:
+def lines_of(legs: Iterable[Leg]) -> Iterable[tuple[Position, int]]:
     """((node, SKU), units) of legs that still hold their units."""
     for leg in legs:
-        if leg["state"] in ("cancelled", "rejected", "shipped", "delivered"):
-            continue
-        for line in leg["lines"]:
-            yield (leg["node_id"], line["sku"]), line["quantity"]
+        node_id, state, lines = _fields(leg)
+        if state not in ("cancelled", "rejected", "shipped", "delivered"):
+            for sku, units in lines:
+                yield (node_id, sku), units
+
+
+def _fields(leg: Leg) -> tuple[str, str, list[tuple[str, int]]]:
+    if isinstance(leg, dict):
+        return leg["node_id"], leg["state"], [(line["sku"], line["quantity"]) for line in leg["lines"]]
+    return leg.node_id, leg.state, [(line.sku, line.quantity) for line in leg.lines]
 
 
 class Recent:

@@ -1,11 +1,11 @@
-"""Locust scenario with the storefront mix, thin on purpose: the mix is storefront_mix.py, the orders are traffic.py.
-
-Bodies are rendered ahead and FastHttpUser sends them: a storefront would use clients/python, which costs sixteen times the CPU.
+"""Locust scenario with the storefront mix, thin on purpose: the mix is storefront_mix.py, the orders are traffic.py, the calls are the
+public Python client's, over locust's own connections (FastHttpUser).
 
     quartermaster demo &                       # or `up`, with a network of your own
     QM_API_KEY=qm_... locust -f loadtests/locustfile.py --host http://127.0.0.1:8080 --headless -u 50 -r 50 -t 60s
 
-Users are a closed loop; for an open loop and latencies from the intended start use `python -m loadtests.driver`.
+Every attempt is in the statistics under its route; what the client retries shows as a failed attempt and a good one. Users are a
+closed loop; for an open loop and latencies from the intended start use `python -m loadtests.driver`.
 """
 
 from __future__ import annotations
@@ -18,18 +18,22 @@ import secrets
 import gevent
 from locust import FastHttpUser, constant_throughput, task
 
+import quartermaster_client as qm
+from loadtests.client_orders import order_of
+from loadtests.locust_transport import LocustTransport
 from loadtests.network import NetworkSpec, build_network
-from loadtests.storefront_mix import HOLD_TTL_S, LEG_STEPS, READ_SHARE, draw_path
-from loadtests.traffic import Order, Renderer, Traffic, TrafficSpec
+from loadtests.storefront_mix import HOLD_TTL_S, READ_SHARE, draw_path
+from loadtests.traffic import Order, Traffic, TrafficSpec
 
 SEED = int(os.environ.get("QM_SEED", "1"))
 SKUS = int(os.environ.get("QM_SKUS", "2000"))
 NETWORK = build_network(NetworkSpec(seed=SEED, warehouses=2, stores=2, skus=SKUS))
 """Only for its SKUs and places: the engine has its own nodes and stock."""
-RENDERER = Renderer(NETWORK)
 ORDERS: list[Order] = Traffic(NETWORK, TrafficSpec(seed=SEED)).draw(2_000)
 RUN = secrets.token_hex(4)
 NUMBERS = itertools.count(1)
+BUDGET = qm.RetryBudget()
+"""All users are one process: they retry within one budget."""
 gevent.get_hub().loop.update_now()
 """Building these took seconds in which the loop's clock stood still: `-t 8s` would be over before the first request."""
 
@@ -38,44 +42,42 @@ class Storefront(FastHttpUser):
     """One customer after another."""
 
     wait_time = constant_throughput(2)
-    headers = {"authorization": f"Bearer {os.environ.get('QM_API_KEY', '')}", "content-type": "application/json"}
+
+    def on_start(self) -> None:
+        self.shop = qm.Client(
+            self.host, os.environ.get("QM_API_KEY", ""), budget=BUDGET, transport=LocustTransport(self.client)
+        )
 
     @task
     def order(self) -> None:
-        path = draw_path(random.Random())
         number = next(NUMBERS)
-        order = ORDERS[number % len(ORDERS)]
-        order_id = f"locust-{RUN}-{number}"
-        if random.random() < READ_SHARE:
-            sku = NETWORK.items[order.lines[0][0]].sku
-            self.client.get(f"/v1/availability?sku={sku}", headers=self.headers, name="/v1/availability")
-        if not path.reserve:
-            made = self._post("/v1/allocations", RENDERER.body(order, order_id), order_id)
-        else:
-            extra = b',"ttl_s":%d' % HOLD_TTL_S
-            made = self._post("/v1/reservations", RENDERER.body(order, order_id, extra), order_id)
-            if made and path.outcome == "commit":
-                target = f"/v1/reservations/{made['reservation_id']}/commit"
-                made = self._post(target, b"{}", f"{order_id}-c", name="/v1/reservations/{id}/commit")
-            elif made and path.outcome == "release":
-                target = f"/v1/reservations/{made['reservation_id']}"
-                headers = {**self.headers, "idempotency-key": f"{order_id}-r"}
-                self.client.delete(target, headers=headers, name="/v1/reservations/{id}")
-        if made and path.cancel:
-            target = f"/v1/allocations/{made['allocation_id']}/cancel"
-            self._post(target, b"{}", f"{order_id}-x", name="/v1/allocations/{id}/cancel")
-        elif made and path.ship:
-            for leg in made["legs"]:
-                for step in LEG_STEPS:
-                    target = f"/v1/legs/{leg['leg_id']}/{step}"
-                    self._post(target, b"{}", f"{leg['leg_id']}-{step}", name=f"/v1/legs/{{id}}/{step}")
+        order = order_of(NETWORK, ORDERS[number % len(ORDERS)], f"locust-{RUN}-{number}")
+        try:
+            self._sell(order)
+        except qm.QuartermasterError:
+            return  # the transport has counted it: a refusal with 409 as an answer, anything else as a failure
 
-    def _post(self, target: str, body: bytes, key: str, *, name: str | None = None) -> dict | None:
-        """The answer, or None where it was refused. Running out of stock is an answer, not a failure."""
-        headers = {**self.headers, "idempotency-key": key}
-        with self.client.post(target, data=body, headers=headers, name=name or target, catch_response=True) as response:
-            if response.status_code in (200, 201):
-                return response.json()
-            if response.status_code == 409:
-                response.success()
-            return None
+    def _sell(self, order: qm.Order) -> None:
+        path = draw_path(random.Random())
+        if random.random() < READ_SHARE:
+            self.shop.availability(order.lines[0].sku)
+        if not path.reserve:
+            made = self.shop.allocate(order)
+        else:
+            held = self.shop.reserve(order, ttl_s=HOLD_TTL_S)
+            if path.outcome == "release":
+                self.shop.release(held.reservation_id)
+            if path.outcome != "commit":
+                return
+            made = self.shop.commit(held.reservation_id)
+        if path.cancel:
+            self.shop.cancel(made.allocation_id, reason="customer")
+        elif path.ship:
+            self._ship(made)
+
+    def _ship(self, made: qm.Allocation) -> None:
+        """The way of every leg through its node."""
+        for leg in made.legs:
+            for step in (self.shop.release_leg, self.shop.accept_leg, self.shop.pick_leg):
+                step(leg.leg_id)
+            self.shop.ship_leg(leg.leg_id, parcels=max(1, leg.parcels))

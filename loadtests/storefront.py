@@ -14,32 +14,37 @@ import random
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+import quartermaster_client as qm
 from engine.cli.formats.table import FormatError
 from loadtests.baskets import basket_bodies, basket_network, find_population, read_file, read_store_network, stocked
-from loadtests.client import Client, ClientError, Response, Unanswered
+from loadtests.client_orders import order_of
+from loadtests.filling import FillError, fill
 from loadtests.histogram import Histogram
 from loadtests.ledger import Ledger, Position, Recent, lines_of
-from loadtests.loader import load_network
 from loadtests.network import Network, NetworkSpec, build_network
 from loadtests.storefront_mix import (
     HOLD_TTL_S,
-    LEG_STEPS,
     READ_SHARE,
     RECOUNT_EVERY_S,
     RECOUNT_SKUS,
     draw_path,
 )
-from loadtests.traffic import Renderer, Traffic, TrafficSpec, arrival_times_s
+from loadtests.traffic import Traffic, TrafficSpec, arrival_times_s
+from loadtests.transports import PlainTransport
 
 STATS_EVERY_S = 0.5
 CHUNK_S = 10.0
+CONNECTIONS = 64
 IN_FLIGHT_MAX = 512
+PATIENT = qm.RetryPolicy(attempts=6, base_s=0.2, cap_s=3.2, deadline_s=60.0)
+"""A customer who waits. The budget lets all that is in flight wait through an outage."""
 DRAIN_S = 20.0
 RESTOCK_UNITS = 200
 PLANNED_S = 1_800
@@ -112,13 +117,13 @@ def say(**message: Any) -> None:
 class Storefront:
     """Plays orders against one engine and keeps its own books."""
 
-    def __init__(self, job: Job, network: Network, bodies: Iterator[dict[str, Any]] | None, client: Client) -> None:
+    def __init__(self, job: Job, network: Network, orders: Iterator[qm.Order] | None, client: qm.AsyncClient) -> None:
         self.job = job
         self.network = network
         self.client = client
         self.ledger = Ledger()
         self.stats = Stats()
-        self._bodies = bodies
+        self._file_orders = orders
         self._rng = random.Random(job.seed)
         self._ids = itertools.count(1)
         self._run = f"{job.name}-{time.time_ns() // 1_000_000:x}"
@@ -192,18 +197,14 @@ class Storefront:
                     return
                 yield begin + at
 
-    def _orders(self) -> Iterator[dict[str, Any]]:
-        if self._bodies is not None:
-            yield from self._bodies
+    def _orders(self) -> Iterator[qm.Order]:
+        if self._file_orders is not None:
+            yield from self._file_orders
             return
         traffic = Traffic(self.network, TrafficSpec(seed=self.job.seed, marketplace=0.15))
-        renderer = Renderer(self.network)
         while True:
-            placed_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
             for order in traffic.draw(200):
-                body = msgspec.json.decode(renderer.body(order, ""))
-                body["placed_at"] = placed_at
-                yield body
+                yield order_of(self.network, order, str(next(self._ids)))
 
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.create_task(coroutine)
@@ -212,12 +213,16 @@ class Storefront:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            error = task.exception()
-            name = "unanswered" if isinstance(error, Unanswered) else type(error).__name__
-            self._fail(name)
-            if not isinstance(error, Unanswered):
-                say(event="error", text=f"the storefront itself failed: {error!r}")
+        if task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, qm.ApiError):
+            self._fail(error.code)
+        elif isinstance(error, qm.UnknownOutcome | qm.Unreachable):
+            self._fail("unanswered")
+        elif error is not None:
+            self._fail(type(error).__name__)
+            say(event="error", text=f"the storefront itself failed: {error!r}")
 
     def _after(self, delay_s: float, coroutine: Any) -> None:
         heapq.heappush(self._later, (time.monotonic() - self._started + delay_s, next(self._later_no), coroutine))
@@ -232,120 +237,105 @@ class Storefront:
 
     # -- one order ------------------------------------------------------------------------------------------------
 
-    async def _order(self, body: dict[str, Any], intended: float) -> None:
+    async def _order(self, order: qm.Order, intended: float) -> None:
         path = draw_path(self._rng)
-        order_id = f"{self._run}-{next(self._ids)}" if self._bodies is None else f"{self._run}-{body['order_id']}"
-        body = {**body, "order_id": order_id}
-        route = "/v1/allocations"
-        if path.reserve:
-            route, body["ttl_s"] = "/v1/reservations", HOLD_TTL_S
-        response = await self._send("POST", route, body)
-        self._samples.append(int((time.monotonic() - intended) * 1e6))
+        order.order_id = f"{self._run}-{order.order_id}"
         if self._rng.random() < READ_SHARE:
-            self._spawn(self._read(body["lines"][0]["sku"]))
-        if response.status != 201:
-            self._refused(response, body)
+            self._spawn(self._read(order.lines[0].sku))
+        made: qm.Allocation | qm.Reservation
+        try:
+            if path.reserve:
+                made = held = await self.client.reserve(order, ttl_s=HOLD_TTL_S)
+            else:
+                made = await self.client.allocate(order)
+        except qm.ApiError as error:
+            self._refused(error)
             return
-        made = response.json()
-        self._acknowledge(order_id)
+        finally:
+            self._samples.append(int((time.monotonic() - intended) * 1e6))
+        self._acknowledge(order.order_id)
         self._take(made)
         if path.reserve:
             self.stats.holds_open += 1
             if path.outcome == "expire":
-                self._after(HOLD_TTL_S - 0.2, self._expire(made))
+                self._after(HOLD_TTL_S - 0.2, self._expire(held))
             else:
-                self._after(min(path.think_s, HOLD_TTL_S - 2.0), self._finish_hold(made, path.outcome, path.ship))
-        elif path.cancel:
+                self._after(min(path.think_s, HOLD_TTL_S - 2.0), self._finish_hold(held, path.outcome, path.ship))
+        elif isinstance(made, qm.Allocation) and path.cancel:
             self._after(path.think_s, self._cancel(made))
-        elif path.ship:
+        elif isinstance(made, qm.Allocation) and path.ship:
             self._after(path.warehouse_s, self._ship(made))
 
-    def _take(self, made: dict[str, Any]) -> None:
-        stats, legs = self.stats, made["legs"]
+    def _take(self, made: qm.Allocation | qm.Reservation) -> None:
+        stats, legs = self.stats, made.legs
         self.ledger.promise(legs)
         stats.orders += 1
-        stats.lines += len({line["line_id"] for leg in legs for line in leg["lines"]})
+        stats.lines += len({line.line_id for leg in legs for line in leg.lines})
         stats.legs += len(legs)
         stats.split += len(legs) > 1
-        stats.unfilled_lines += len(made.get("unfilled", ()))
-        stats.cost_minor += made["cost_minor"]
-        stats.rungs[made["rung"]] = stats.rungs.get(made["rung"], 0) + 1
+        stats.unfilled_lines += len(made.unfilled)
+        stats.cost_minor += made.cost_minor
+        stats.rungs[made.rung] = stats.rungs.get(made.rung, 0) + 1
 
-    async def _finish_hold(self, held: dict[str, Any], outcome: str, ship: bool) -> None:
-        reservation = held["reservation_id"]
-        self.ledger.free(held["legs"])
-        if outcome == "release":
-            response = await self._send("DELETE", f"/v1/reservations/{reservation}")
-            done = response.status in (200, 204)
-        else:
-            response = await self._send("POST", f"/v1/reservations/{reservation}/commit", {})
-            done = response.status in (200, 201)
+    async def _finish_hold(self, held: qm.Reservation, outcome: str, ship: bool) -> None:
+        self.ledger.free(held.legs)
         self.stats.holds_open -= 1
-        if not done:
-            # Late payments are refused, and then the units are free; anything else is not expected here.
-            if response.code != "expired":
-                self._fail(response.code or str(response.status))
-            else:
-                self.stats.expired += 1
-            return
         if outcome == "release":
+            await self.client.release(held.reservation_id)
             self.stats.released += 1
             return
+        try:
+            made = await self.client.commit(held.reservation_id)
+        except qm.Conflict as error:
+            # Late payments are refused, and then the units are free; anything else is not expected here.
+            if error.code != "expired":
+                raise
+            self.stats.expired += 1
+            return
         self.stats.committed += 1
-        made = response.json()
-        self.ledger.promise(made["legs"])
+        self.ledger.promise(made.legs)
         if ship:
             self._after(1.0, self._ship(made))
 
-    async def _expire(self, held: dict[str, Any]) -> None:
+    async def _expire(self, held: qm.Reservation) -> None:
         """The customer never comes back; from its expiry on the engine may sell the units again."""
-        self.ledger.free(held["legs"])
-        await asyncio.sleep(1.2)
-        response = await self._send("GET", f"/v1/reservations/{held['reservation_id']}")
+        self.ledger.free(held.legs)
         self.stats.holds_open -= 1
-        if response.status == 200 and response.json()["state"] == "expired":
+        await asyncio.sleep(1.2)
+        found = await self.client.get_reservation(held.reservation_id)
+        if found.state == "expired":
             self.stats.expired += 1
         else:
-            self._fail(f"not expired: {response.code or response.json().get('state')}")
+            self._fail(f"not expired: {found.state}")
 
-    async def _cancel(self, made: dict[str, Any]) -> None:
-        self.ledger.free(made["legs"])
-        response = await self._send("POST", f"/v1/allocations/{made['allocation_id']}/cancel", {"reason": "customer"})
-        if response.status == 200:
-            self.stats.cancelled += 1
-            self.ledger.promise(response.json()["legs"])
-        else:
-            self.ledger.promise(made["legs"])
-            self._fail(response.code or str(response.status))
+    async def _cancel(self, made: qm.Allocation) -> None:
+        self.ledger.free(made.legs)
+        try:
+            cancelled = await self.client.cancel(made.allocation_id, reason="customer")
+        except qm.ApiError:
+            self.ledger.promise(made.legs)
+            raise
+        self.stats.cancelled += 1
+        self.ledger.promise(cancelled.legs)
 
-    async def _ship(self, made: dict[str, Any]) -> None:
+    async def _ship(self, made: qm.Allocation) -> None:
         """The way of every leg through its node."""
-        for leg in made["legs"]:
+        for leg in made.legs:
+            for step in (self.client.release_leg, self.client.accept_leg, self.client.pick_leg):
+                await step(leg.leg_id)
             positions = [position for position, _ in lines_of([leg])]
-            for step in LEG_STEPS:
-                if step == "ship":
-                    self.ledger.moving(positions)
-                response = await self._send("POST", f"/v1/legs/{leg['leg_id']}/{step}", self._step_body(step, leg))
-                if step == "ship":
-                    self.ledger.moved(positions)
-                if response.status != 200:
-                    self._fail(response.code or str(response.status))
-                    break
-                if step == "ship":
-                    self.ledger.shipped(leg)
-                    self.stats.shipped += 1
-
-    def _step_body(self, step: str, leg: dict[str, Any]) -> dict[str, Any]:
-        if step != "ship":
-            return {}
-        return {"parcels": max(1, leg["parcels"]), "tracking": [f"T{self._rng.randrange(10**9):09d}"]}
+            self.ledger.moving(positions)
+            try:
+                tracking = f"T{self._rng.randrange(10**9):09d}"
+                await self.client.ship_leg(leg.leg_id, parcels=max(1, leg.parcels), tracking=[tracking])
+            finally:
+                self.ledger.moved(positions)
+            self.ledger.shipped(leg)
+            self.stats.shipped += 1
 
     async def _read(self, sku: str) -> None:
-        response = await self._send("GET", f"/v1/availability?sku={sku}")
-        if response.status == 200:
-            self.stats.reads += 1
-        else:
-            self._fail(response.code or str(response.status))
+        await self.client.availability(sku)
+        self.stats.reads += 1
 
     # -- stock ----------------------------------------------------------------------------------------------------
 
@@ -360,19 +350,18 @@ class Storefront:
             still: list[Position] = [(node_id, sku) for sku in some if self.ledger.still((node_id, sku))]
             if not still:
                 continue
-            body = {
-                "node_id": node_id,
-                "source": f"shelf-{self._run}",
-                "source_seq": next(self._counts),
-                "as_of": (datetime.now(UTC) - timedelta(milliseconds=100)).isoformat(),
-                "scope": "delta",
-                "rows": [{"sku": sku, "quantity": self.ledger.shelf[node_id, sku]} for _, sku in still],
-            }
-            response = await self._send("POST", "/v1/inventory/counts", body)
-            if response.status == 200:
-                self.stats.recounts += 1
+            rows = [qm.CountRow(sku=sku, quantity=self.ledger.shelf[node_id, sku]) for _, sku in still]
+            as_of = datetime.now(UTC) - timedelta(milliseconds=100)
+            try:
+                await self.client.count(
+                    node_id, rows, source=f"shelf-{self._run}", source_seq=next(self._counts), as_of=as_of
+                )
+            except qm.ApiError as error:
+                self._fail(error.code)
+            except (qm.UnknownOutcome, qm.Unreachable):
+                self._fail("unanswered")
             else:
-                self._fail(response.code or str(response.status))
+                self.stats.recounts += 1
 
     async def _restock(self, sku: str) -> None:
         """A truck with what ran out."""
@@ -380,39 +369,25 @@ class Storefront:
         position = (node_id, sku)
         self.ledger.moving([position])
         self.ledger.stock([(position, RESTOCK_UNITS)])
-        move = {"node_id": node_id, "sku": sku, "kind": "received", "quantity": RESTOCK_UNITS, "reason": "restock"}
-        response = await self._send("POST", "/v1/inventory/adjustments", move)
-        if response.status == 200:
-            self.stats.restocked += 1
-        else:
-            self._fail(response.code or str(response.status))
-        self.ledger.moved([position])
-        self._restocking.discard(sku)
+        try:
+            await self.client.adjust(node_id, sku, "received", RESTOCK_UNITS, reason="restock")
+        finally:
+            self.ledger.moved([position])
+            self._restocking.discard(sku)
+        self.stats.restocked += 1
 
     # -- answers --------------------------------------------------------------------------------------------------
 
-    async def _send(self, method: str, path: str, body: Any = None) -> Response:
-        """One request; "later" is taken at its word, with the same key."""
-        key = self.client.new_key()
-        for attempt in range(6):
-            response = await self.client.request(method, path, body, key=key)
-            if response.status not in (429, 503) or attempt == 5:
-                return response
-            await asyncio.sleep(0.1 * 2**attempt)
-        raise AssertionError("the loop above returns")
-
-    def _refused(self, response: Response, body: dict[str, Any]) -> None:
-        code = response.code
-        if code not in ("out_of_stock", "no_capable_node"):
-            self._fail(code)
-            return
-        self.stats.refused[code] = self.stats.refused.get(code, 0) + 1
-        if code == "out_of_stock" and self._bodies is None:
-            for error in response.json().get("errors", ()):
-                sku = error.get("sku")
-                if sku in self._nodes_of and sku not in self._restocking:
-                    self._restocking.add(sku)
-                    self._after(2.0, self._restock(sku))
+    def _refused(self, error: qm.ApiError) -> None:
+        """A customer who goes without. Raises what nobody should see."""
+        if error.code not in ("out_of_stock", "no_capable_node"):
+            raise error
+        self.stats.refused[error.code] = self.stats.refused.get(error.code, 0) + 1
+        if isinstance(error, qm.OutOfStock) and self._file_orders is None:
+            for short in error.shortages:
+                if short.sku in self._nodes_of and short.sku not in self._restocking:
+                    self._restocking.add(short.sku)
+                    self._after(2.0, self._restock(short.sku))
 
     def _fail(self, code: str) -> None:
         self.stats.failed[code] = self.stats.failed.get(code, 0) + 1
@@ -464,7 +439,7 @@ class Storefront:
 # -- the process --------------------------------------------------------------------------------------------------
 
 
-def prepare(job: Job) -> tuple[Network, Iterator[dict[str, Any]] | None]:
+def prepare(job: Job) -> tuple[Network, Iterator[qm.Order] | None]:
     """The network of a job, and its orders where they come from a file. Raises FormatError, ValueError."""
     nodes = None
     if job.nodes is not None:
@@ -483,7 +458,7 @@ def prepare(job: Job) -> tuple[Network, Iterator[dict[str, Any]] | None]:
         network = basket_network(file, nodes, node_count=job.node_count, coverage=job.coverage, seed=job.seed)
         depth = "stock = that demand x {:g}, and what lets a warehouse serve a basket of rare products: x {:.2f} in all"
         say(event="note", text=depth.format(job.coverage, stocked(file, network)))
-        return network, basket_bodies(file, population)
+        return network, (msgspec.convert(body, qm.Order) for body in basket_bodies(file, population))
     warehouses = max(1, job.node_count // 6)
     spec = NetworkSpec(
         seed=job.seed,
@@ -502,10 +477,10 @@ def prepare(job: Job) -> tuple[Network, Iterator[dict[str, Any]] | None]:
     return build_network(spec, nodes=nodes), None
 
 
-async def _loaded(client: Client, network: Network, job: Job, stop: asyncio.Event) -> bool:
+async def _loaded(client: qm.AsyncClient, network: Network, job: Job, stop: asyncio.Event) -> bool:
     """Fill the engine; False = told to stop meanwhile."""
     loading = asyncio.create_task(
-        load_network(
+        fill(
             client,
             network,
             source=f"{job.name}-{time.time_ns()}",
@@ -529,7 +504,7 @@ async def main() -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     job = msgspec.json.decode(await reader.readline(), type=Job)
     try:
-        network, bodies = await asyncio.to_thread(prepare, job)
+        network, orders = await asyncio.to_thread(prepare, job)
     except (FormatError, ValueError) as error:
         say(event="error", text=str(error))
         raise SystemExit(2) from error
@@ -547,13 +522,19 @@ async def main() -> None:
         stop.set()
 
     listener = asyncio.create_task(listen())
-    async with Client(engine["url"], engine["key"], connections=64) as client:
+    budget = qm.RetryBudget(capacity=PATIENT.attempts * IN_FLIGHT_MAX)
+    async with (
+        aclosing(PlainTransport(connections=CONNECTIONS)) as transport,
+        qm.AsyncClient(
+            engine["url"], engine["key"], timeout_s=60.0, retry=PATIENT, budget=budget, transport=transport
+        ) as client,
+    ):
         try:
-            storefront = Storefront(job, network, bodies, client)
+            storefront = Storefront(job, network, orders, client)
             if await _loaded(client, network, job, stop):
                 say(event="playing")
                 await storefront.play(stop)
-        except (ClientError, Unanswered) as error:
+        except (FillError, qm.QuartermasterError) as error:
             say(event="error", text=str(error))
             raise SystemExit(3) from error
         finally:

@@ -180,11 +180,19 @@ def test_a_wrong_key_and_no_gateway_are_said_in_a_sentence(engine: Engine, tmp_p
         assert code == 3 and "Traceback" not in said and said.strip(), said
 
 
-def test_the_locust_scenario_runs(engine: Engine) -> None:
-    flags = ("--headless", "-u", "4", "-r", "4", "-t", "4s", "--only-summary")
+def test_the_locust_scenario_plays_the_storefront_mix_through_the_client(engine: Engine) -> None:
+    flags = ("--headless", "-u", "8", "-r", "8", "-t", "20s", "--only-summary")
     command = ("-m", "locust", "-f", "loadtests/locustfile.py", "--host", engine.url, *flags)
     done = _run(engine, *command, QM_SKUS=str(SKUS))
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
+    rows = {
+        f"{method} {route}": (int(requests), int(failures))
+        for method, route, requests, failures in re.findall(r"^(GET|POST|DELETE) +(/\S+) +(\d+) +(\d+)\(", said, re.M)
+    }
     total = re.search(r"^ +Aggregated +(\d+) +(\d+)\(", said, re.M)
-    assert total is not None and int(total[1]) > 5 and int(total[2]) == 0, said
+    assert total is not None and int(total[1]) > 50 and int(total[2]) == 0, said
+    for route in ("/v1/allocations", "/v1/reservations", "/v1/legs/{leg_id}/release", "/v1/legs/{leg_id}/ship"):
+        assert rows.get(f"POST {route}", (0, 0))[0] > 0, said
+    code, said = _quartermaster(engine, "verify", "--data-dir", str(engine.data_dir))
+    assert code == 0 and "drift 0" in said, said
