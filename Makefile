@@ -49,8 +49,10 @@ $(STAMP): $(LOCK) pyproject.toml clients/python/pyproject.toml Makefile
 	@$(BIN)/python -c 'from importlib.metadata import version; assert version("uv") == "$(UV_VERSION)"' 2>/dev/null \
 		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@echo "Installing the packages of $(LOCK) (a few minutes the first time)"
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync --quiet --require-hashes $(LOCK)
+# Compiled here: a process of the engine starts in a third of the time, also where Python is told to write no bytecode.
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes $(LOCK)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e clients/python
+	@$(BIN)/python -m compileall -q engine gateway solvers
 	@$(BIN)/python -m solvers.warm
 	@touch $@
 
