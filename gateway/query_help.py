@@ -16,6 +16,7 @@ QUERY_HELP = {
     "kind": "Of this kind.",
     "kinds": "Of these kinds.",
     "lat": "Latitude of the destination, degrees.",
+    "late": "Only what should have come by now.",
     "limit": "Entries of a page.",
     "lon": "Longitude of the destination, degrees.",
     "method": "How the units get to the customer.",

@@ -452,6 +452,51 @@ class FindStores(Struct, array_like=True, tag=60, frozen=True, gc=False):
     limit: int = 20
 
 
+class PutInbound(Struct, array_like=True, tag=61, frozen=True, gc=False):
+    """State what is on its way to a node: (inbound id, SKU, units expected, expected at in ms). A known id is replaced."""
+
+    node_id: str
+    rows: tuple[tuple[str, str, int, int], ...]
+    key_hash: int = 0
+    fingerprint: int = 0
+
+
+class CancelInbound(Struct, array_like=True, tag=62, frozen=True, gc=False):
+    """What was on its way does not come."""
+
+    node_id: str
+    inbound_id: str
+    key_hash: int = 0
+    fingerprint: int = 0
+
+
+class ReceiveInbound(Struct, array_like=True, tag=63, frozen=True, gc=False):
+    """Units have come; None = all that are expected. is_last = the rest is not expected any more."""
+
+    node_id: str
+    inbound_id: str
+    quantity: int | None = None
+    is_last: bool = False
+    key_hash: int = 0
+    fingerprint: int = 0
+
+
+class ListInbound(Struct, array_like=True, tag=64, frozen=True, gc=False):
+    """What is on its way to own nodes, by (expected at, node id, inbound id) after a place; of each SKU named, what is free and waits.
+
+    selling = only to nodes that serve the method and the channel; before_ms = only what is expected before then, 0 = all.
+    """
+
+    skus: tuple[str, ...] = ()
+    node_id: str | None = None
+    channel: str | None = None
+    method: int = 0
+    selling: bool = False
+    before_ms: int = 0
+    after: tuple[int, str, str] = (-1, "", "")
+    limit: int = 100
+
+
 class EditOrder(Struct, array_like=True, tag=55, frozen=True, gc=False):
     """Change an open order and plan it again, atomically: its units that are not released yet count as free.
 
@@ -476,10 +521,9 @@ class EditOrder(Struct, array_like=True, tag=55, frozen=True, gc=False):
 
 
 class GetNodeWork(Struct, array_like=True, tag=56, frozen=True, gc=False):
-    """What this home's orders have at a node: legs by state, and those that a drain or a deadline could not move."""
+    """What a node has still to do: units of its stock (its owner says), and legs of this home's orders by state."""
 
     node_id: str
-    limit: int = 100
 
 
 Command = (
@@ -533,6 +577,10 @@ Command = (
     | GetStockPage
     | FindItems
     | FindStores
+    | PutInbound
+    | CancelInbound
+    | ReceiveInbound
+    | ListInbound
 )
 
 FINISHING = (
@@ -572,4 +620,5 @@ READS = (
     GetStockPage,
     FindItems,
     FindStores,
+    ListInbound,
 )

@@ -178,6 +178,15 @@ class WaveDone(Struct, array_like=True, tag=33, frozen=True, gc=False):
     at_ms: int
 
 
+class InboundSet(Struct, array_like=True, tag=37, frozen=True, gc=False):
+    """What is on its way to a node: (inbound id, item, units still expected, expected at in ms); 0 units = nothing any more."""
+
+    node: int
+    rows: tuple[tuple[str, int, int, int], ...]
+    key_hash: int = 0
+    fingerprint: int = 0
+
+
 class OrdersClosed(Struct, array_like=True, tag=9, frozen=True, gc=False):
     """Orders of a slot that have long been at their end leave the shard's state; the archive and its index keep them."""
 
@@ -211,4 +220,5 @@ Event = (
     | PartOpened
     | PartForgotten
     | WaveDone
+    | InboundSet
 )

@@ -31,6 +31,8 @@ class NodeSnapshot(msgspec.Struct, array_like=True):
     """See Movements.pack."""
     settings: list[tuple[int, str, int, int]]
     foreign: list[ForeignLeg]
+    inbound: list[tuple[str, int, int, int]] = []
+    """(inbound id, item, units expected, expected at in ms)"""
 
 
 class SlotSnapshot(msgspec.Struct, array_like=True):
@@ -145,6 +147,7 @@ def _pack_node(state: ShardState, node: int, rows: np.ndarray, items: np.ndarray
             held.movements.pack(),
             [(item, *setting) for item, setting in held.settings.items()],
             list(held.foreign.values()),
+            [(inbound_id, *record) for inbound_id, record in held.inbound.items()],
         )
     )
 
@@ -222,6 +225,7 @@ def _load_node(state: ShardState, node: int, loaded: NodeSnapshot, is_first: boo
     part.movements.load(loaded.movements)
     part.settings = {item: (mode, trust_bp, cap) for item, mode, trust_bp, cap in loaded.settings}
     part.foreign = {leg_key(leg.order_no, leg.leg_no): leg for leg in loaded.foreign}
+    part.inbound = {inbound_id: (item, units, ms) for inbound_id, item, units, ms in loaded.inbound}
     state.dedupe_count += len(part.dedupe)
     for key in part.foreign:
         note_holder(state, key, node)

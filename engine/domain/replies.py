@@ -366,30 +366,19 @@ class ItemsReply(Struct, array_like=True, tag=82, frozen=True, gc=False):
     skus: tuple[str, ...]
 
 
-class StuckLeg(Struct, array_like=True, frozen=True, gc=False):
-    """A leg that should leave its node and has nowhere to go. `why` = draining or not_accepted."""
-
-    slot: str
-    order_no: int
-    order_id: str
-    leg_no: int
-    state: str
-    why: str
-    units: int
-    next_try_ms: int
-    channel: str
-
-
 class NodeWork(Struct, array_like=True, tag=55, frozen=True, gc=False):
-    """Open legs of one home's orders at a node, (state, legs, units) each, and those that should leave it and cannot.
+    """What a node has still to do, as one shard sees it."""
 
-    to_move: legs that a drain, or a deadline, has still to try.
-    """
-
-    by_state: tuple[tuple[str, int, int], ...]
-    to_move: int
-    stuck: tuple[StuckLeg, ...]
-    next_wave_ms: int = 0
+    is_owner: bool
+    """Whether this shard owns the node's stock: it alone knows the units."""
+    held: int
+    allocated: int
+    legs: dict[str, int]
+    """Legs of this home's orders by state; shipped ones until they are delivered."""
+    overdue: int
+    """Released legs that were not accepted in time and that nobody else can serve."""
+    more: bool
+    """There are more legs than were counted."""
 
 
 class StoreView(Struct, array_like=True, frozen=True, gc=False):
@@ -409,6 +398,27 @@ class StoresReply(Struct, array_like=True, tag=60, frozen=True, gc=False):
     shard: int
     epoch: int
     seq: int
+
+
+class InboundView(Struct, array_like=True, frozen=True, gc=False):
+    node_id: str
+    inbound_id: str
+    sku: str
+    quantity: int
+    expected_at_ms: int
+
+
+class InboundReply(Struct, array_like=True, tag=61, frozen=True, gc=False):
+    """Inbound records, true at (epoch, seq). free, waiting = by SKU asked for: units to promise now, units of this home's demand."""
+
+    rows: tuple[InboundView, ...]
+    more: bool
+    shard: int
+    epoch: int
+    seq: int
+    token: str = ""
+    free: tuple[int, ...] = ()
+    waiting: tuple[int, ...] = ()
 
 
 class PartsReply(Struct, array_like=True, tag=70, frozen=True, gc=False):
@@ -442,4 +452,5 @@ Reply = (
     | StockPage
     | ItemsReply
     | StoresReply
+    | InboundReply
 )

@@ -32,6 +32,7 @@ from engine.domain.events import (
     Cause,
     DriveAcked,
     Event,
+    InboundSet,
     LegDriven,
     LegHeld,
     LegShifted,
@@ -89,9 +90,9 @@ class ForeignLeg(msgspec.Struct, array_like=True, gc=False):
 
 
 class NodePart:
-    """What a node's part holds beside its positions: dedupe, feeds, late movements, settings, legs of foreign orders."""
+    """What a node's part holds beside its positions: dedupe, feeds, late movements, settings, inbound, legs of foreign orders."""
 
-    __slots__ = ("dedupe", "feeds", "foreign", "movements", "settings")
+    __slots__ = ("dedupe", "feeds", "foreign", "inbound", "movements", "settings")
 
     def __init__(self) -> None:
         self.dedupe = KeyTable()
@@ -102,6 +103,8 @@ class NodePart:
         """Supply mode, trust in basis points and daily cap by item, where they differ from plain counted."""
         self.foreign: dict[int, ForeignLeg] = {}
         """By leg_key."""
+        self.inbound: dict[str, tuple[int, int, int]] = {}
+        """(item, units still expected, expected at in ms) by inbound id, see inbound.py."""
 
 
 class SlotPart:
@@ -410,7 +413,21 @@ def _apply_set(state: ShardState, event: PositionSet, seq: int, time_ms: int, re
     _remember_at_node(state, event, time_ms)
 
 
-def _remember_at_node(state: ShardState, event: StockMoved | StockCounted | PositionSet, time_ms: int) -> None:
+def _apply_inbound(state: ShardState, event: InboundSet, seq: int, time_ms: int, replay: bool) -> None:
+    if not _newer(state, event.node, seq, replay):
+        return
+    inbound = state.node(event.node).inbound
+    for inbound_id, item, quantity, expected_ms in event.rows:
+        if quantity:
+            inbound[inbound_id] = (item, quantity, expected_ms)
+        else:
+            inbound.pop(inbound_id, None)
+    _remember_at_node(state, event, time_ms)
+
+
+def _remember_at_node(
+    state: ShardState, event: StockMoved | StockCounted | PositionSet | InboundSet, time_ms: int
+) -> None:
     if event.key_hash:
         remember(state, state.node(event.node).dedupe, event.key_hash, event.fingerprint, 0, time_ms)
     state.dirty[event.node] = None
@@ -441,6 +458,7 @@ _APPLY: dict[type, Callable[[ShardState, Any, int, int, bool], None]] = {
     Recovered: _apply_recovered,
     OrdersClosed: _apply_closed,
     WaveDone: _apply_wave,
+    InboundSet: _apply_inbound,
     **boxes.APPLY,
 }
 

@@ -97,6 +97,11 @@ class DemandQueue:
         """Units that wait, of all items."""
         return sum(sum(entry.items.values()) for entry in self.entries.values())
 
+    def waiting_for(self, item: int) -> int:
+        """Units of an item that wait."""
+        entries = self.entries
+        return sum(entries[order_no].items.get(item, 0) for _, order_no in self.by_item.get(item, ()))
+
     def ahead_of(self, entry: Entry, item: int) -> int:
         """How many orders wait for an item before one that does."""
         return bisect_left(self.by_item[item], entry.place)

@@ -13,6 +13,7 @@ from engine.domain.commands import (
     ActOnLeg,
     AdjustStock,
     CancelDemand,
+    CancelInbound,
     CancelOrder,
     ClearHolds,
     Command,
@@ -31,15 +32,19 @@ from engine.domain.commands import (
     FollowView,
     GetAvailability,
     GetDecision,
+    GetNodeWork,
     GetOrder,
     GetStatus,
     GetStockPage,
     ListDemand,
+    ListInbound,
     ListLegs,
     ListShort,
     PrioritiseDemand,
+    PutInbound,
     QuoteOrder,
     ReadDemandLog,
+    ReceiveInbound,
     ReleaseHold,
     ResolveTxn,
     ResourceLeg,
@@ -48,16 +53,18 @@ from engine.domain.commands import (
 )
 from engine.domain.decide_legs import Change
 from engine.domain.decide_orders import refuse
-from engine.domain.events import PositionSet, StockCounted, StockMoved
+from engine.domain.events import InboundSet, PositionSet, StockCounted, StockMoved
 from engine.domain.ids import OrderRef, order_no_time_ms, public_id
+from engine.domain.inbound import receive
 from engine.domain.move_commands import ListParts, OfferPart, ShowNode
 from engine.domain.orders import LegState, OrderRecord, OrderState
 from engine.domain.problems import CODES
 from engine.domain.replies import Done, Problem, ProblemItem, StockReply
 from engine.domain.supply import resettled
 from engine.domain.views import order_view
-from engine.protocol import demand_reads, explaining, reads, recommit, resourcing
+from engine.protocol import demand_reads, explaining, inbound, reads, recommit, resourcing
 from engine.protocol.moves import show_node
+from engine.protocol.node_work import node_work
 from engine.protocol.parts_list import list_parts
 from engine.protocol.placing import answer_repeat, moved
 from engine.protocol.stock_feed import find_items, follow_stock, get_stock_page
@@ -220,20 +227,20 @@ def _act(core: ShardCore, conn: int, corr: int, command: ActOnLeg, now_ms: int) 
         core.answer(conn, corr, change)
         return
     core.count(command.action)
+    if command.action == "release":
+        core.acceptance.begin(record, command.leg_no, time_ms)
     if change.freed:
         decide_legs.park_freed(record, change.freed, reason="rejected", now_ms=time_ms)
         if command.stock_effect == "zero_until_count":
             _zero_until_count(core, record, command.leg_no, change)
     _put(core, command, record, change, now_ms)
     if command.action == "release":
-        core.acceptance.begin(record, command.leg_no, time_ms)
+        core.acceptance.watch(command.slot, command.order_no, record)
     if change.freed:
         core.replans.start(command.slot, command.order_no, now_ms=now_ms)
         record = core.state.order(command.slot, command.order_no)  # with its new legs, where they are ours
         assert record is not None
     _show(core, conn, corr, command, record)
-    if command.action == "release":
-        core.acceptance.watch(command.slot, command.order_no, record)
 
 
 def _switched_off(core: ShardCore, record: OrderRecord, command: ActOnLeg) -> Problem | None:
@@ -321,7 +328,7 @@ def _stock_fact(
     corr: int,
     event: StockMoved | StockCounted | PositionSet | Problem,
     now_ms: int,
-    then: StockCounted | None = None,
+    then: StockCounted | InboundSet | None = None,
 ) -> None:
     if isinstance(event, Problem):
         core.answer(conn, corr, event)
@@ -387,6 +394,21 @@ def _set(core: ShardCore, conn: int, corr: int, command: SetPosition, now_ms: in
         _stock_fact(core, conn, corr, event, now_ms, then)
 
 
+def _inbound(core: ShardCore, conn: int, corr: int, command: PutInbound | CancelInbound, now_ms: int) -> None:
+    if not _stock_repeat(core, conn, corr, command):
+        inbound.change(core, conn, corr, command, now_ms)
+
+
+def _receive(core: ShardCore, conn: int, corr: int, command: ReceiveInbound, now_ms: int) -> None:
+    if _stock_repeat(core, conn, corr, command):
+        return
+    found = receive(core.state, command)
+    if isinstance(found, Problem):
+        core.answer(conn, corr, found)
+    else:
+        _stock_fact(core, conn, corr, found[0], now_ms, found[1])
+
+
 # -- other shards -------------------------------------------------------------------------------------------------
 
 
@@ -438,6 +460,7 @@ _HANDLERS: dict[type, Callable[[Any, int, int, Any, int], None]] = {
     GetOrder: reads.get_order,
     ListLegs: reads.list_legs,
     GetDecision: reads.get_decision,
+    GetNodeWork: node_work,
     ExplainNode: explaining.explain_node,
     GetStatus: reads.status,
     DumpPart: reads.dump,
@@ -448,4 +471,8 @@ _HANDLERS: dict[type, Callable[[Any, int, int, Any, int], None]] = {
     ListParts: list_parts,
     FindItems: find_items,
     FindStores: find_stores,
+    PutInbound: _inbound,
+    CancelInbound: _inbound,
+    ReceiveInbound: _receive,
+    ListInbound: inbound.list_inbound,
 }

@@ -13,6 +13,7 @@ from gateway.errors import refuse
 from gateway.idempotency import fingerprint
 from gateway.inventory import examples
 from gateway.inventory.availability import availability
+from gateway.inventory.inbound import ROUTES as INBOUND
 from gateway.inventory.schemas import (
     ROWS_MAX,
     Adjustment,
@@ -157,6 +158,7 @@ ROUTES = [
     ),
     SHORT,
     STORES,
+    *INBOUND,
     Route(
         "GET",
         "/v1/availability",

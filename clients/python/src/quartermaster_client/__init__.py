@@ -36,6 +36,7 @@ from quartermaster_client.models import (
     LegPage,
     LegStep,
     LineQuantity,
+    NodeSummary,
     Order,
     OrderLeg,
     OrderLine,
@@ -52,6 +53,13 @@ from quartermaster_client.models_config import (
     NodeCapacity,
     Place,
     RateCard,
+)
+from quartermaster_client.models_inbound import (
+    DatedSku,
+    DatedStep,
+    Inbound,
+    InboundPage,
+    InboundRow,
 )
 from quartermaster_client.models_lists import (
     DecisionListed,
@@ -104,6 +112,8 @@ __all__ = [
     "Component",
     "Conflict",
     "CountRow",
+    "DatedSku",
+    "DatedStep",
     "Decision",
     "DecisionListed",
     "DemandLine",
@@ -111,6 +121,9 @@ __all__ = [
     "Edit",
     "Fault",
     "Forbidden",
+    "Inbound",
+    "InboundPage",
+    "InboundRow",
     "Incoming",
     "IndexAsOf",
     "InvalidAnswer",
@@ -127,6 +140,7 @@ __all__ = [
     "Movement",
     "Node",
     "NodeCapacity",
+    "NodeSummary",
     "NotAnswered",
     "NotFound",
     "NotSent",

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from quartermaster_client import bodies
-from quartermaster_client._sync.lists import Lists
+from quartermaster_client._sync.inbound import AsyncInbound
 from quartermaster_client._sync.orders import _part
 from quartermaster_client.base import CountScope, Method, MoveKind
 from quartermaster_client.calling import NDJSON, Operation, Reply
@@ -34,7 +34,7 @@ JOB_POLL_MAX_S = 1.0
 D = TypeVar("D", Item, Node, Channel, Carrier)
 
 
-class Client(Lists):
+class Client(AsyncInbound):
     """A Quartermaster engine over HTTP. Safe to share between threads; close it, or use it as a context manager."""
 
     # -- stock ----------------------------------------------------------------------------------------------------
