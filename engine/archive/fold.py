@@ -19,6 +19,7 @@ from engine.domain.events import (
     StockCounted,
     StockMoved,
 )
+from engine.domain.move_events import PartOpened
 from engine.domain.orders import LegState, OrderRecord, decode_record
 from engine.domain.placement import CONTROL_SHARD
 from engine.domain.views import LEG_LABELS, RUNG_LABELS, order_label
@@ -46,6 +47,8 @@ _STEPS = frozenset(
     )
 )
 """Causes that change states of legs and may add one. All others may bring a decision, other lines, or fewer legs."""
+_OPENED_MARK = b"\x96\x35"
+"""How an event of a part that is opened begins: an array of six, the first of which is its tag."""
 NOTE_MAX = 256
 Row = tuple[Any, ...]
 
@@ -68,12 +71,22 @@ class Changes(NamedTuple):
     """(order number,)"""
 
 
+def opens_parts(entry: Entry) -> list[tuple[int, int]]:
+    """(shard, entry) that must be in the index before this entry: a part that came is opened, and goes on where it left."""
+    if _OPENED_MARK not in entry.payload:
+        return []
+    events = _EVENTS.decode(entry_payload(entry.schema, entry.payload))
+    return [(event.source, event.seq) for event in events if isinstance(event, PartOpened) and event.seq]
+
+
 class Fold:
     """Entries of one shard, collected into one batch."""
 
     def __init__(self, shard: int) -> None:
         self.shard = shard
         self.first_seq = 0
+        self.after: list[tuple[int, int]] = []
+        """(shard, entry) that must be in the index before this batch: see `opens_parts`."""
         self.last: Entry | None = None
         self.entries = 0
         self._orders: dict[int, tuple[OrderPut, int, int, bool, bool]] = {}
@@ -96,6 +109,7 @@ class Fold:
             raise Corrupt(f"entry {entry.seq} of shard {self.shard} cannot be read: {error}") from error
         if not self.first_seq:
             self.first_seq = entry.seq
+            self.after = opens_parts(entry) if self.shard != CONTROL_SHARD else []
         self.last = entry
         self.entries += 1
         self._n = 0

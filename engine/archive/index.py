@@ -3,6 +3,7 @@
 X1  A batch and the progress that says so are one transaction, so an entry counts exactly once, whatever is killed when.
 X2  A batch goes on exactly where its shard's progress ends; anything else is refused.
 X3  There is one writer (the archiver). A second one fails on X2 and reads its progress again.
+X4  A batch that opens a part of another shard comes after the entry that boxed it there: an order's rows are written in its order.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ BUSY_TIMEOUT_S = 10
 
 class OutOfStep(Exception):
     """X2: the batch does not go on where the index ends."""
+
+
+class Waits(Exception):
+    """X4: another shard's entries, from which a part came, are not in the index yet."""
 
 
 class Progress(NamedTuple):
@@ -163,7 +168,7 @@ class IndexWriter:
         return Progress(*row) if row is not None else None
 
     def write(self, fold: Fold) -> Progress:
-        """X1, X2. Raises OutOfStep, Unavailable (nothing of it was written, or all of it: `progress` tells)."""
+        """X1, X2. Raises OutOfStep, Waits, Unavailable (nothing of it was written, or all of it: `progress` tells)."""
         last = fold.last
         assert last is not None, "an empty batch is not written"
         changes = fold.changes()
@@ -177,6 +182,11 @@ class IndexWriter:
                     raise OutOfStep(
                         f"shard {fold.shard} is folded up to {have.seq}, the batch begins at {fold.first_seq}"
                     )
+                for shard, seq in fold.after:
+                    query = sa.select(progress.c.seq).where(progress.c.shard == shard)
+                    there = connection.execute(query).scalar()
+                    if there is None or there < seq:
+                        raise Waits(f"shard {fold.shard} waits for entry {seq} of shard {shard}")
                 gap = have is not None and fold.first_seq > have.seq + 1
 
                 def run(what: str, rows: list[Row]) -> None:
