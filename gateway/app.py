@@ -25,6 +25,7 @@ from gateway.history import routes as history
 from gateway.inventory import routes as inventory
 from gateway.jobs import routes as jobs
 from gateway.legs import routes as legs
+from gateway.legs import summary
 from gateway.negotiate import answer_is_packed
 from gateway.orders import replan
 from gateway.orders import routes as orders
@@ -46,7 +47,22 @@ HOT = frozenset(
 )
 """Served before FastAPI's router is asked."""
 # History first: its literal paths come before those with an id in the same place.
-RESOURCES = (history, orders, replan, quotes, reservations, legs, demand, inventory, config, jobs, decisions, stream, health)
+RESOURCES = (
+    history,
+    summary,
+    orders,
+    replan,
+    quotes,
+    reservations,
+    legs,
+    demand,
+    inventory,
+    config,
+    jobs,
+    decisions,
+    stream,
+    health,
+)
 
 
 def all_routes() -> list[Route]:

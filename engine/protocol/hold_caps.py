@@ -4,8 +4,8 @@ H1  Units of open holds by API key and by customer are counted by their home sha
 H2  Units held of a position are capped as a share of what is on its shelf, by the position's owner; for legs elsewhere the TRY
     carries the share. All that is held counts, whoever holds it.
 H3  The counts are a function of the records of open holds: made anew at recovery, given back with the entry that ends a hold.
-H4  Only new holds, and edits that make a hold larger, are refused. An order that is allocated at once, a commit, an extension, a
-    replan are not.
+H4  Only new holds, and edits that make a hold larger, are refused. An order that is allocated at once, a commit, an extension, and
+    new legs for units that wait are not.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial" / "first-allocation.md"
 HOW_TO = ROOT / "docs" / "how-to"
 BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.M | re.S)
-ASKING = re.compile(r"^quartermaster (?:status|verify|explain) .*$", re.M)
+ASKING = re.compile(r"^quartermaster (?:status|verify|explain|nodes) .*$", re.M)
 
 
 @pytest.mark.timeout(400)  # two starts of a whole engine

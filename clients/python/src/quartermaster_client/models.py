@@ -212,6 +212,21 @@ class LegPage(Answer, kw_only=True, frozen=True):
     has_more: bool
 
 
+class NodeSummary(Answer, kw_only=True, frozen=True):
+    """What a node has still to do. `finished`: no unit is held or allocated there, and no leg waits to be shipped."""
+
+    node_id: str
+    node_state: str
+    units_held: int
+    units_allocated: int
+    legs: dict[str, int]
+    """Legs of committed orders by state; shipped ones until they are delivered."""
+    legs_to_ship: int
+    legs_overdue: int
+    legs_more: bool
+    finished: bool
+
+
 # -- decisions -----------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from quartermaster_client.models import (
     LegPage,
     LegStep,
     LineQuantity,
+    NodeSummary,
     Order,
     OrderLeg,
     OrderLine,
@@ -310,6 +311,17 @@ class AsyncOrders(AsyncBase):
             cursor = page.next_cursor
             if not page.has_more or cursor is None:
                 return
+
+    async def node_summary(self, node_id: str) -> NodeSummary:
+        """What a node has still to do: how a drain is watched."""
+        return await self.send(
+            Operation(
+                name="GET /v1/legs/summary",
+                path="/v1/legs/summary",
+                read=lambda reply: reply.to(NodeSummary),
+                params=(("node_id", node_id),),
+            )
+        )
 
     async def get_leg(self, leg_id: str) -> OrderLeg:
         return await self.send(

@@ -20,6 +20,7 @@ from quartermaster_client.models import (
     LegPage,
     LegStep,
     LineQuantity,
+    NodeSummary,
     Order,
     OrderLeg,
     OrderLine,
@@ -310,6 +311,17 @@ class Orders(Base):
             cursor = page.next_cursor
             if not page.has_more or cursor is None:
                 return
+
+    def node_summary(self, node_id: str) -> NodeSummary:
+        """What a node has still to do: how a drain is watched."""
+        return self.send(
+            Operation(
+                name="GET /v1/legs/summary",
+                path="/v1/legs/summary",
+                read=lambda reply: reply.to(NodeSummary),
+                params=(("node_id", node_id),),
+            )
+        )
 
     def get_leg(self, leg_id: str) -> OrderLeg:
         return self.send(
