@@ -179,6 +179,18 @@ def little_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MemoryJournal, "memory", memory)
 
 
+async def test_large_entries_are_not_kept_to_look_back_where_memory_is_small(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Entries of batches are up to 256 KiB: a number of them alone is no bound."""
+
+    async def memory(self: MemoryJournal) -> tuple[int, int]:
+        return 60, 100
+
+    monkeypatch.setattr(MemoryJournal, "memory", memory)
+    await trimmed(engine)
+
+
 @pytest.mark.usefixtures("little_kept")
 async def test_any_one_damaged_snapshot_costs_time_not_data(engine: Engine) -> None:
     await trimmed(engine)
