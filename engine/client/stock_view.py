@@ -3,7 +3,9 @@
 W1  Followed only while somebody reads: begun by the first read, given up after IDLE_S without one.
 W2  A picture is built beside the one in use and takes its place when it is complete; until then the point of a shard stays where
     it was, and its age goes on. Values only ever get newer, so a picture contains its point at least.
-W3  A position counts where the placement says that its shard owns the node. When a node has another owner, pictures are void.
+W3  The age of a picture counts from when its shard was last ASKED what it had then: news that were long on their way, or lay here
+    unread, make nothing younger. Asked every PROBE_S.
+W4  A position counts where the placement says that its shard owns the node. When a node has another owner, pictures are void.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from engine.domain.replies import ItemsReply, Problem, Reply, StockPage, StockUp
 STOCK_CORR = 2
 PAGE_ROWS = 20_000
 PAGE_RETRY_S = 0.2
+PROBE_S = 0.1
 IDLE_S = 60.0
 IDLE_CHECK_S = 5.0
 ITEMS_KEPT_MAX = 200_000
@@ -40,12 +43,14 @@ class ShardStock:
         self.point = (0, 0)
         """(epoch, seq) that `columns` contain at least."""
         self.heard_s = 0.0
-        """Monotonic time at which the shard last said that they do."""
+        """Monotonic time (W3): `columns` contain all that the shard had acknowledged by then."""
         self.pictures = 0
         self._building: StockColumns | None = None
         self._newest = (0, 0)
         self._changed = changed
         self._retry: asyncio.TimerHandle | None = None
+        self._probing = False
+        self._probe_timer = asyncio.get_running_loop().call_later(PROBE_S, self._probe_forever)
         link.subscribe(STOCK_CORR, FollowStock, self._came)
 
     def _came(self, reply: Reply) -> None:
@@ -62,6 +67,23 @@ class ShardStock:
             if self._building is None:
                 self._now_at(self._newest)
 
+    def probe(self) -> None:
+        """Ask for what is due, and date what there is by it (W3)."""
+        if not self._probing:
+            self._probing = True
+            asked_s = time.monotonic()
+            self.link.tell(GetStockPage(0, 0), lambda reply: self._probed(asked_s, reply))
+
+    def _probed(self, asked_s: float, reply: Reply) -> None:
+        # What was due came before the reply, over the same connection. A new connection has begun a new picture first.
+        self._probing = False
+        if type(reply) is StockPage and self._building is None and self.columns is not None:
+            self.heard_s = max(self.heard_s, asked_s)
+
+    def _probe_forever(self) -> None:
+        self.probe()
+        self._probe_timer = asyncio.get_running_loop().call_later(PROBE_S, self._probe_forever)
+
     def fetch(self) -> None:
         """Ask for the whole picture, from the first page on (W2)."""
         self._building = StockColumns()
@@ -72,9 +94,10 @@ class ShardStock:
         self.columns = None
 
     def _ask(self, building: StockColumns, after: int) -> None:
-        self.link.tell(GetStockPage(after, PAGE_ROWS), lambda reply: self._page(building, after, reply))
+        asked_s = time.monotonic()
+        self.link.tell(GetStockPage(after, PAGE_ROWS), lambda reply: self._page(building, after, asked_s, reply))
 
-    def _page(self, building: StockColumns, after: int, reply: Reply) -> None:
+    def _page(self, building: StockColumns, after: int, asked_s: float, reply: Reply) -> None:
         if building is not self._building:
             return  # a picture that was begun again
         if type(reply) is not StockPage:
@@ -87,6 +110,7 @@ class ShardStock:
             return
         self.columns, self._building = building, None
         self.pictures += 1
+        self.heard_s = asked_s
         self._now_at(max(self._newest, (reply.epoch, reply.seq)))
 
     def _again(self, building: StockColumns, after: int) -> None:
@@ -95,15 +119,11 @@ class ShardStock:
 
     def _now_at(self, point: tuple[int, int]) -> None:
         self.point = point
-        self.heard_s = time.monotonic()
         self._changed(self)
-
-    def nudge(self) -> None:
-        """Ask for what is due now: a reader waits for it."""
-        self.link.submit(GetStockPage(0, 0))
 
     async def close(self) -> None:
         self._building = None
+        self._probe_timer.cancel()
         if self._retry is not None:
             self._retry.cancel()
         await self.link.close()
@@ -149,7 +169,7 @@ class StockView:
             self._idle = asyncio.get_running_loop().call_later(IDLE_CHECK_S, self._look_idle)
 
     def _owners_changed(self, catalog: Catalog) -> None:
-        """W3. Nodes that were added at the end change nothing."""
+        """W4. Nodes that were added at the end change nothing."""
         if catalog.owner[: len(self._owner)] != self._owner:
             for shard in self.shards:
                 shard.drop()
@@ -203,7 +223,7 @@ class StockView:
             return True
         for shard, point in points.items():
             if shard < len(self.shards) and self.shards[shard].point < point:
-                self.shards[shard].nudge()
+                self.shards[shard].probe()
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiters[waiter] = dict(points)
         try:

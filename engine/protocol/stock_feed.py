@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from engine.protocol.shard_core import ShardCore
 
 PUSH_INTERVAL_MS = 20
-HEARTBEAT_MS = 250
+HEARTBEAT_MS = 1_000
 PAGE_ROWS_MAX = 20_000
 ITEMS_MAX = 20_000
 ROW_FIELDS = 9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,31 @@ def empty_families() -> dict[str, Metric]:
         "pending": GaugeMetricFamily(
             name + "pending_commands", "Commands sent or waiting to be sent, by shard.", labels=by_shard
         ),
+        "stock_age": GaugeMetricFamily(
+            name + "stock_view_age_seconds",
+            "Age of the view of a shard's stock that availability is answered from; none while nobody reads.",
+            labels=by_shard,
+        ),
+        "stock_positions": GaugeMetricFamily(
+            name + "stock_view_positions", "Positions in the view of stock.", labels=()
+        ),
+        "stock_bytes": GaugeMetricFamily(name + "stock_view_bytes", "Memory of the view of stock.", labels=()),
+        "streams": GaugeMetricFamily(name + "open_streams", "Live streams being served.", labels=()),
+        "streams_refused": CounterMetricFamily(
+            name + "refused_streams", "Live streams refused beyond QM_STREAMS_MAX.", labels=()
+        ),
+        "streams_slow": CounterMetricFamily(
+            name + "slow_streams", "Live streams cut off because their client did not read.", labels=()
+        ),
+        "stream_events": CounterMetricFamily(
+            name + "stream_events", "Events sent to live streams, to each of them.", labels=()
+        ),
+        "stream_gaps": CounterMetricFamily(name + "stream_gaps", "Gaps that live streams were told of.", labels=()),
+        "stream_lag": GaugeMetricFamily(
+            name + "stream_lag_seconds",
+            "How far the live streams are behind a shard's journal; none while nobody listens.",
+            labels=by_shard,
+        ),
     }
 
 
@@ -39,7 +65,23 @@ def gateway_families(gateway: Gateway) -> Iterator[Metric]:
     found["connections"].add_metric((), gateway.connections.now)
     found["refused"].add_metric((), gateway.connections.refused)
     for shard, link in sorted(gateway.cluster.links().items()):
-        label = "control" if shard == CONTROL_SHARD else str(shard)
-        found["age"].add_metric((label,), link.oldest_age_s())
-        found["pending"].add_metric((label,), link.pending)
+        found["age"].add_metric(_label(shard), link.oldest_age_s())
+        found["pending"].add_metric(_label(shard), link.pending)
+    for shard, age_s in gateway.stock.ages_s(time.monotonic()).items():
+        found["stock_age"].add_metric(_label(shard), age_s)
+    positions, size_bytes = gateway.stock.size()
+    found["stock_positions"].add_metric((), positions)
+    found["stock_bytes"].add_metric((), size_bytes)
+    live = gateway.live
+    found["streams"].add_metric((), len(live.streams))
+    found["streams_refused"].add_metric((), live.refused)
+    found["streams_slow"].add_metric((), live.closed_slow)
+    found["stream_events"].add_metric((), live.sent)
+    found["stream_gaps"].add_metric((), live.gaps)
+    for shard, lag_s in live.lag_s().items():
+        found["stream_lag"].add_metric(_label(shard), lag_s)
     yield from found.values()
+
+
+def _label(shard: int) -> tuple[str]:
+    return ("control" if shard == CONTROL_SHARD else str(shard),)

@@ -10,6 +10,7 @@ L3  Entries are kept without a hole. Where the journal has one (it was trimmed, 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -83,7 +84,7 @@ class ShardFeed:
         self.seq = tail.seq if tail is not None else 0
         self.epoch = tail.epoch if tail is not None else 0
         """Newest entry read."""
-        self.at_end_s = asyncio.get_running_loop().time()
+        self.at_end_s = time.monotonic()
         """When the end of the journal was last seen."""
         self.kept: dict[int, Folded] = {}
         self._events = self._bytes = 0
@@ -106,7 +107,7 @@ class ShardFeed:
                     doubt = False
                 records = await self._feed.entries(after_seq=self.seq, limit=PAGE_ENTRIES, wait_ms=WAIT_MS)
                 if len(records) < PAGE_ENTRIES:
-                    self.at_end_s = asyncio.get_running_loop().time()
+                    self.at_end_s = time.monotonic()
                 for record in records:
                     self._keep(await self._live.fold(self.shard, record.unpacked()))
                     await asyncio.sleep(0)
@@ -310,5 +311,5 @@ class Live:
 
     def lag_s(self) -> dict[int, float]:
         """Seconds since each journal's end was seen; up to WAIT_MS is nothing but waiting there."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = time.monotonic()
         return {shard: max(0.0, now_s - feed.at_end_s - WAIT_MS / 1_000) for shard, feed in self.feeds.items()}

@@ -344,3 +344,16 @@ async def test_head_tells_the_headers_only(engine: GatewayEngine) -> None:
         answer = await client.head("/v1/stream", headers={"authorization": f"Bearer {engine.admin}"})
         assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream")
     assert not engine.door.gateway.live.streams
+
+
+async def test_what_streams_do_is_measured(engine: GatewayEngine) -> None:
+    async with engine.served() as url, listening(url, engine.admin, kind="stock") as client:
+        await client.next()
+        await engine.stock_up("N-0", "SKU-0", 1)
+        await client.next()
+        text = (await engine.client.get("/metrics", headers={"accept": "text/plain"})).text
+        name = "quartermaster_gateway_"
+        assert f"{name}open_streams 1.0" in text
+        assert f"{name}stream_events_total 1.0" in text
+        assert f'{name}stream_lag_seconds{{shard="0"}} 0.0' in text
+        assert f'{name}stream_lag_seconds{{shard="control"}} 0.0' in text

@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -134,8 +135,8 @@ def shown(shard: ShardStock) -> Values:
     return found
 
 
-OPS = ("receive", "order", "ask", "poll", "poll_unacknowledged", "answer", "wait", "lose", "restart")
-WEIGHTS = (4, 3, 5, 6, 2, 6, 3, 1, 1)
+OPS = ("receive", "order", "ask", "poll", "poll_unacknowledged", "answer", "wait", "probe", "lose", "restart")
+WEIGHTS = (8, 6, 14, 14, 4, 14, 8, 5, 1, 1)
 
 
 class Meeting:
@@ -147,6 +148,8 @@ class Meeting:
         self.wire = Wire(self.owner)
         self.had: dict[Key, list[tuple[int, int, list[int]]]] = {}
         """Values by position: (epoch, newest entry that is built, values), oldest first."""
+        self.acknowledged: list[tuple[int, Key]] = []
+        """(time, (epoch, entry)) of every acknowledgement."""
         self.shard = ShardStock(0, cast(ShardLink, self.wire), lambda shard: None)
 
     def note(self) -> None:
@@ -177,6 +180,8 @@ class Meeting:
             wire.answer()
         elif op == "wait":
             owner.now_ms += draw.choice((1, PUSH_INTERVAL_MS, HEARTBEAT_MS))
+        elif op == "probe":
+            self.shard.probe()
         elif op == "lose":
             wire.lose()
         else:
@@ -191,11 +196,14 @@ class Meeting:
         core = self.owner.core
         if self.owner.entries and core.durable_seq < self.owner.entries[-1].seq:
             core.appended(self.owner.entries[-1].seq)
+            self.acknowledged.append((self.owner.now_ms, (self.owner.epoch, core.durable_seq)))
 
     def check(self) -> None:
-        """W2: what is shown is what the position had at its point, or at some later moment."""
+        """W2: what is shown is what the position had at its point, or at some later moment. W3: its age is no lie."""
         if self.shard.columns is None:
             return
+        for at_ms, point in self.acknowledged:
+            assert at_ms >= self.shard.heard_s * 1_000 or point <= self.shard.point, (at_ms, point, self.shard.heard_s)
         seen = shown(self.shard)
         for key, had in self.had.items():
             at = [n for n, (epoch, seq, _) in enumerate(had) if (epoch, seq) <= self.shard.point]
@@ -225,18 +233,19 @@ class Meeting:
 
 
 @pytest.mark.parametrize("page_rows", [1, 3, 20_000])
-@given(seed=st.integers(0, 2**32), steps=st.integers(5, 80))
+@given(seed=st.integers(0, 2**32), steps=st.integers(5, 200))
 @settings(max_examples=40, deadline=None)
 def test_a_view_ends_as_its_owner_and_never_shows_what_is_older_than_its_point(
     page_rows: int, seed: int, steps: int
 ) -> None:
-    async def run() -> None:
+    async def run(patch: pytest.MonkeyPatch) -> None:
         draw = random.Random(seed)
         meeting = Meeting(draw)
+        patch.setattr(stock_view, "time", SimpleNamespace(monotonic=lambda: meeting.owner.now_ms / 1_000))
         for op in draw.choices(OPS, WEIGHTS, k=steps):
             meeting.step(op)
         meeting.settle()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stock_view, "PAGE_ROWS", page_rows)
-        asyncio.run(run())
+        asyncio.run(run(patch))
