@@ -170,7 +170,7 @@ class Books:
         return [order_no for order_no, _ in orders]
 
     def load_node(self, node: int, data: bytes) -> None:
-        _schema, items, columns, capacity, *rest = decode(data)
+        _schema, items, columns, capacity, *rest = decode(data)  # rest: keys, feeds, movements, settings, foreign legs...
         for day, units in capacity:
             self._use(node, day, units)
         on_hand, safety = int32s(columns["on_hand"]), int32s(columns["safety"])
@@ -178,7 +178,7 @@ class Books:
             row = self._ensure(position_key(item, node))
             self._on_hand[row] += on_hand[n]
             self._safety[row] = safety[n]
-        for home, txn, slot, order_no, leg_no, state, day, taken, lines, _held_at, *tail in rest[-1]:
+        for home, txn, slot, order_no, leg_no, state, day, taken, lines, _held_at, *tail in rest[4]:
             _resolved, shipped, _version, written_off, emptied = tail[:5]
             leg = ForeignLeg(
                 home, txn, slot, state, sum_pairs(lines), sum_pairs(shipped), sum_pairs(written_off), tuple(emptied)

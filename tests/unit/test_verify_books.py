@@ -15,6 +15,8 @@ from engine.domain.commands import (
     CommitHold,
     CountStock,
     ExtendHold,
+    PutInbound,
+    ReceiveInbound,
     ReleaseHold,
     SetPosition,
     StockMove,
@@ -87,7 +89,7 @@ class Traffic:
 
     def run(self, steps: int) -> None:
         for node in range(self.cluster.nodes):
-            moves = tuple(StockMove(f"SKU-{item}", "received", 30) for item in range(self.cluster.items))
+            moves = tuple(StockMove(f"SKU-{item}", "received", 30) for item in range(self.cluster.items - 1))
             assert not isinstance(self._ask(self._node_shard(node), AdjustStock(f"N-{node}", moves)), Problem)
         for _ in range(steps):
             self._step()
@@ -100,7 +102,8 @@ class Traffic:
 
     def _step(self) -> None:
         kind = self.random.choices(
-            ("place", "change", "move", "count", "set", "wait"), (40, 45, 8, 4, 2, 3 if self.cluster.shards == 1 else 0)
+            ("place", "change", "move", "count", "set", "inbound", "wait"),
+            (40, 45, 8, 4, 2, 4, 3 if self.cluster.shards == 1 else 0),
         )[0]
         if kind == "place":
             self._place()
@@ -171,7 +174,13 @@ class Traffic:
                 ((sku, units),),
             )
         elif kind == "set":
-            command = SetPosition(f"N-{node}", ((sku, units % 3, "counted", 10_000, 0),))
+            mode = "uncounted" if sku == f"SKU-{self.cluster.items - 1}" and units % 4 else "counted"
+            command = SetPosition(f"N-{node}", ((sku, units % 3, mode, 10_000, units if mode == "uncounted" else 0),))
+        elif kind == "inbound":
+            inbound_id = f"PO-{sku}"
+            command = PutInbound(f"N-{node}", ((inbound_id, sku, units, self.cluster.now_ms + 86_400_000),))
+            if units % 2:
+                command = ReceiveInbound(f"N-{node}", inbound_id, units // 2 + 1, units % 3 == 0)
         else:
             movement = self.random.choice(("received", "received", "damaged", "sold_in_store", "found"))
             command = AdjustStock(f"N-{node}", (StockMove(sku, movement, units),))
