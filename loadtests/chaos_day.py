@@ -276,7 +276,7 @@ class Day:
             "rebuilt_differences": len(wrong),
             "rebuilt_entries": {str(shard): {"archive": a, "journal": j} for shard, (a, j) in sources.items()},
             "slopes": slopes,
-            "samples": self.watch.samples,
+            "samples": [{k: v for k, v in sample.items() if k != "settled"} for sample in self.watch.samples],
         }
 
     async def _rest(self) -> bool:
@@ -325,6 +325,14 @@ def _commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
+def as_text(result: dict[str, Any]) -> str:
+    """JSON with a line for each sample and each kill: hundreds of them are kept with the sources."""
+    lists = {name: result[name] for name in ("kills", "samples")}
+    head = json.dumps({name: value for name, value in result.items() if name not in lists}, indent=1)
+    tails = [f' "{name}": [\n  ' + ",\n  ".join(map(json.dumps, rows)) + "\n ]" for name, rows in lists.items()]
+    return ",\n".join([head[: head.rindex("\n")], *tails]) + "\n}\n"
+
+
 def run(plan: Plan, *, out: Path, keep: bool) -> None:
     """Play a plan in a temporary folder, write its two files, and exit 0 only if all holds."""
     stop_on_sigterm()
@@ -338,7 +346,7 @@ def run(plan: Plan, *, out: Path, keep: bool) -> None:
             print(f"kept {folder}", flush=True)
         else:
             shutil.rmtree(folder, ignore_errors=True)
-    (out / f"{plan.name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (out / f"{plan.name}.json").write_text(as_text(result))
     (out / f"{plan.name}.svg").write_text(plot(result, plan.title))
     day.say("everything holds" if result["holds"] else f"{len(day.failures)} things do not hold")
     sys.exit(0 if result["holds"] else 1)

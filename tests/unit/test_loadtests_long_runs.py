@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from xml.etree import ElementTree
 
 import pytest
 
 from loadtests.chaos_checks import compare_books
-from loadtests.chaos_day import Plan
+from loadtests.chaos_day import Plan, as_text
 from loadtests.chaos_watch import MIB, plot, slope
 from loadtests.ledger import Ledger
 from loadtests.svg_plot import Panel, chart
@@ -66,6 +67,12 @@ def test_a_plot_has_every_process_and_every_kill_and_leaves_out_half_samples() -
     marks = [line for line in tree.iter(_SVG + "line") if line.get("stroke") == "#f3c6c6"]
     panels = [text for text in texts if text and text.endswith(")") and " (" in text]
     assert len(marks) == len(panels) == 8
+
+
+@pytest.mark.parametrize("kills", [[], [{"at_s": 1.0}], [{"at_s": 1.0}, {"at_s": 2.0}]])
+def test_a_result_is_written_as_it_is(kills: list[dict[str, float]]) -> None:
+    result = {"holds": True, "kills": kills, "slopes": {"all": {"points": 3}}, "samples": [sample(0, 1), sample(1, 1)]}
+    assert json.loads(as_text(result)) == result
 
 
 def test_a_chart_of_one_point_is_a_chart() -> None:
