@@ -170,7 +170,8 @@ class Books:
         return [order_no for order_no, _ in orders]
 
     def load_node(self, node: int, data: bytes) -> None:
-        _schema, items, columns, capacity, *rest = decode(data)  # rest: keys, feeds, movements, settings, foreign legs...
+        # keys, feeds, movements, settings, foreign legs, and what later versions append
+        _schema, items, columns, capacity, *rest = decode(data)
         for day, units in capacity:
             self._use(node, day, units)
         on_hand, safety = int32s(columns["on_hand"]), int32s(columns["safety"])
