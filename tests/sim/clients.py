@@ -26,16 +26,19 @@ from engine.domain.commands import (
     GetStatus,
     ListLegs,
     PlaceOrder,
+    PlaceQuoted,
     PrioritiseDemand,
+    Quoted,
+    QuoteOrder,
     ReleaseHold,
     SetPosition,
     StockMove,
 )
 from engine.domain.config import Node
 from engine.domain.ids import slot_of
-from engine.domain.orders import LegState, OnShort, OrderState
+from engine.domain.orders import LegState, OnShort, OrderRequest, OrderState
 from engine.domain.placement import shard_of_node, shard_of_slot
-from engine.domain.replies import LegView, OrderView, Problem, Reply, StockReply
+from engine.domain.replies import LegView, OrderView, Problem, QuoteReply, Reply, StockReply
 from engine.protocol.control_core import ControlCore
 from engine.protocol.shard_core import ShardCore
 from engine.protocol.tokens import parse_token
@@ -76,6 +79,7 @@ class Clients:
         self.count = 0
         self.refusals: dict[str, int] = defaultdict(int)
         self.answered = 0
+        self.quotes_kept = 0
         self._corr = 0
         self._feed_seq = 0
         self.nodes: list[Node] = [node for node in world.core(0).catalog.nodes if node is not None]
@@ -126,7 +130,7 @@ class Clients:
         """Who owns what a command is about, by the newest map."""
         placement, command = self.world.placement, op.command
         node_id, slot = getattr(command, "node_id", None), getattr(command, "slot", None)
-        if slot is None and isinstance(command, PlaceOrder) and command.order.ship_to is not None:
+        if slot is None and isinstance(command, PlaceOrder | QuoteOrder) and command.order.ship_to is not None:
             slot = slot_of(command.order.ship_to.country, command.order.ship_to.postal_code)
         if slot is not None:
             return shard_of_slot(placement, slot)
@@ -214,7 +218,43 @@ class Clients:
             cancel_after_ms=self.world.now_ms + rng.randint(0, 5_000) if rng.random() < 0.2 else None,
         )
         ttl_s = rng.choice([0, 0, 1, 2, 5])
-        self.send(self.home("US" + postal_code[:3]), PlaceOrder(order, ttl_s, **self.key()))
+        home = self.home("US" + postal_code[:3])
+        if rng.random() < 0.2:
+            self.count += 1  # the next order has another id
+            self.send(home, QuoteOrder(order), lambda reply: self._spend(order, ttl_s, home, reply))
+        else:
+            self.send(home, PlaceOrder(order, ttl_s, **self.key()))
+
+    def _spend(self, order: OrderRequest, ttl_s: int, home: int, reply: Reply) -> None:
+        """Take up what was quoted, some of it too late: it is kept, or refused with a reason of its own."""
+        if not isinstance(reply, QuoteReply):
+            return
+        option = self.random.choice(reply.options)
+        quoted = Quoted(
+            option.service,
+            reply.at_ms,
+            reply.at_ms + self.random.choice([1, 200, 60_000]),
+            option.ship_by_ms,
+            option.deliver_by_ms,
+            option.money_minor[0],
+            option.unfilled_units,
+        )
+
+        def kept(answer: Reply) -> None:
+            if isinstance(answer, OrderView) and not answer.replayed and answer.version == 1:
+                assert answer.deliver_by_ms <= quoted.deliver_by_ms, (
+                    f"quoted by {quoted.deliver_by_ms}, placed as {answer}"
+                )
+                unfilled = sum(line.quantity for line in answer.unfilled)
+                assert unfilled <= quoted.unfilled_units, (
+                    f"{quoted.unfilled_units} unfilled were quoted, not {unfilled}"
+                )
+                self.quotes_kept += 1
+
+        def spend() -> None:
+            self.send(home, PlaceQuoted(order, ttl_s, **self.key(), quoted=quoted), kept)
+
+        self.world.after(self.random.choice([1, 50, 400]), spend)
 
     def _change_something(self) -> None:
         rng = self.random
