@@ -21,7 +21,6 @@ WAREHOUSE_S = (1.0, 6.0)
 """Time between an order and its first step in the warehouse."""
 RECOUNT_EVERY_S = 1.0
 RECOUNT_SKUS = 10
-LEG_STEPS = ("release", "accept", "pick", "ship")
 
 
 class Path(NamedTuple):

@@ -122,19 +122,22 @@ async def test_an_answer_that_was_cut_is_asked_for_again_with_the_same_key(
 
 @asynccontextmanager
 async def a_server(answer: bytes) -> AsyncIterator[str]:
-    """Takes connections and requests; sends `answer` for each and then closes, or nothing."""
+    """Takes a request of each connection, sends `answer` and closes; with nothing to answer it waits for the other side to."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         if answer:
             writer.write(answer)
-            writer.close()
+        else:
+            await reader.read()
+        writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
+        await asyncio.sleep(0.05)  # for its ends of connections to see that the others are closed
 
 
 async def test_silence_is_an_unknown_outcome(transport: qm.AsyncTransport) -> None:
@@ -181,6 +184,24 @@ async def test_an_address_that_is_not_plain_http_is_refused_at_once() -> None:
     async with qm.AsyncClient("https://gateway", "qm_key", transport=PlainTransport()) as client:
         with pytest.raises(ValueError, match="https://gateway"):
             await client.version()
+
+
+async def test_a_call_that_never_got_a_connection_was_not_sent() -> None:
+    """One connection, and somebody else waits on it for an answer that does not come."""
+    transport = PlainTransport(connections=1)
+    async with a_server(b"") as url:
+        slow = qm.AsyncClient(url, "qm_key", retry=qm.NO_RETRIES, timeout_s=30, transport=transport)
+        waits = asyncio.create_task(slow.version())
+        await asyncio.sleep(0.05)
+        quick = qm.AsyncClient(url, "qm_key", retry=qm.NO_RETRIES, timeout_s=0.1, transport=transport)
+        with pytest.raises(qm.Unreachable, match="no connection was free"):
+            await quick.allocate(an_order("I-1"))
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        with pytest.raises(qm.UnknownOutcome):  # the connection is free again, and this call is sent
+            await quick.allocate(an_order("I-2"))
+    await transport.aclose()
 
 
 LOCUST = """
