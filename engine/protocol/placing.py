@@ -20,6 +20,7 @@ from engine.domain.decide_orders import (
     shortage,
     slot_for,
 )
+from engine.domain.demand import units_by_item
 from engine.domain.events import OrderPut
 from engine.domain.ids import OrderRef, public_id
 from engine.domain.keys import hash_of
@@ -243,6 +244,9 @@ def finish_place(
     index_order(state, slot, order_no, record)
     if record.demand:
         core.demand.placed(slot, order_no, record, now_ms=now_ms)
+        if flight.registered:  # its plan is of a moment ago: what came back since woke nobody
+            for item in units_by_item(record):
+                core.demand.stirred(item)
         core.demand_log.waits(slot, record, batch.time_ms)
     if held:
         state.open_holds += 1

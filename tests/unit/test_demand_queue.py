@@ -23,6 +23,7 @@ from engine.domain.orders import DemandRecord, LineRecord, OnShort, OrderRecord,
 from engine.domain.replies import OrderView, Problem
 from engine.protocol.demand_queue import ATTEMPTS_PER_POLL
 from tests.builders import NOW_MS, a_channel, a_line, a_network, a_node, a_place, an_item, an_order, as_docs
+from tests.sim.little_cluster import LittleCluster
 from tests.sim.lone_core import LoneCore
 
 DAY_MS = 86_400_000
@@ -384,3 +385,21 @@ def test_the_channel_gives_unpaid_orders_a_date() -> None:
     shop.pass_time(61_000)
     assert (state_of(shop, unpaid), state_of(shop, paid)) == ("cancelled", "parked")
     shop.check_recovery({})
+
+
+def test_units_that_come_back_while_an_order_is_placed_across_shards_serve_it() -> None:
+    """It waits only once its transaction is through: what came meanwhile found nobody to wake."""
+    cluster = LittleCluster(shards=2)
+    for shard, node in ((0, "N-0"), (1, "N-1")):
+        cluster.ask(shard, AdjustStock(node, (StockMove("SKU-0", "received", 1),)))
+    corr = cluster.send(0, a_place(an_order("A-1", {"SKU-0": 4}, on_short=OnShort.PARK)))
+    cluster.step()
+    assert cluster.cores[0].two_phase.pending_count == 1
+    cluster.send(0, AdjustStock("N-0", (StockMove("SKU-0", "received", 2),)))
+    cluster.settle()
+    placed = cluster.replies[corr]
+    assert isinstance(placed, OrderView)
+    assert [line.quantity for line in placed.unfilled] == [2]
+    found = cluster.ask(0, GetOrder(placed.slot, placed.order_no))
+    assert isinstance(found, OrderView)
+    assert found.unfilled == (), "served at once, not by the clock"
