@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engine.domain.catalog import Catalog
 from engine.domain.commands import FindItems, FollowStock, GetStockPage
 from engine.domain.decide_stock import SUPPLY_MODES
 from engine.domain.replies import ItemsReply, StockPage, StockUpdate
@@ -172,9 +173,16 @@ def get_stock_page(core: ShardCore, conn: int, corr: int, command: GetStockPage,
     core.stock_feed.page(conn, corr, command, now_ms)
 
 
+def _stocked(catalog: Catalog, sku: str) -> int:
+    """Index of an item that has positions; -1 for a kit, whose numbers are its components': the owners add them up."""
+    index = catalog.item_of.get(sku, -1)
+    item = catalog.items[index] if index >= 0 else None
+    return index if item is not None and not item.components else -1
+
+
 def find_items(core: ShardCore, conn: int, corr: int, command: FindItems, now_ms: int) -> None:
     catalog = core.catalog
-    indexes = tuple([catalog.item_of.get(sku, -1) for sku in command.skus[:ITEMS_MAX]])
+    indexes = tuple([_stocked(catalog, sku) for sku in command.skus[:ITEMS_MAX]])
     items = catalog.items
     found = [items[index] if 0 <= index < len(items) else None for index in command.indexes[:ITEMS_MAX]]
     core.answers_now([Answer(conn, corr, ItemsReply(indexes, tuple([item.sku if item else "" for item in found])))])

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.integration.engine_process import Engine
-from tests.integration.network_over_http import NODES, SKUS, fresh, order, post, put, receive, set_up_network
+from tests.integration.network_over_http import NODES, SKUS, ZIPS, fresh, order, post, put, receive, set_up_network
 
 pytestmark = pytest.mark.timeout(300)
 """The first test of a module waits for the engine to start."""
@@ -274,6 +274,76 @@ def test_a_pickup_line_is_served_by_its_node(client: httpx.Client) -> None:
     answer = allocate(client, body)
     assert answer.status_code == 201, answer.text
     assert answer.json()["legs"][0]["node_id"] == "LAX"
+    assert answer.json()["legs"][0]["ready_at"] == answer.json()["promise"]["ship_by"]
+
+
+def test_stores_are_found_by_distance_whatever_shard_owns_them(client: httpx.Client) -> None:
+    sku, _ = scarce(client, {"NYC": 3, "ATL": 1, "LAX": 9})
+    params = {"sku": sku, "quantity": 2, "postal_code": ZIPS["NYC"], "radius_km": 5_000}
+    page = client.get("/v1/availability/stores", params=params).json()
+    assert [store["node_id"] for store in page["data"]] == ["NYC", "CHI", "ATL", "LAX"]
+    assert [store["has_all"] for store in page["data"]] == [True, False, False, True]
+    assert [store["ready_at"] is not None for store in page["data"]] == [True, False, False, True]
+    near = client.get("/v1/availability/stores", params={**params, "in_stock": "true", "limit": 1}).json()
+    assert [store["node_id"] for store in near["data"]] == ["NYC"]
+    far = client.get(
+        "/v1/availability/stores", params={**params, "in_stock": "true", "limit": 1, "cursor": near["next_cursor"]}
+    ).json()
+    assert ([store["node_id"] for store in far["data"]], far["has_more"]) == (["LAX"], False)
+
+
+def test_goods_are_sent_to_a_store_of_another_shard_and_ready_after_they_came(client: httpx.Client) -> None:
+    sku, token = scarce(client, {"NYC": 3})
+    store = fresh("STORE")
+    document = {"node_id": store, "postal_code": "90003", "lat": 33.96, "lon": -118.27, "offers": ["ship_to_store"]}
+    put(client, f"/v1/nodes/{store}", {**document, "time_zone": "America/Los_Angeles", "working_days": list(range(7))})
+    body = order({sku: 2}, near="LAX")
+    body["lines"][0] |= {"method": "ship_to_store", "pickup_node_id": store}
+    placed: dict[str, Any] = {}
+
+    def is_placed() -> bool:  # the store has just been made
+        answer = allocate(client, body, after=token)
+        placed.update(answer.json())
+        return answer.status_code == 201
+
+    eventually(is_placed)
+    (leg,) = placed["legs"]
+    assert (leg["node_id"], leg["carrier"]) == ("NYC", "acme")
+    assert leg["ready_at"] > leg["deliver_by"] > leg["ship_by"]
+    assert placed["promise"]["deliver_by"] == leg["ready_at"]
+    body = order({sku: 1})
+    body["lines"][0] |= {"method": "pickup", "pickup_node_id": store}
+    refused = allocate(client, body)
+    assert (refused.status_code, refused.json()["errors"][0]["offers"]) == (409, ["ship_to_store"])
+
+
+def test_a_supplier_promises_its_cap_and_no_more(client: httpx.Client) -> None:
+    sku, _ = scarce(client, {})
+    row = {"sku": sku, "supply": "uncounted", "daily_cap_units": 3}
+    capped = client.put("/v1/inventory/positions", json={"node_id": "CHI", "positions": [row]})
+    assert capped.json()["positions"][0]["available_to_promise"] == 3, capped.text
+    token = capped.json()["token"]
+    placed = allocate(client, order({sku: 2}, near="LAX"), after=token)
+    assert placed.status_code == 201, placed.text
+    refused = allocate(client, order({sku: 2}, near="NYC"), after=merged([token, placed.json()["token"]]))
+    assert refused.json()["errors"][0]["available_to_promise"] == 1, refused.text
+
+
+def test_what_is_on_its_way_is_dated_and_serves_who_waits_when_it_comes(client: httpx.Client) -> None:
+    sku, _ = scarce(client, {})
+    rows = [{"inbound_id": f"{sku}-1", "sku": sku, "quantity": 5, "expected_at": "2040-01-02T00:00:00Z"}]
+    stated = client.put("/v1/inventory/inbound", json={"node_id": "LAX", "inbound": rows})
+    assert stated.status_code == 200, stated.text
+    parked = allocate(client, order({sku: 2}, on_short="park"))
+    assert parked.json()["state"] == "parked", parked.text
+    (row,) = client.get("/v1/availability/dated", params={"sku": sku}).json()["data"]
+    assert (row["available_to_promise"], row["waiting_units"]) == (0, 2)
+    assert [(step["at"], step["available_to_promise"]) for step in row["steps"]] == [("2040-01-02T00:00:00Z", 3)]
+    received = post(client, "/v1/inventory/inbound/receive", {"node_id": "LAX", "inbound_id": f"{sku}-1"})
+    assert received.status_code == 200, received.text
+    path = f"/v1/allocations/{parked.json()['allocation_id']}"
+    eventually(lambda: client.get(path).json()["state"] == "allocated")
+    eventually(lambda: atp(client, sku) == {"LAX": 3})
 
 
 def test_a_kit_leaves_from_one_node_and_takes_its_components(client: httpx.Client) -> None:
@@ -288,6 +358,7 @@ def test_a_kit_leaves_from_one_node_and_takes_its_components(client: httpx.Clien
     answer = allocate(client, order({kit: 2}), after=merged([token_left, token_right]))
     assert answer.status_code == 201, answer.text
     assert [leg["node_id"] for leg in answer.json()["legs"]] == ["CHI"]
+    assert atp(client, kit) == {"CHI": 0}
     assert atp(client, left) == {"NYC": 4, "CHI": 0}
     assert atp(client, right) == {"CHI": 0}
 
