@@ -39,6 +39,7 @@ from engine.client.neighbour import living_neighbour
 from engine.domain.api_keys import KEY_ID_BYTES, PREFIX, SECRET_BYTES
 from engine.domain.commands import GetConfig, PutConfig
 from engine.domain.config import QUOTE_SECRET, ApiKey, Placement, Secret
+from engine.domain.move_commands import AddShard, AdmitShard
 from engine.domain.placement import CONTROL_SHARD
 from engine.domain.replies import ConfigReply, Done, Problem
 from engine.journal.connection import parse_url
@@ -226,15 +227,16 @@ async def _start_shards(settings: Settings, keeper: SupervisorKeeper, say: Say) 
         await _settle_placement(cluster, settings)
         await _settle_quote_secret(cluster)
         api_key = await _settle_admin_key(cluster, settings)
+        say(f"recovering {settings.shards} shard{'s' if settings.shards > 1 else ''}")
+        await keeper.start_rest()
+        try:
+            await asyncio.wait_for(keeper.supervisor.wait_shards.remote(), START_TIMEOUT_S)
+        except TimeoutError:
+            raise StartError("not every shard came up; see the log above") from None
+        await _admit_shards(cluster, settings)
     finally:
         await cluster.close()
         await directory.close()
-    say(f"recovering {settings.shards} shard{'s' if settings.shards > 1 else ''}")
-    await keeper.start_rest()
-    try:
-        await asyncio.wait_for(keeper.supervisor.wait_shards.remote(), START_TIMEOUT_S)
-    except TimeoutError:
-        raise StartError("not every shard came up; see the log above") from None
     return api_key
 
 
@@ -335,11 +337,26 @@ async def _settle_placement(cluster: Cluster, settings: Settings) -> None:
     if not isinstance(reply, ConfigReply):
         raise StartError(f"the control shard does not say how many shards there are: {reply}")
     have = msgspec.json.decode(reply.documents[0].document, type=Placement).shard_count
-    if have != settings.shards:
+    if settings.shards < have:
         raise StartError(
             f"this data folder is laid out for {have} shard{'s' if have > 1 else ''}, {settings.shards} were asked "
-            f"for; start with --shards {have} (moving shards is not offered yet)"
+            f"for; start with --shards {have}. A shard is emptied with `quartermaster shards drain`, and stays"
         )
+    for _ in range(have, settings.shards):
+        added = await cluster.ask(CONTROL_SHARD, AddShard(), timeout_s=30.0)
+        if not isinstance(added, ConfigReply):
+            raise StartError(f"the control shard adds no shard: {added}")
+
+
+async def _admit_shards(cluster: Cluster, settings: Settings) -> None:
+    """Shards that were added serve: from now on others ask them, and parts can be moved to them."""
+    reply = await cluster.ask(CONTROL_SHARD, GetConfig("placement", ""), timeout_s=30.0)
+    if not isinstance(reply, ConfigReply):
+        raise StartError(f"the control shard does not say which shards there are: {reply}")
+    for shard in msgspec.json.decode(reply.documents[0].document, type=Placement).joining:
+        admitted = await cluster.ask(CONTROL_SHARD, AdmitShard(shard), timeout_s=30.0)
+        if not isinstance(admitted, ConfigReply):
+            raise StartError(f"the control shard does not admit shard {shard}: {admitted}")
 
 
 async def _settle_admin_key(cluster: Cluster, settings: Settings) -> str:

@@ -374,7 +374,7 @@ class Runner:
             self._broken(error)
 
     def follow_peers(self) -> None:
-        """Follow the views of every other stock shard of the map."""
+        """Follow the views of every other stock shard of the map; again when the map has changed."""
         if self.cluster is not None:
             for shard in self.cluster.shards:
                 self._follow(shard)

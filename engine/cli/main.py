@@ -23,6 +23,7 @@ def build() -> typer.Typer:
     from engine.cli.imports import app as imports
     from engine.cli.keys import app as keys
     from engine.cli.nodes import app as nodes
+    from engine.cli.shards import app as shards
     from engine.cli.status import status
     from engine.cli.transfer import export, restore
     from engine.cli.up import up
@@ -32,6 +33,7 @@ def build() -> typer.Typer:
         app.command()(command)
     app.add_typer(imports, name="import")
     app.add_typer(keys, name="keys")
+    app.add_typer(shards, name="shards")
     app.add_typer(nodes, name="nodes")
     return app
 

@@ -10,7 +10,7 @@ import structlog
 from engine.client.link import Finder, ShardLink, unavailable
 from engine.domain.catalog import Catalog
 from engine.domain.commands import Command, FollowConfig
-from engine.domain.placement import CONTROL_SHARD
+from engine.domain.placement import CONTROL_SHARD, serving_shards
 from engine.domain.replies import ConfigDoc, ConfigReply, Problem, Reply
 
 CONFIG_CORR = 1
@@ -74,8 +74,9 @@ class Cluster:
     # -- routing --------------------------------------------------------------------------------------------------
 
     @property
-    def shards(self) -> range:
-        return range(self.catalog.placement.shard_count)
+    def shards(self) -> list[int]:
+        """Stock shards that serve."""
+        return serving_shards(self.catalog.placement)
 
     def shard_of_slot(self, slot: str) -> int:
         return self.catalog.owner_of_slot(slot)

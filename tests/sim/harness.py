@@ -496,10 +496,11 @@ class World:
         self.counting = False
         self.run(for_ms)
         for _ in range(1_000):  # what waits is tried again now and then: look between two attempts
-            if all(core.two_phase.pending_count == core.driver.count == 0 for core in self.cores()):
-                break
+            if self._is_quiet():
+                self.run(60)
+                if self._is_quiet():
+                    break
             self.run(20)
-        self.run(60)
         cores = self.cores()
         for core in cores:
             checker.check_core(core)
@@ -509,6 +510,10 @@ class World:
         control = self.processes[CONTROL_SHARD].core
         assert isinstance(control, ControlCore)
         checker.check_configuration(cores, control)
+
+
+    def _is_quiet(self) -> bool:
+        return all(core.two_phase.pending_count == core.driver.count == 0 for core in self.cores())
 
 
 def _kind(document: Document) -> str:
