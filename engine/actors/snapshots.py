@@ -16,6 +16,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Awaitable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 FLOOR = "floor"
 PACK_S = 0.002
 PAUSE_S = 0.02
+READ_AHEAD = 8
+"""Parts that the server reads while one is loaded."""
 MEMORY_TIGHT = 0.5
 """Share of the server's memory past which the journal's past gives way to its present."""
 ENTRIES_KEPT_TIGHT = 1_000
@@ -85,12 +89,7 @@ class Snapshotter:
             )
         self._trimmed_seq = acquired.first_seq - 1
         after_seq = await self._load_floor(parts.pop(FLOOR, []))
-        for part, refs in sorted(parts.items()):
-            used = await self._load_newest(part, refs)
-            if used is not refs[0]:
-                self._damaged[part] = refs[0].seq
-                after_seq = min(after_seq, used.seq)
-            self._seqs[part] = [ref.seq for ref in refs][:2]
+        after_seq = await self._load_parts(sorted(parts.items()), after_seq)
         if after_seq < self._trimmed_seq:
             raise Corrupt(f"entries {after_seq + 1} to {self._trimmed_seq} are trimmed, the snapshots need them")
         replayed = 0
@@ -120,12 +119,33 @@ class Snapshotter:
             return self._floor_seq
         return self._trimmed_seq if refs else 0  # F3: trim never passed a floor
 
-    async def _load_newest(self, part: str, refs: list[PartRef]) -> PartRef:
-        """The newest snapshot that reads back whole."""
+    async def _load_parts(self, parts: list[tuple[str, list[PartRef]]], after_seq: int) -> int:
+        """Load every part; returns the entry after which the tail must be replayed: earlier where a damaged snapshot was left."""
+        read_part = self._runner.journal.read_part
+        ahead: deque[asyncio.Task[bytes]] = deque()
+        asked = iter(parts)
+        try:
+            for part, refs in parts:
+                for _, wanted in islice(asked, READ_AHEAD - len(ahead)):
+                    ahead.append(asyncio.ensure_future(read_part(wanted[0])))
+                used = await self._load_newest(part, refs, ahead.popleft())
+                if used is not refs[0]:
+                    self._damaged[part] = refs[0].seq
+                    after_seq = min(after_seq, used.seq)
+                self._seqs[part] = [ref.seq for ref in refs][:2]
+        finally:
+            for task in ahead:
+                task.cancel()
+            await asyncio.gather(*ahead, return_exceptions=True)
+        return after_seq
+
+    async def _load_newest(self, part: str, refs: list[PartRef], newest: Awaitable[bytes]) -> PartRef:
+        """The newest snapshot that reads back whole; the first one is being read already."""
         runner = self._runner
         for ref in refs:
             try:
-                data = part_data(part, ref.schema, await runner.journal.read_part(ref))
+                packed = await (newest if ref is refs[0] else runner.journal.read_part(ref))
+                data = part_data(part, ref.schema, packed)
                 runner.core.load_part(part, ref.seq, data)
             except (UnknownSchema, Misconfigured) as error:
                 raise Corrupt(f"the snapshot of {part} cannot be used: {error}") from error

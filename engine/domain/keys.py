@@ -141,6 +141,14 @@ class IdTable(_Index):
         super().__init__()
         self.order_nos = array("Q")
 
+    @classmethod
+    def of(cls, order_nos: dict[int, int]) -> IdTable:
+        """A table of many at once: order number by hash."""
+        table = cls()
+        table.keys, table.order_nos = array("Q", order_nos), array("Q", order_nos.values())
+        _Index._rebuild(table)
+        return table
+
     def get(self, key: int) -> int | None:
         row = self.row(key)
         found = self.order_nos[row] if row >= 0 else _GONE

@@ -482,7 +482,11 @@ def index_order(state: ShardState, slot: str, order_no: int, record: OrderRecord
     (state.slots.get(slot) or state.slot(slot)).ids.put(hash_of(record.order_id), order_no)
 
 
-_ON_WORK_LIST = (LegState.ALLOCATED, LegState.RELEASED, LegState.ACCEPTED, LegState.PICKING, LegState.SHIPPED)
+_HELD, _COMMITTED, _LEG_RELEASED = int(OrderState.HELD), int(OrderState.COMMITTED), int(LegState.RELEASED)
+_ON_WORK_LIST = tuple(
+    int(state)
+    for state in (LegState.ALLOCATED, LegState.RELEASED, LegState.ACCEPTED, LegState.PICKING, LegState.SHIPPED)
+)
 
 
 def index_work(state: ShardState, slot: str, order_no: int, record: OrderRecord) -> None:
@@ -525,27 +529,37 @@ def rebuild_indexes(state: ShardState) -> Derived:
     for node, node_part in sorted(state.nodes.items()):
         for key in node_part.foreign:
             note_holder(state, key, node)
+    newest = derived.newest_order_no
     for slot, part in state.slots.items():
-        part.ids = IdTable()
-        for order_no in sorted(part.orders):
+        numbers = sorted(part.orders)
+        ids: dict[int, int] = {}
+        for order_no in numbers:
             record = decode_record(part.orders[order_no])
-            part.ids.put(hash_of(record.order_id), order_no)
-            maker = order_no >> 14 & 0xFF
-            derived.newest_order_no[maker] = max(order_no, derived.newest_order_no.get(maker, 0))
+            ids[hash_of(record.order_id)] = order_no
+            driving = unaccepted = False
+            for leg in record.legs:
+                driving = driving or leg.driving
+                unaccepted = unaccepted or (leg.accept_by_s != 0 and leg.state == _LEG_RELEASED)
+            if driving:
+                derived.driving.append((slot, order_no))
+            if record.state == _HELD:
+                derived.holds.append((record.expires_at_ms, slot, order_no))
+                continue
             if is_at_end(record):
                 derived.ended.append((slot, order_no))
-            if any(leg.driving for leg in record.legs):
-                derived.driving.append((slot, order_no))
-            if record.state == OrderState.HELD:
-                state.open_holds += 1
-                derived.holds.append((record.expires_at_ms, slot, order_no))
-            elif record.state == OrderState.COMMITTED:
+            if record.state == _COMMITTED:
                 state.open_orders += 1
                 index_work(state, slot, order_no, record)
                 if record.demand:
                     derived.waiting.append((slot, order_no))
-                if any(leg.accept_by_s and leg.state == LegState.RELEASED for leg in record.legs):
+                if unaccepted:
                     derived.to_accept.append((slot, order_no))
+        for order_no in numbers:
+            maker = order_no >> 14 & 0xFF
+            if order_no > newest.get(maker, 0):
+                newest[maker] = order_no
+        part.ids = IdTable.of(ids)
+    state.open_holds = len(derived.holds)
     positions = state.positions
     positions.merge()
     n = positions.size

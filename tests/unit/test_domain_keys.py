@@ -43,6 +43,12 @@ def test_id_table_keeps_the_newest(steps: list[tuple[int, int]]) -> None:
         known[key] = order_no
     assert {key: table.get(key) for key in known} == known
     assert table.get(2**63 + 12345) is None
+    half = dict(list(known.items())[: len(known) // 2])
+    at_once = IdTable.of(half)
+    assert {key: at_once.get(key) for key in known} == {key: half.get(key) for key in known}
+    for key, order_no in known.items():
+        at_once.put(key, order_no)
+    assert {key: at_once.get(key) for key in known} == known
 
 
 @given(st.text(max_size=4), st.text(max_size=8))
