@@ -184,6 +184,10 @@ def answers_before_versions_are_durable(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ControlCore, "poll", hasty)
 
 
+def quotes_kept_by_whatever_plan(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("engine.protocol.quoting._keeps", lambda plan, quoted: True)
+
+
 MUTANTS: list[Patch] = [
     ack_before_durable,
     dedupe_not_in_snapshots,
@@ -201,6 +205,7 @@ MUTANTS: list[Patch] = [
     expiry_is_not_journaled,
     new_orders_planned_twice,
     commits_without_an_answer,
+    quotes_kept_by_whatever_plan,
 ]
 
 
