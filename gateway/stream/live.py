@@ -147,7 +147,7 @@ class ShardFeed:
     async def after(self, place: Place) -> list[Folded] | Missed:
         """Entries after a place, the one it is in the middle of first; [] = there are none yet. Raises JournalError."""
         wanted = place.next_seq
-        if place.seq > self.seq:
+        if place.seq > self.seq and await self._is_beyond(place):
             return Missed("unknown", self.seq + 1, place.seq, self.place)
         if wanted > self.seq:
             return []
@@ -157,6 +157,11 @@ class ShardFeed:
         if place.n != ALL and found[0].epoch != place.epoch:
             return Missed("unknown", wanted, self.seq, self.place)
         return found
+
+    async def _is_beyond(self, place: Place) -> bool:
+        """Whether the journal itself ends before a place that we have not come to yet: a client's token may be news to us."""
+        tail = await self._own.tail()
+        return tail is None or tail.seq < place.seq
 
     async def _read(self, place: Place) -> list[Folded] | Missed:
         wanted = place.next_seq
@@ -171,13 +176,15 @@ class ShardFeed:
                 return Missed("unknown", wanted, self.seq, self.place)
             found = []
             for record in records:
+                if record.seq > self.seq:
+                    break  # not before the follower has it, which wakes us: a place is never ahead of it by our doing
                 found.append(await self._live.fold(self.shard, record.unpacked()))
                 await asyncio.sleep(0)
             return found
 
     async def checked(self, place: Place) -> Place | Missed:
         """A client's place, if this journal has or had its entry: another history under the same numbers is not gone on with."""
-        if place.seq > self.seq:
+        if place.seq > self.seq and await self._is_beyond(place):
             return Missed("unknown", self.seq + 1, place.seq, self.place)
         if place.seq:
             kept = self.kept.get(place.seq)

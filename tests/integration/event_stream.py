@@ -22,7 +22,7 @@ class Listener:
 
     def __init__(self, response: httpx.Response) -> None:
         self.response = response
-        self.last_id = ""
+        self.last_id = self._id = ""
         self.heartbeats = 0
         self._lines = response.aiter_lines()
 
@@ -32,6 +32,7 @@ class Listener:
             type_, data = "message", ""
             async for line in self._lines:
                 if not line:
+                    self.last_id = self._id
                     if data:
                         return Heard(type_, self.last_id, json.loads(data))
                     type_ = "message"
@@ -41,7 +42,7 @@ class Listener:
                 if not field:
                     self.heartbeats += 1
                 elif field == "id":
-                    self.last_id = value
+                    self._id = value
                 elif field == "event":
                     type_ = value
                 elif field == "data":

@@ -19,11 +19,13 @@ RULES = (
     (r"\basync (def|for|with) ", r"\1 "),
     (r"\bAsyncIterator\b", "Iterator"),
     (r"\bAsyncClient\b", "Client"),
-    (r"\bAsync(Base|Orders|Lists|OverHttpx|Transport)\b", r"\1"),
+    (r"\bAsync(Base|Orders|Lists|OverHttpx|Transport|Streaming|Opened)\b", r"\1"),
     (r"quartermaster_client\._async", "quartermaster_client._sync"),
     (r"__aenter__", "__enter__"),
     (r"__aexit__", "__exit__"),
     (r"\baclose\b", "close"),
+    (r"\baread\b", "read"),
+    (r"\baiter_bytes\b", "iter_bytes"),
     (r"between tasks", "between threads"),
 )
 

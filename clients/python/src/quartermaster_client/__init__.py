@@ -27,6 +27,7 @@ from quartermaster_client.errors import (
     Unreachable,
     VersionMismatch,
 )
+from quartermaster_client.events import StreamEvent
 from quartermaster_client.keys import new_key
 from quartermaster_client.models import (
     Allocation,
@@ -176,6 +177,7 @@ __all__ = [
     "Store",
     "Stored",
     "Stores",
+    "StreamEvent",
     "Terms",
     "Transport",
     "TransportError",

@@ -12,6 +12,7 @@ import msgspec
 from quartermaster_client import bodies
 from quartermaster_client._async.inbound import AsyncInbound
 from quartermaster_client._async.orders import _part
+from quartermaster_client._async.streaming import AsyncStreaming
 from quartermaster_client.base import CountScope, Method, MoveKind
 from quartermaster_client.calling import NDJSON, Operation, Reply
 from quartermaster_client.documents import DOCUMENTS, Document, Stored
@@ -33,7 +34,7 @@ JOB_POLL_MAX_S = 1.0
 D = TypeVar("D", Item, Node, Channel, Carrier)
 
 
-class AsyncClient(AsyncInbound):
+class AsyncClient(AsyncInbound, AsyncStreaming):
     """A Quartermaster engine over HTTP. Safe to share between tasks; close it, or use it as a context manager."""
 
     # -- stock ----------------------------------------------------------------------------------------------------

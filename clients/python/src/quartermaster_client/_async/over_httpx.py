@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import httpx
 
 from quartermaster_client.transport import Incoming, NotAnswered, NotSent, Outgoing
@@ -9,6 +11,31 @@ from quartermaster_client.transport import Incoming, NotAnswered, NotSent, Outgo
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _NEVER = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 """Faults of the caller: no attempt will end differently."""
+
+
+class AsyncOpened:
+    """An answer whose body is read as it comes. Raises NotAnswered where it breaks off."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.status = response.status_code
+        self.headers = response.headers
+        self._response = response
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._response.aiter_bytes():
+                yield chunk
+        except httpx.RequestError as error:
+            raise NotAnswered(f"{type(error).__name__} {error}".rstrip()) from error
+
+    async def body(self) -> bytes:
+        try:
+            return await self._response.aread()
+        except httpx.RequestError as error:
+            raise NotAnswered(f"{type(error).__name__} {error}".rstrip()) from error
+
+    async def aclose(self) -> None:
+        await self._response.aclose()
 
 
 class AsyncOverHttpx:
@@ -36,6 +63,21 @@ class AsyncOverHttpx:
         except httpx.RequestError as error:
             raise NotAnswered(f"{type(error).__name__} {error}".rstrip()) from error
         return Incoming(response.status_code, response.headers, response.content)
+
+    async def open(self, outgoing: Outgoing, *, idle_s: float) -> AsyncOpened:
+        """The same, but for the body: it is read as it comes, and may be silent for `idle_s`."""
+        timeout = httpx.Timeout(outgoing.timeout_s, connect=outgoing.connect_timeout_s, read=idle_s)
+        request = self._http.build_request(
+            outgoing.method, outgoing.url, headers=dict(outgoing.headers), timeout=timeout
+        )
+        try:
+            return AsyncOpened(await self._http.send(request, stream=True))
+        except _NEVER:
+            raise
+        except _NOT_SENT as error:
+            raise NotSent(f"{type(error).__name__} {error}".rstrip()) from error
+        except httpx.RequestError as error:
+            raise NotAnswered(f"{type(error).__name__} {error}".rstrip()) from error
 
     async def aclose(self) -> None:
         if self._owned:

@@ -13,6 +13,7 @@ import msgspec
 from quartermaster_client import bodies
 from quartermaster_client._sync.inbound import AsyncInbound
 from quartermaster_client._sync.orders import _part
+from quartermaster_client._sync.streaming import Streaming
 from quartermaster_client.base import CountScope, Method, MoveKind
 from quartermaster_client.calling import NDJSON, Operation, Reply
 from quartermaster_client.documents import DOCUMENTS, Document, Stored
@@ -34,7 +35,7 @@ JOB_POLL_MAX_S = 1.0
 D = TypeVar("D", Item, Node, Channel, Carrier)
 
 
-class Client(AsyncInbound):
+class Client(AsyncInbound, Streaming):
     """A Quartermaster engine over HTTP. Safe to share between threads; close it, or use it as a context manager."""
 
     # -- stock ----------------------------------------------------------------------------------------------------

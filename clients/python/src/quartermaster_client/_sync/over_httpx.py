@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import httpx
 
 from quartermaster_client.transport import Incoming, NotAnswered, NotSent, Outgoing
@@ -10,6 +12,30 @@ from quartermaster_client.transport import Incoming, NotAnswered, NotSent, Outgo
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _NEVER = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 """Faults of the caller: no attempt will end differently."""
+
+
+class Opened:
+    """An answer whose body is read as it comes. Raises NotAnswered where it breaks off."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.status = response.status_code
+        self.headers = response.headers
+        self._response = response
+
+    def chunks(self) -> Iterator[bytes]:
+        try:
+            yield from self._response.iter_bytes()
+        except httpx.RequestError as error:
+            raise NotAnswered(f"{type(error).__name__} {error}".rstrip()) from error
+
+    def body(self) -> bytes:
+        try:
+            return self._response.read()
+        except httpx.RequestError as error:
+            raise NotAnswered(f"{type(error).__name__} {error}".rstrip()) from error
+
+    def close(self) -> None:
+        self._response.close()
 
 
 class OverHttpx:
@@ -37,6 +63,21 @@ class OverHttpx:
         except httpx.RequestError as error:
             raise NotAnswered(f"{type(error).__name__} {error}".rstrip()) from error
         return Incoming(response.status_code, response.headers, response.content)
+
+    def open(self, outgoing: Outgoing, *, idle_s: float) -> Opened:
+        """The same, but for the body: it is read as it comes, and may be silent for `idle_s`."""
+        timeout = httpx.Timeout(outgoing.timeout_s, connect=outgoing.connect_timeout_s, read=idle_s)
+        request = self._http.build_request(
+            outgoing.method, outgoing.url, headers=dict(outgoing.headers), timeout=timeout
+        )
+        try:
+            return Opened(self._http.send(request, stream=True))
+        except _NEVER:
+            raise
+        except _NOT_SENT as error:
+            raise NotSent(f"{type(error).__name__} {error}".rstrip()) from error
+        except httpx.RequestError as error:
+            raise NotAnswered(f"{type(error).__name__} {error}".rstrip()) from error
 
     def close(self) -> None:
         if self._owned:
