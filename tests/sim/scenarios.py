@@ -12,6 +12,7 @@ from engine.domain.commands import (
     CancelOrder,
     Command,
     CommitHold,
+    EditOrder,
     GetOrder,
     ReleaseHold,
     StockMove,
@@ -181,6 +182,56 @@ def elsewhere(crash_at: tuple[int, ...] = ()) -> World:
     return s.rest()
 
 
+def edited(crash_at: tuple[int, ...] = ()) -> World:
+    """Two shards: an order with nearly all units there are gets another address and the rest of the units, in one step."""
+    s = Script(shards=2, crash_at=crash_at, stock=2)
+    view = s.place(6)
+    command = EditOrder(
+        view.slot,
+        view.order_no,
+        a_destination(s.clients.postal_codes[1]),
+        lines=((view.legs[0].lines[0].line_id, 8),),
+        **s.clients.key(),
+    )
+    for _ in range(20):
+        changed = s.ask(command)
+        if isinstance(changed, OrderView):
+            break
+        assert sum(_live(s.order(view)).values()) in (6, 8), (
+            "all or nothing"
+        )  # 8: a late copy of it was taken meanwhile
+        s.world.run(500)  # a view may be empty for a moment after a crash
+    assert isinstance(changed, OrderView), changed
+    assert sum(_live(changed).values()) == 8
+    assert isinstance(s.ask(CancelOrder(view.slot, view.order_no, **s.clients.key())), OrderView)
+    return s.rest()
+
+
+def not_accepted(crash_at: tuple[int, ...] = ()) -> World:
+    """Two shards: a released leg that its node does not accept goes to other nodes, of both shards, never to the same one."""
+    s = Script(shards=2, crash_at=crash_at, stock=2)
+    view = s.place(2)
+    (leg,) = view.legs
+    assert leg.node_id == "N-0", "the node with the deadline"
+    _move(s, view, 1, "release")
+    taken = s.place(2)  # what N-1 has: only the other shard is left
+    assert _live(taken) == {"N-1": 2}
+    s.world.run(100_000 if crash_at else 35_000)  # every start of a shard gives nodes a grace of 30 s
+    moved = s.order(view)
+    assert moved.legs[0].end_reason == "not_accepted" and sum(_live(moved).values()) == 2, moved
+    assert not {"N-0", "N-1"} & set(_live(moved)), moved
+    return s.rest()
+
+
+def _live(view: OrderView) -> dict[str, int]:
+    """Units by node in legs that have not ended."""
+    units: dict[str, int] = {}
+    for leg in view.legs:
+        if leg.state not in ("cancelled", "rejected"):
+            units[leg.node_id] = units.get(leg.node_id, 0) + sum(line.quantity for line in leg.lines)
+    return units
+
+
 def configuration(crash_at: tuple[int, ...] = ()) -> World:
     """Two shards and the control shard: a node is switched off and on while orders come; no change is lost or half known."""
     s = Script(shards=2, crash_at=crash_at, stock=2)
@@ -225,6 +276,8 @@ SCENARIOS: dict[str, Callable[[tuple[int, ...]], World]] = {
     "three_legs": three_legs,
     "expiry": expiry,
     "elsewhere": elsewhere,
+    "edited": edited,
+    "not_accepted": not_accepted,
     "configuration": configuration,
     "views_first": views_first,
     "snapshot_and_trim": snapshot_and_trim,

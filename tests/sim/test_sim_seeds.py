@@ -40,6 +40,8 @@ def test_a_cluster_without_faults_does_all_kinds_of_work() -> None:
         "reject",
         "replanned",
         "edited",
+        "legs_not_accepted",
+        "legs_released_by_wave",
         "transactions_committed",
         "parts_opened",
         "parts_left",
