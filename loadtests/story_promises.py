@@ -124,12 +124,12 @@ async def kill_a_shard(stage: Stage) -> None:
     now = (await stage.shard_pids()).get(name, 0)
     tell.say(
         f"It was back by itself after {away_s:.1f} s, as process {now}, with every number from the journal. Meanwhile the other "
-        f"shard went on: {during} orders taken. The longest that a shopper waited: {load.slowest_s:.1f} s; the client repeated "
+        f"shard went on: {during:,} orders taken. The longest that a shopper waited: {load.slowest_s:.1f} s; the client repeated "
         f"{counted(load.retries, 'call')} with the same key."
     )
     audit = await stage.audit(stage.acknowledged)
     tell.say(
-        f"{counted(load.sent, 'order')} sent: {load.yes} taken, {load.no_stock} out of stock, {sum(load.failed.values())} failed. Every "
+        f"{counted(load.sent, 'order')} sent: {load.yes:,} taken, {load.no_stock} out of stock, {sum(load.failed.values())} failed. Every "
         f"order that was ever acknowledged is looked for in the journal: {audit.lost} of {audit.looked_for:,} are missing."
     )
     tell.check(

@@ -161,7 +161,7 @@ async def one_split(stage: Stage) -> None:
     tell.table(("ships from", "lines", "km", "days", "postage", "handling"), rows)
     store = stage.nearest(order, kind="store")
     why = await stage.client.get_decision(made.decision_id, node_id=store.node_id)
-    tell.say(f"Why not {stage.named(store.node_id)}, {stage.km(order, store.node_id):,} km away? {why.why}")
+    tell.say(f"Why not the nearest store, {stage.named(store.node_id)}? {why.why}")
     parts_minor = sum(
         leg.cost_parts.parcels_minor
         + leg.cost_parts.handling_lines_minor
