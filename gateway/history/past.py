@@ -19,7 +19,7 @@ ELSEWHERE = frozenset(("moved", "not_found"))
 
 async def from_past(history: History, slot: str, command: Command, reply: Problem) -> Reply:
     """What `not_found` becomes where the index knows the order: the order for who reads it or repeats the key that made it, and
-    `wrong_state` for who wants to change it. Nothing of a closed order changes."""
+    `wrong_state` or `expired` for who wants to change it. Nothing of a closed order changes."""
     facts = reply.errors[0].facts if reply.errors else {}
     order_no = facts.get("order_no") or getattr(command, "order_no", None)
     if not isinstance(order_no, int):
@@ -33,4 +33,5 @@ async def from_past(history: History, slot: str, command: Command, reply: Proble
         return replace(found, replayed=True)
     if isinstance(command, GetOrder):
         return found
-    return refuse("wrong_state", "", f"the order is {found.state}, and closed", state=found.state)
+    code = "expired" if found.state == "expired" else "wrong_state"  # as before it was closed
+    return refuse(code, "", f"the order is {found.state}, and closed", state=found.state)
