@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from engine.pace import Pace
+from engine.pace import REAL, Pace
 from loadtests.chaos_checks import check_acknowledged, compare_books, compare_indexes, positions, rebuild_index
 from loadtests.chaos_processes import kill_one
 from loadtests.chaos_traffic import Shop
@@ -34,7 +34,7 @@ from loadtests.chaos_watch import MIB, Watch, plot
 from loadtests.client import Client
 from loadtests.figures import machine
 from loadtests.loader import load_network
-from loadtests.network import NetworkSpec, build_network
+from loadtests.network import Network, NetworkSpec, build_network
 from loadtests.runs import BenchError, verify
 from loadtests.servers import Engine, stop_on_sigterm
 
@@ -66,6 +66,8 @@ class Plan:
     kill_every_s: float = 0.0
     """0 = nobody is killed."""
     dedupe_max: int = 5_000_000
+    journal_retained_entries: int = 20_000
+    """By a shard, to look back; the soak keeps fewer, so that this window turns over too."""
     sample_s: float = 10.0
     flat: bool = True
     """Whether memory that grows fails the run."""
@@ -89,20 +91,8 @@ class Day:
     def __init__(self, plan: Plan, folder: Path) -> None:
         self.plan = plan
         self.folder = folder
-        self.pace = Pace(plan.speed, time.time_ns() // 1_000_000)
-        self.engine = Engine(
-            plan.name,
-            folder / "data",
-            shards=SHARDS,
-            env={
-                "QM_CLOCK_SPEED": str(self.pace.speed),
-                "QM_CLOCK_SINCE_MS": str(self.pace.since_ms),
-                "QM_DEDUPE_MAX": str(plan.dedupe_max),
-                # in the engine's time, like every instant
-                "QM_SOLVER_DEADLINE_MS": str(SOLVER_DEADLINE_MS * self.pace.speed),
-                "QM_ARCHIVE_SEAL_S": "30",
-            },
-        )
+        self.pace = REAL
+        self.engine = Engine(plan.name, folder / "data", shards=SHARDS)
         self.watch = Watch(self.engine, SHARDS)
         self.rng = random.Random(plan.seed)
         self.kills: list[dict[str, Any]] = []
@@ -119,7 +109,7 @@ class Day:
     # -- the day --------------------------------------------------------------------------------------------------
 
     async def run(self) -> dict[str, Any]:
-        plan, engine = self.plan, self.engine
+        plan = self.plan
         network = build_network(
             NetworkSpec(
                 seed=plan.seed,
@@ -134,12 +124,11 @@ class Day:
                 store_carry=0.3,
             )
         )
-        await asyncio.to_thread(engine.start)
         try:
+            await self._set_up(network)
+            engine = self.engine
+            await asyncio.to_thread(engine.start)
             async with Client(engine.url, engine.key, connections=128, retries=0, timeout_s=20.0) as client:
-                loader = Client(engine.url, engine.key)
-                await load_network(loader, network)
-                await loader.close()
                 shop = Shop(network, client, self.pace, rate_per_s=plan.rate_per_s, seed=plan.seed)
                 self.say(
                     f"{len(network.nodes)} nodes, {len(network.stock.node):,} positions; {plan.rate_per_s:g} orders/s for "
@@ -156,7 +145,27 @@ class Day:
                 await playing
                 return await self._judge(shop, beside)
         finally:
-            await asyncio.to_thread(engine.stop)
+            await asyncio.to_thread(self.engine.stop)
+
+    async def _set_up(self, network: Network) -> None:
+        """Fill the engine in real time, stop it, and let its clock run from now on: keys that carry their time are not old at once."""
+        await asyncio.to_thread(self.engine.start)
+        async with Client(self.engine.url, self.engine.key) as loader:
+            await load_network(loader, network)
+        await asyncio.to_thread(self.engine.stop)
+        plan = self.plan
+        self.pace = pace = Pace(plan.speed, time.time_ns() // 1_000_000)
+        settings = {
+            "QM_CLOCK_SPEED": pace.speed,
+            "QM_CLOCK_SINCE_MS": pace.since_ms,
+            "QM_DEDUPE_MAX": plan.dedupe_max,
+            "QM_JOURNAL_RETAINED_ENTRIES": plan.journal_retained_entries,
+            "QM_SOLVER_DEADLINE_MS": SOLVER_DEADLINE_MS * pace.speed,  # in the engine's time, like every instant
+            "QM_ARCHIVE_SEAL_S": 30,
+        }
+        env = {name: str(value) for name, value in settings.items()}
+        self.engine = Engine(plan.name, self.folder / "data", shards=SHARDS, env=env)
+        self.watch = Watch(self.engine, SHARDS)
 
     async def _kill_until_the_end(self, shop: Shop, client: Client) -> None:
         plan, watch = self.plan, self.watch
@@ -263,6 +272,7 @@ class Day:
             "speed": self.pace.speed,
             "rate_per_s": self.plan.rate_per_s,
             "dedupe_max_per_shard": self.plan.dedupe_max,
+            "journal_retained_entries": self.plan.journal_retained_entries,
             "holds": not self.failures,
             "failures": self.failures,
             "traffic": {**asdict(tally), "refused": dict(tally.refused), "unexpected": dict(tally.unexpected)},
