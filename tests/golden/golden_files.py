@@ -2,14 +2,15 @@
 
 A folder holds `shard-N.jsonl` for each shard (the control shard is 255): entries and snapshot parts as they were stored, base64;
 and `expected.json`, what an operator would have seen. `python -m tests.golden.write FOLDER` makes one; it is made once for each
-schema, by the version that wrote it, and never again.
+schema, by the version that wrote it, and never again. Kinds of events that come without a new schema get a folder of their own
+(`python -m tests.golden.write_breadth FOLDER`), once they are settled.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,27 +50,35 @@ def folders() -> list[Path]:
 
 def save(folder: Path, server: MemoryServer) -> None:
     """All journals of a memory server, one file each."""
-    folder.mkdir(parents=True)
     for number, shard in server.shards.items():
-        lines = [
-            {
-                "seq": e.seq,
-                "epoch": e.epoch,
-                "time_ms": e.time_ms,
-                "schema": e.schema,
-                "prev_hash": e.prev_hash.hex(),
-                "hash": e.hash.hex(),
-                "payload": base64.b64encode(e.payload).decode(),
-            }
-            for e in shard.entries.values()
+        parts = [
+            (refs[0], shard.snapshots[part, refs[0].seq])
+            for part, refs in sorted(shard.parts.items())
+            if part != "floor"  # says where to begin reading; here everything is read
         ]
-        for part, refs in sorted(shard.parts.items()):
-            if part == "floor":
-                continue  # says where to begin reading; here everything is read
-            data = base64.b64encode(shard.snapshots[part, refs[0].seq]).decode()
-            lines.append({"part": part, "seq": refs[0].seq, "schema": refs[0].schema, "data": data})
-        text = "\n".join(json.dumps(line) for line in lines)
-        (folder / f"shard-{number}.jsonl").write_text(text + "\n")
+        save_shard(folder, number, shard.entries.values(), parts)
+
+
+def save_shard(folder: Path, number: int, entries: Iterable[Entry], parts: Iterable[tuple[PartRef, bytes]]) -> None:
+    """One journal: its entries, then the newest snapshot of each part."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines: list[dict[str, Any]] = [
+        {
+            "seq": e.seq,
+            "epoch": e.epoch,
+            "time_ms": e.time_ms,
+            "schema": e.schema,
+            "prev_hash": e.prev_hash.hex(),
+            "hash": e.hash.hex(),
+            "payload": base64.b64encode(e.payload).decode(),
+        }
+        for e in entries
+    ]
+    lines += [
+        {"part": ref.part, "seq": ref.seq, "schema": ref.schema, "data": base64.b64encode(data).decode()}
+        for ref, data in parts
+    ]
+    (folder / f"shard-{number}.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + "\n")
 
 
 def load(path: Path) -> tuple[list[Entry], list[tuple[PartRef, bytes]]]:
@@ -128,7 +137,8 @@ def catalog_of(cores: dict[int, Any], shard: int) -> Catalog:
 
 
 def facts(cores: dict[int, Any]) -> dict[str, Any]:
-    """What an operator sees: orders with their legs, positions, documents."""
+    """What an operator sees: orders with their legs, positions, documents; and what is on its way, where anything is."""
+    inbound: dict[str, Any] = {}
     orders: dict[str, Any] = {}
     stock: dict[str, Any] = {}
     for number, core in sorted(cores.items()):
@@ -150,6 +160,8 @@ def facts(cores: dict[int, Any]) -> dict[str, Any]:
                 shown["unfilled"] = [[u.line_id, u.quantity, u.reason] for u in view.unfilled]
                 orders[f"{slot}/{order_no}"] = shown
         for node in sorted(state.nodes):
+            for name, row in sorted(state.node(node).inbound.items()):
+                inbound[f"{catalog.nodes[node].node_id}/{name}"] = list(row)
             for item in range(len(catalog.items)):
                 if state.positions.find(item, node) >= 0:
                     seen = stock_view(core, node, item, 0)
@@ -157,7 +169,8 @@ def facts(cores: dict[int, Any]) -> dict[str, Any]:
                     stock[name] = {field: getattr(seen, field) for field in STOCK_FIELDS}
     control = cores[CONTROL_SHARD].state
     documents = {f"{kind}/{doc.name}": [index, doc.version] for kind, index, doc in _documents(control)}
-    return json.loads(json.dumps({"orders": orders, "stock": stock, "documents": documents}))
+    found = {"orders": orders, "stock": stock, "documents": documents, **({"inbound": inbound} if inbound else {})}
+    return json.loads(json.dumps(found))
 
 
 def _documents(state: ConfigState) -> Iterator[tuple[str, int, Stored]]:

@@ -51,6 +51,16 @@ def test_the_golden_day_has_every_kind_of_event_of_its_time() -> None:
     assert kinds == KINDS_OF_SCHEMA_1
 
 
+def test_the_second_golden_life_has_the_kinds_that_came_since() -> None:
+    kinds = {
+        event[0]
+        for path in (FOLDERS[0].parent / "schema-1-breadth").glob("shard-*.jsonl")
+        for entry in load(path)[0]
+        for event in msgspec.msgpack.decode(entry.payload)
+    }
+    assert kinds >= {9, 10, 33, 37, 50, 51, 52, 53, 54}
+
+
 def test_an_old_entry_goes_up_one_schema_at_a_time() -> None:
     steps = {1: lambda payload: payload + b"2", 2: lambda payload: payload + b"3", 3: lambda payload: payload + b"4"}
     assert upgrade.entry_payload(1, b"1", steps=steps, to=4) == b"1234"
