@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import redis
 from rich.console import Console
 
+from engine.journal.chain import unpack_tail
+from engine.journal.keys import Keys
 from loadtests.drive import DriverProcess
 from loadtests.driver import Result, Run
 from loadtests.figures import Figure
 from loadtests.histogram import Histogram
 from loadtests.servers import Engine, Server
+
+ARCHIVED_TIMEOUT_S = 120.0
 
 
 class BenchError(RuntimeError):
@@ -124,6 +130,8 @@ class Bench:
         **more: Any,
     ) -> Result:
         """One run against one server, checked: its own port, no error but the allowed codes, nothing unknown or missed."""
+        for engine in self._engines.values():
+            wait_archived(engine)
         server.check()
         self._runs += 1
         run = Run(
@@ -155,6 +163,19 @@ class Bench:
             spent.setdefault(role, []).append((seconds - before.get(role, 0.0)) / answered * 1e6)
         spent.setdefault("driver", []).append(result.cpu_s / max(1, result.requests) * 1e6)
         return result
+
+
+def wait_archived(engine: Engine) -> None:
+    """Until the archiver has taken what the last run left: it lets orders go first, and must not take from the next run's time."""
+    deadline = time.monotonic() + ARCHIVED_TIMEOUT_S
+    with redis.Redis.from_url(engine.redis_url) as client:
+        for shard in range(engine.shards):
+            keys = Keys(shard)
+            tail = client.hget(keys.meta, "t")
+            while tail is not None and int(client.hget(keys.archive, "i") or 0) < unpack_tail(tail).seq:
+                if time.monotonic() > deadline:
+                    raise BenchError(f"{engine.name}: the index of shard {shard} does not get level")
+                time.sleep(0.1)
 
 
 def p50_ms(result: Result) -> float:

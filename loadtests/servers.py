@@ -126,6 +126,7 @@ class Engine(Server):
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.data_dir = data_dir
+        self.shards = shards
         self.ready_file = data_dir.parent / f"{data_dir.name}.ready.json"
         command = [sys.executable, "-c", "from engine.cli.main import main; main()"]
         command += ["up", "--data-dir", str(data_dir), "--port", "0"]
