@@ -21,9 +21,6 @@ import structlog
 from pydantic import SecretStr
 
 from engine.actors.journals import open_journal
-from engine.archive.index import connect_index
-from engine.archive.places import archive_url, index_url
-from engine.archive.store import SegmentStore
 from engine.bootstrap_ray import (
     StartError,
     end_leftovers,
@@ -272,9 +269,14 @@ async def _check_journal(settings: Settings) -> None:
 
 
 def _check_archive(settings: Settings) -> None:
-    """Say at once what the archiver and the gateways could only say to the log."""
-    if not settings.archives:
+    """Say at once what the archiver and the gateways could only say to the log. In the data folder nothing can be wrong."""
+    if not settings.archives or (settings.archive_url is None and settings.index_url is None):
         return
+    # Not above: this process lives as long as the engine, and SQLAlchemy and fsspec take 29 MB of it.
+    from engine.archive.index import connect_index
+    from engine.archive.places import archive_url, index_url
+    from engine.archive.store import SegmentStore
+
     try:
         SegmentStore(archive_url(settings))
         connect_index(index_url(settings)).dispose()

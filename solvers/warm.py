@@ -7,11 +7,8 @@ the first of them instead of all doing the same work.
 from __future__ import annotations
 
 import fcntl
-import importlib
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numba
@@ -20,6 +17,7 @@ import numpy as np
 from solvers import layout as at
 from solvers.kernel import plan_batch
 from solvers.network import Compiled
+from solvers.numba_load import load_numba
 from solvers.places import exact_km, sphere
 from solvers.ways import enumerate_ways, own_optima
 from solvers.zips import US_ZIPS
@@ -36,25 +34,10 @@ def warm() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with _without("scipy.linalg"):
-            importlib.import_module("numba.np.arraymath")
+        load_numba()
         _plan_nothing()
         US_ZIPS.load()
     _done = True
-
-
-@contextmanager
-def _without(module: str) -> Iterator[None]:
-    """Import what can do without a module as if that were not installed. Numba takes SciPy's linear algebra wherever it finds it:
-    26 MB and a tenth of a second of every shard, for functions that the kernel has none of."""
-    loaded = module in sys.modules
-    if not loaded:
-        sys.modules[module] = None  # type: ignore[assignment]  # what the import system reads as "not there"
-    try:
-        yield
-    finally:
-        if not loaded:
-            del sys.modules[module]
 
 
 def _plan_nothing() -> None:

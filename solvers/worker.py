@@ -10,6 +10,7 @@ import random
 from solvers.joint import JointColumn, JointProblem, pack_answer, pack_problem, solve_arrays, unpack_arrays
 from solvers.joint_cpsat import solve_columns
 from solvers.joint_flat import flatten
+from solvers.numba_load import load_numba
 
 RECYCLE_AFTER = 20_000
 """Answers after which the process should be replaced, between two messages."""
@@ -30,6 +31,7 @@ def answer(packed_problem: bytes, *, deadline_ms: int, deterministic_limit: floa
 
 def warm() -> None:
     """Compile or load every compiled function, and load OR-Tools, before the process says that it is ready."""
+    load_numba()
     # Twelve orders that want units of six scarce rows: nothing in it is settled early. Then the same for CP-SAT alone.
     rng = random.Random(12)
     columns = []

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 
 from engine.archive.fold import Fold, Row
 from engine.archive.tables import FOLDED, metadata, progress
 from engine.journal.port import Misconfigured, Unavailable
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 SQLITE_CACHE_KIB = 64 * 1024
 SQLITE_WAL_PAGES = 16_000
@@ -92,6 +91,8 @@ def _set_up_sqlite(connection: Any, record: Any) -> None:
 
 
 def _alembic(connection: sa.Connection | None = None) -> Config:
+    from alembic.config import Config  # not above: readers need nothing of alembic, 11 MB
+
     config = Config()
     config.set_main_option("script_location", str(files("engine.archive").joinpath("migrations")))
     config.attributes["connection"] = connection
@@ -99,6 +100,8 @@ def _alembic(connection: sa.Connection | None = None) -> Config:
 
 
 def newest_revision() -> str:
+    from alembic.script import ScriptDirectory
+
     head = ScriptDirectory.from_config(_alembic()).get_current_head()
     assert head is not None
     return head
@@ -106,6 +109,10 @@ def newest_revision() -> str:
 
 def migrate(engine: sa.Engine) -> None:
     """Bring the tables to this version. Raises Misconfigured where the database is newer than this version, Unavailable."""
+    from alembic import command
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
     try:
         with engine.begin() as connection:
             if connection.dialect.name == "postgresql":
