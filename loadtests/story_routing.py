@@ -283,7 +283,7 @@ async def phantom_unit(stage: Stage) -> None:
     order, leg = await _store_leg(stage)
     sku, node_id = leg.lines[0].sku, leg.node_id
     same = Order(order.place, [order.lines[0]], order.service, order.channel, order.customer)
-    books = (await client.availability(sku, node_id=node_id)).units(sku)
+    books = (await client.availability(sku, node_id=node_id, strict=True)).units(sku)
     for step in (client.release_leg, client.accept_leg, client.pick_leg):
         await step(leg.leg_id)
     rejected = await client.reject_leg(leg.leg_id, reason="not on the shelf", stock_effect="zero_until_count")

@@ -80,7 +80,7 @@ async def test_a_quote_is_kept_or_refused_with_both(gateway: tuple[GatewayEngine
 async def test_an_order_from_hold_to_delivery(gateway: tuple[GatewayEngine, str], format: Any) -> None:
     engine, url = gateway
     async with qm.AsyncClient(url, engine.admin, format=format) as client:
-        before = await client.availability("SKU-0")
+        before = await client.availability("SKU-0", strict=True)
         assert before.units("SKU-0") == 400
 
         held = await client.reserve(an_order("H-1", 3), ttl_s=60)

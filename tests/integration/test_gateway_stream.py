@@ -125,25 +125,24 @@ async def test_a_commit_token_is_a_place_to_begin(engine: GatewayEngine) -> None
 async def test_a_token_that_the_gateway_has_not_read_yet_is_no_gap(
     engine: GatewayEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with engine.served() as url:
-        async with listening(url, engine.admin, kind="stock") as client:
-            await client.next()
-            feed = engine.door.gateway.live.feeds[0]
-            read, go_on = feed._feed.entries, asyncio.Event()
+    async with engine.served() as url, listening(url, engine.admin, kind="stock") as client:
+        await client.next()
+        feed = engine.door.gateway.live.feeds[0]
+        read, go_on = feed._feed.entries, asyncio.Event()
 
-            async def late(**asked: Any) -> Any:
-                await go_on.wait()
-                return await read(**asked)
+        async def late(**asked: Any) -> Any:
+            await go_on.wait()
+            return await read(**asked)
 
-            monkeypatch.setattr(feed._feed, "entries", late)
-            for units in (1, 2, 3):
-                token = await engine.stock_up("N-0", "SKU-0", units)
-            async with listening(url, engine.admin, kind="stock", after=token) as other:
-                await other.next()
-                await engine.stock_up("N-0", "SKU-0", 4)
-                go_on.set()
-                assert (await other.next()).data["changes"][0]["on_hand"] == 4
-            assert [heard.data["changes"][0]["on_hand"] for heard in await client.take(4)] == [1, 2, 3, 4]
+        monkeypatch.setattr(feed._feed, "entries", late)
+        for units in (1, 2, 3):
+            token = await engine.stock_up("N-0", "SKU-0", units)
+        async with listening(url, engine.admin, kind="stock", after=token) as other:
+            await other.next()
+            await engine.stock_up("N-0", "SKU-0", 4)
+            go_on.set()
+            assert (await other.next()).data["changes"][0]["on_hand"] == 4
+        assert [heard.data["changes"][0]["on_hand"] for heard in await client.take(4)] == [1, 2, 3, 4]
 
 
 async def test_what_was_trimmed_is_a_gap(engine: GatewayEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,13 +47,19 @@ class AsyncClient(AsyncInbound, AsyncStreaming):
         channel: str | None = None,
         method: Method = "ship",
         after: str | None = None,
+        strict: bool = False,
     ) -> Availability:
-        """What can be promised of up to 100 SKUs, by node and in all, and which state of which shard says so."""
+        """What can be promised of up to 100 SKUs, by node and in all, and which state of which shard says so.
+
+        The gateway answers from its own view, `as_of` says how old; `strict` asks the shards that own the stock.
+        """
         names = [skus] if isinstance(skus, str) else list(skus)
         params: list[tuple[str, str | int]] = [("sku", sku) for sku in names]
         params += [(name, value) for name, value in (("node_id", node_id), ("channel", channel)) if value]
         if method != "ship":
             params.append(("method", method))
+        if strict:
+            params.append(("consistency", "strict"))
         return await self.send(
             Operation(
                 name="GET /v1/availability",
