@@ -2,7 +2,8 @@
 
 A real `quartermaster up` (2 shards) whose clock runs about a thousand times as fast, so that a week passes in ten minutes and every window
 turns over many times: closed orders leave after an hour, idempotency keys after a day, capacity days pass, the journal is trimmed behind
-snapshots and archive (a tenth of the usual entries is kept to look back). The storefront is that of the chaos day (every order is played to its end); nobody is killed.
+snapshots and archive (a twentieth of the usual entries is kept to look back). The storefront is that of the chaos day (every order is
+played to its end); nobody is killed.
 
 Compressed is the time, not the rate: `--rate` counts real seconds, so the number of orders is that of the real minutes. What a full rate
 would hold at once follows from it: (orders a second) x (window), at the bytes an order or a key that `make bench` measures.
@@ -16,8 +17,8 @@ from __future__ import annotations
 from loadtests.chaos_day import Plan, arguments_of, run
 
 SAMPLES = 150
-JOURNAL_RETAINED_ENTRIES = 2_000
-"""A tenth of the default: with the orders of ten minutes, that window turns over several times too."""
+JOURNAL_RETAINED_ENTRIES = 1_000
+"""A twentieth of the default: with the orders of ten minutes, that window turns over several times too."""
 GROWTH_MAX = 0.05
 """Growth over the second half, over the mean, that still counts as flat."""
 
