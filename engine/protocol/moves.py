@@ -17,7 +17,7 @@ M6  Transactions that a slot's next home begins have greater numbers than all th
     their order stays that of time. None is open while a slot moves: the door is closed, and those under way end first.
 M7  A shard whose map gives a node to another owner asks that one for the node's stock: its view of the node was of the old one.
 
-Model: the simulator's scenarios `node_moves`, `slot_moves`, `band_moves`, with a crash at every step.
+Model: tests/sim/models/move_model.py; lives with a crash at every step: tests/sim/move_scenarios.py.
 """
 
 from __future__ import annotations

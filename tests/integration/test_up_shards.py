@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -26,6 +27,9 @@ from tests.integration.network_over_http import fresh, order, post, set_up_netwo
 
 pytestmark = pytest.mark.timeout(600)
 CLIENTS = 8
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "add-and-drain-shards.md"
+TOLD = re.findall(r"^quartermaster (?:shards|verify).*$", PAGE.read_text("utf-8"), re.M)
+"""Every command of the page, in its order."""
 MOVES = (("node:NYC", 1), ("slot:US100", 1), ("node:NYC", 0), ("slot:US900", 0), ("band:1", 0), ("slot:US100", 0))
 
 
@@ -139,25 +143,22 @@ def test_a_shard_is_added_filled_and_drained(tmp_path: Path) -> None:
         engine.shards = 3
         engine.start()
         assert _owned(engine)[2] == [], "a new shard owns nothing yet"
-        code, said = command(engine, "shards", "rebalance")
-        assert code == 0, said
-        filled = _owned(engine)[2]
-        assert any(part.startswith("node:") for part in filled), filled
-        with engine.client() as client:
-            for answer in placed:
-                again = client.get(f"/v1/allocations/{answer.json()['allocation_id']}")
-                assert again.json()["legs"] == answer.json()["legs"]
-            more = [post(client, "/v1/allocations", order({"SKU-1": 1}, near=near)) for near in ("NYC", "LAX")]
-            assert all(answer.status_code == 201 for answer in more)
-            assert client.get("/readyz").json()["status"] == "ready"
-        code, said = command(engine, "verify")
-        assert code == 0 and "drift 0" in said, said
-
-        code, said = command(engine, "shards", "drain", "1")
-        assert code == 0, said
-        assert _owned(engine)[1] == []
-        code, said = command(engine, "verify")
-        assert code == 0 and "drift 0" in said, said
+        for line in TOLD:
+            code, said = command(engine, *line.split()[1:])
+            assert code == 0, (line, said)
+            if line == "quartermaster shards rebalance":
+                filled = _owned(engine)[2]
+                assert any(part.startswith("node:") for part in filled), filled
+                with engine.client() as client:
+                    for answer in placed:
+                        again = client.get(f"/v1/allocations/{answer.json()['allocation_id']}")
+                        assert again.json()["legs"] == answer.json()["legs"]
+                    more = [post(client, "/v1/allocations", order({"SKU-1": 1}, near=near)) for near in ("NYC", "LAX")]
+                    assert all(answer.status_code == 201 for answer in more)
+                    assert client.get("/readyz").json()["status"] == "ready"
+        assert "drift 0" in said, "the page ends with verify"
+        owned = _owned(engine)
+        assert owned[1] == [] and "node:NYC" in owned[2]
         with engine.client() as client:
             last = post(client, "/v1/allocations", order({"SKU-1": 1}, near="LAX"))
             assert last.status_code == 201, last.text
