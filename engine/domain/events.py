@@ -44,8 +44,6 @@ class Cause(IntEnum):
     """Address, service or lines changed, and planned again."""
     NOT_ACCEPTED = 34
     """A leg that its node did not accept in time was taken from it, and is served from elsewhere."""
-    DRAINED = 35
-    """A leg left a node that is being drained."""
     LEG_OVERDUE = 36
     """Nobody else can serve a leg that its node did not accept in time: it stays there, for a person to look at."""
 

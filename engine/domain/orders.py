@@ -169,7 +169,7 @@ class LegRecord(Struct, array_like=True, gc=False):
     overdue: bool = False
     """It was not accepted in time and nobody else can serve it."""
     end_reason: str = ""
-    """Why it ended, where an edit, a drain or a deadline ended it: edited, drained, not_accepted."""
+    """Why it ended, where an edit, a better plan or a deadline ended it: edited, improved, not_accepted."""
     ready_s: int = 0
     """When the customer can collect it, seconds since 1970; 0 = it goes to the door."""
 

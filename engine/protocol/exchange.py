@@ -1,4 +1,4 @@
-"""New legs in exchange for old ones, in one entry: what an edit, a drain and a missed deadline have in common.
+"""New legs in exchange for old ones, in one entry: what an edit, a better plan and a missed deadline have in common.
 
 X1  The legs given up count as free for the new plan: at this shard's nodes while it is planned, at others in their answer to the
     TRY, which names the legs it replaces (participant.py, R6).

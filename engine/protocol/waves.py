@@ -22,6 +22,7 @@ from engine.domain.orders import LegState, OrderState
 from engine.domain.replies import Problem
 from engine.domain.state import LEG_NO_MAX
 from engine.domain.waves import Wave, last_wave, next_wave
+from engine.protocol.improving import LEAD_MS, improve
 
 if TYPE_CHECKING:
     from engine.protocol.shard_core import ShardCore
@@ -54,6 +55,8 @@ class Waves:
         """Next wave by node."""
         self._next: list[tuple[int, int]] = []
         """(instant, node), a heap; entries that `_at_ms` does not know are void."""
+        self._leads: list[tuple[int, int]] = []
+        """(when split orders are planned again before a wave, node), a heap; void like the others."""
         self._running: _Running | None = None
 
     def tick(self, now_ms: int, room: Callable[[], int]) -> None:
@@ -62,6 +65,10 @@ class Waves:
             self._read()
         for _ in range(min(len(self._todo), SCHEDULES_PER_POLL, room())):
             self._schedule(self._todo.pop(), now_ms)
+        while self._leads and self._leads[0][0] <= core.time_ms(now_ms) and room():
+            due_ms, node = heapq.heappop(self._leads)
+            if self._at_ms.get(node) == due_ms + LEAD_MS:
+                improve(core, node, now_ms=now_ms)
         left = LEGS_PER_POLL
         while left > 0 and room():
             if self._running is None and not self._begin(now_ms):
@@ -71,7 +78,8 @@ class Waves:
     def wake_at_ms(self, now_ms: int) -> int | None:
         if self._running is not None or self._todo or self._core.catalog.version != self._version:
             return now_ms + 1
-        return max(self._next[0][0], now_ms + 1) if self._next else None
+        times = [heap[0][0] for heap in (self._next, self._leads) if heap]
+        return max(min(times), now_ms + 1) if times else None
 
     def _read(self) -> None:
         """Find the nodes whose document a new version of the configuration changed."""
@@ -106,6 +114,8 @@ class Waves:
         elif self._at_ms.get(node) != at_ms:
             self._at_ms[node] = at_ms
             heapq.heappush(self._next, (at_ms, node))
+            if at_ms > time_ms + LEAD_MS:
+                heapq.heappush(self._leads, (at_ms - LEAD_MS, node))
 
     def _begin(self, now_ms: int) -> bool:
         """Start the wave that is due; False = none is."""

@@ -188,7 +188,7 @@ class Leg(Shown):
     overdue: bool | UnsetType = UNSET
     """True where it was not accepted in time and no other node can serve it."""
     end_reason: str | UnsetType = UNSET
-    """edited or not_accepted, where that ended it."""
+    """edited, improved or not_accepted, where that ended it."""
     ship_to: ShipTo | UnsetType = UNSET
     """Where it goes, where the order's address was changed after it had been released."""
 

@@ -48,7 +48,6 @@ _LEG_CAUSES = {
     Cause.LEG_REJECTED: "leg.rejected",
     Cause.LEG_OVERDUE: "leg.overdue",
     Cause.NOT_ACCEPTED: "leg.not_accepted",
-    Cause.DRAINED: "leg.drained",
 }
 _TYPE_OF_CAUSE = {int(cause): _LEG_CAUSES.get(cause, "order." + cause.name.lower()) for cause in Cause}
 TYPES = (*_TYPE_OF_CAUSE.values(), "stock.changed", "stock.settings_changed", "config.changed")

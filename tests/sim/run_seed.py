@@ -20,12 +20,12 @@ def postal_codes(shards: int) -> list[str]:
     return [f"{shard * 1_000 // shards + offset:03d}01" for shard in range(shards) for offset in (10, 20)]
 
 
-WAVES = [f"14:{minute}" for minute in range(14, 60)]
-"""From the first minute of a world (14:13:20) on."""
+WAVES = {1: [f"14:{minute}" for minute in range(14, 60)], 2: [f"14:{minute}" for minute in range(15, 60, 2)]}
+"""A world begins at 14:13:20: some nodes release each minute, some are a minute before a wave when it is 14:14."""
 
 
 def a_small_network(shards: int) -> list[object]:
-    """Two nodes a shard: some with few units of capacity a day, some impatient for acceptance, some with a wave each minute."""
+    """Two nodes a shard: some with few units of capacity a day, some impatient for acceptance, some with waves."""
     codes = postal_codes(shards)
     nodes = [
         a_node(
@@ -33,7 +33,7 @@ def a_small_network(shards: int) -> list[object]:
             postal_code=code,
             capacity=NodeCapacity(unit="units", per_day=30) if n % 3 == 2 else None,
             acceptance_deadline_s=2 if n % 2 == 0 else None,
-            waves=WAVES if n % 4 in (1, 2) else [],
+            waves=WAVES.get(n % 4, []),
         )
         for n, code in enumerate(codes)
     ]

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from engine.domain.commands import AdjustStock, ClearHolds, GetOrder, StockMove
+from engine.domain.commands import ActOnLeg, AdjustStock, ClearHolds, GetOrder, StockMove
 from engine.domain.config import Node
 from engine.domain.events import Event, WaveDone
 from engine.domain.orders import LegRecord, LegState
@@ -20,7 +20,7 @@ from engine.protocol.waves import LEGS_PER_POLL
 from tests.builders import a_destination, a_node, a_place, an_order
 from tests.sim.lone_core import LoneCore
 from tests.unit.test_acceptance import now
-from tests.unit.test_edits import a_cluster, check
+from tests.unit.test_edits import a_cluster, check, live
 from tests.unit.test_resourcing import a_shop, place, receive, switch
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -221,6 +221,79 @@ def test_homes_release_their_own_legs_wherever_the_node_is(shards: int) -> None:
         found = cluster.ask(shard, GetOrder(placed.slot, placed.order_no))
         assert isinstance(found, OrderView)
         assert {leg.state for leg in found.legs} == {"released"}
+    cluster.now_ms += 3_000
+    cluster.settle()
+    check(cluster)
+
+
+# -- split orders, before the wave ----------------------------------------------------------------------------------
+
+
+def a_split_order(shop: LoneCore) -> OrderView:
+    """Over both nodes: N-0 had two units when it came."""
+    shop.ask(AdjustStock("N-0", (StockMove("SKU-0", "damaged", 998),)))
+    receive(shop, "N-1", {"SKU-0": 2})
+    order = place(shop, "split", {"SKU-0": 4})
+    assert live(order) == {"N-0": 2, "N-1": 2}
+    return order
+
+
+def test_a_split_order_is_planned_again_before_the_wave_that_would_release_it() -> None:
+    shop = a_wave_shop()
+    order = a_split_order(shop)
+    receive(shop, "N-0", {"SKU-0": 2})
+    wait_until(shop, "2026-11-30T08:58:59")
+    assert live(now(shop, order)) == {"N-0": 2, "N-1": 2}
+    wait_until(shop, "2026-11-30T08:59:00")
+    better = now(shop, order)
+    assert live(better) == {"N-0": 4}
+    assert (better.cost_minor, better.decision) == (100, order.decision + 1)
+    assert {leg.end_reason for leg in better.legs if leg.state == "cancelled"} == {"improved"}
+    wait_until(shop, "2026-11-30T09:00")
+    assert [leg.state for leg in now(shop, order).legs if leg.node_id == "N-0" and leg.lines] == ["released"]
+    shop.check_recovery({})
+
+
+@pytest.mark.parametrize("what", ["no_stock", "released", "on_the_way"])
+def test_an_order_that_cannot_be_served_for_less_stays_as_it_is(what: str) -> None:
+    shop = a_wave_shop()
+    order = a_split_order(shop)
+    if what != "no_stock":
+        receive(shop, "N-0", {"SKU-0": 2})
+    if what == "released":
+        shop.ask(ActOnLeg(order.slot, order.order_no, 1, "release"))
+    if what == "on_the_way":
+        for action in ("release", "ship"):
+            shop.ask(ActOnLeg(order.slot, order.order_no, 2, action))
+    before = now(shop, order)
+    wait_until(shop, "2026-11-30T08:59:30")
+    assert now(shop, order).version == before.version
+
+
+@pytest.mark.parametrize("shards", [1, 2, 4])
+def test_split_orders_are_joined_over_shards(shards: int) -> None:
+    cluster = a_cluster(shards, units=1)
+    placed = cluster.ask(0, a_place(an_order("A", {"SKU-0": 4}, max_legs=4)))
+    assert isinstance(placed, OrderView) and len(live(placed)) == 4
+    for core in cluster.cores:
+        core.catalog.nodes = [
+            replace(node, waves=["15:00"], working_days=(0, 1, 2, 3, 4, 5, 6)) if node else None
+            for node in core.catalog.nodes
+        ]
+        core.catalog.version += 1
+    cluster.ask(1 % shards, AdjustStock("N-1", (StockMove("SKU-0", "received", 2),)))
+    cluster.now_ms += 100
+    cluster.settle()
+    node = cluster.cores[0].catalog.nodes[0]
+    assert node is not None
+    wave_ms = next_wave(node, cluster.now_ms)
+    assert wave_ms is not None and wave_ms > cluster.now_ms + 60_000
+    cluster.now_ms = wave_ms - 50_000
+    cluster.settle()
+    joined = cluster.ask(0, GetOrder(placed.slot, placed.order_no))
+    assert isinstance(joined, OrderView)
+    assert live(joined) == {"N-0": 1, "N-1": 3}
+    assert {leg.state for leg in joined.legs if leg.lines} == {"allocated"}
     cluster.now_ms += 3_000
     cluster.settle()
     check(cluster)
