@@ -295,6 +295,13 @@ def shortage(state: ShardState, prepared: Prepared, plan: Plan) -> Problem:
             facts["node_id"] = state.catalog.node_id(line.pickup_node)
         errors.append(ProblemItem(f"/lines/{i}", _REASONS.get(reason, reason), facts))
     code = "out_of_stock" if "out_of_stock" in codes or not codes else "no_capable_node"
+    if "out_of_stock" in codes:
+        # Where one line is short no plan is looked for: what is said of lines that have their units is no finding.
+        errors = [
+            error
+            for error, reason in zip(errors, codes, strict=True)
+            if reason == "out_of_stock" or error.facts["available_to_promise"] < error.facts["requested"]
+        ]
     return Problem(code, CODES[code].title, tuple(errors))
 
 

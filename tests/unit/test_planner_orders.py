@@ -9,6 +9,7 @@ import pytest
 
 from engine.actors.planner import SolverPlanner
 from engine.domain.config import Carrier, Item, Node, NodeCapacity, Place, RateCard
+from engine.domain.decide_orders import Prepared, is_refused, prepare, shortage
 from engine.domain.decisions import EXCLUSIONS, Verdict, candidates_of, decode, legs_of
 from engine.domain.events import StockCounted
 from engine.domain.orders import Destination, LineRecord, Method, OnShort
@@ -17,7 +18,7 @@ from engine.domain.state import ShardState, apply
 from engine.settings import Settings
 from solvers.kernel import plan_batch
 from solvers.ways import enumerate_ways
-from tests.builders import NOW_MS, a_catalog, a_channel, a_line, a_node, a_service, an_item, an_order, as_docs
+from tests.builders import NOW_MS, a_catalog, a_channel, a_line, a_node, a_place, a_service, an_item, an_order, as_docs
 
 DAY_MS = 86_400_000
 NEAR, MIDDLE, FAR = 0, 1, 2
@@ -69,6 +70,21 @@ def planned(state: ShardState, request: PlanRequest, *, now_ms: int = NOW_MS, **
 
 def nodes_of(plan: Plan) -> list[int]:
     return [leg.node for leg in plan.legs]
+
+
+def test_a_refusal_names_the_lines_that_are_short_and_no_others() -> None:
+    """Two of the first line lie at two nodes: it is not what keeps the order from being served."""
+    state = a_state({(0, NEAR): 3, (0, MIDDLE): 6, (1, MIDDLE): 5})
+    planner = SolverPlanner(state, Settings())
+    lines = [a_line("SKU-0", 2, line_id="0"), a_line("SKU-1", 50, line_id="1")]
+    prepared = prepare(state, planner, a_place(an_order("A-1", lines)))
+    assert isinstance(prepared, Prepared)
+    (plan,) = planner.plan([prepared.request], now_ms=NOW_MS)
+    assert is_refused(a_place(an_order("A-1", lines)), prepared, plan)
+    refused = shortage(state, prepared, plan)
+    assert [
+        (error.pointer, error.facts["requested"], error.facts["available_to_promise"]) for error in refused.errors
+    ] == [("/lines/1", 50, 5)]
 
 
 def test_the_nearest_node_with_all_units_ships() -> None:
