@@ -138,9 +138,31 @@ def band_moves(crash_at: tuple[int, ...] = ()) -> World:
     return s.rest()
 
 
+def band_moves_under_an_order(crash_at: tuple[int, ...] = ()) -> World:
+    """While a band goes, the first order of one of its slots waits for the other shard: that slot stays, and has its order."""
+    s = MovingScript(shards=2, crash_at=crash_at, stock=2)
+    s.world.slow_replies_ms = 200
+    s.begin("band:0", 1)
+    s.world.run(150)
+    op = s.clients.place({"SKU-0": 8}, postal_code="00101")
+    s.wait(op)
+    for _ in range(20):
+        if isinstance(op.reply, OrderView):
+            break
+        s.world.run(500)  # a view may be empty for a moment after a crash
+        op = s.clients.send(op.shard, op.command)
+        s.wait(op)
+    assert isinstance(op.reply, OrderView), op.reply
+    s.world.slow_replies_ms = 0
+    s.move("band:0", 1)
+    assert isinstance(s.ask(CancelOrder(op.reply.slot, op.reply.order_no, **s.clients.key())), OrderView)
+    return s.rest()
+
+
 MOVE_SCENARIOS: dict[str, Callable[[tuple[int, ...]], World]] = {
     "node_moves": node_moves,
     "slot_moves": slot_moves,
     "holds_expire_at_the_new_home": holds_expire_at_the_new_home,
     "band_moves": band_moves,
+    "band_moves_under_an_order": band_moves_under_an_order,
 }
