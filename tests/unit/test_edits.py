@@ -330,3 +330,21 @@ def test_edits_and_cancels_at_once_leave_the_books_straight(shards: int) -> None
     last = cluster.ask(0, GetOrder(*at))
     assert isinstance(last, OrderView)
     assert last.state == "allocated"
+
+
+@pytest.mark.parametrize("shards", [1, 2, 4])
+def test_a_hold_on_all_there_is_is_committed_to_another_address(shards: int) -> None:
+    cluster = a_cluster(shards, per_day=4)
+    held = cluster.ask(0, a_place(an_order(lines={"SKU-0": 8}, max_legs=4), ttl_s=60))
+    assert isinstance(held, OrderView), held
+    refused = cluster.ask(0, CommitHold(held.slot, held.order_no, ship_to=a_destination("1000", country="CA")))
+    assert isinstance(refused, Problem), refused
+    still = cluster.ask(0, GetOrder(held.slot, held.order_no))
+    assert isinstance(still, OrderView)
+    assert (still.state, live(still)) == ("held", live(held))
+    done = cluster.ask(0, CommitHold(held.slot, held.order_no, ship_to=a_destination("99501")))
+    assert isinstance(done, OrderView), done
+    assert (done.state, sum(live(done).values())) == ("allocated", 8)
+    cluster.now_ms += 3_000
+    cluster.settle()
+    check(cluster)
