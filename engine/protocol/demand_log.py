@@ -38,7 +38,10 @@ class DemandLog:
     def _add(self, note: _Note) -> None:
         self._notes.append(note)
         self._count += 1
-        self._core.counts[f"demand_units_{note[1]}"] += note[5]
+        self._tally(note[1], note[5])
+
+    def _tally(self, outcome: str, units: int) -> None:
+        self._core.counts[f"demand_units_{outcome}"] += units
 
     def refused(self, flight: Flight, plan: Plan, at_ms: int) -> None:
         """An order was refused: all lines that fell short, with all that they asked."""
@@ -59,7 +62,7 @@ class DemandLog:
                 self._noted += 1
                 self._add((at_ms, "quoted", line.item, prepared.slot, request.channel, line.quantity, 0))
             else:
-                self._core.counts["demand_units_quoted"] += line.quantity
+                self._tally("quoted", line.quantity)
 
     def waits(self, slot: str, record: OrderRecord, at_ms: int) -> None:
         """An order was taken although some of it has to wait."""

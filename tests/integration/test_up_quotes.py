@@ -140,6 +140,7 @@ def test_an_order_over_shards_keeps_its_quote(engine: Engine) -> None:
         assert (again.status_code, again.json()["code"]) == (409, "quote_changed")
 
 
+@pytest.mark.timeout(600)  # three starts of a whole engine
 def test_a_quote_lives_through_kill_restart_and_restore(engine: Engine, tmp_path: Path) -> None:
     """And the restored books are right with quotes in them."""
     with engine.client() as client:
