@@ -165,7 +165,10 @@ def test_after_too_many_refusals_only_own_nodes_are_planned_with() -> None:
         home.peer(TryReply(False, ((0, 1, 5),), (), f"1:1:{n + 50}"))
     view = home.answer(corr)
     assert [(leg.node_id, leg.lines[0].quantity) for leg in view.legs] == [("N-0", 1)]
-    assert not home.sent
+    retried = [send.command for send in home.sent]
+    assert [(type(command), command.legs[0][4]) for command in retried] == [(TryLegs, ((0, 1),))], (
+        "the owner said meanwhile that it has units: what waits, and only that, is planned again"
+    )
 
 
 def test_a_silent_shard_is_avoided_and_told_to_let_go() -> None:
