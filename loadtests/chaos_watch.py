@@ -21,30 +21,30 @@ from loadtests.svg_plot import Panel, chart
 
 CONTROL = 255
 SETTLED_S = 30.0
-"""How long after its start a process counts for the slope of its memory."""
+"""How long after its start a process counts for the level of its memory."""
 READY_TIMEOUT_S = 5.0
 ROLES_TRIES = 20
 MIB = 1024 * 1024
 
 
-class Slope(NamedTuple):
-    """A straight line through a series: bytes a second, the mean, and how many points."""
+class Level(NamedTuple):
+    """High water of the two halves of a series (95th percentile, bytes), and how many points the smaller half has."""
 
-    per_s: float
-    mean: float
+    first: float
+    second: float
     points: int
 
-    def share_in(self, seconds: float) -> float:
-        """Growth in so long a time, over the mean."""
-        return self.per_s * seconds / self.mean if self.mean else 0.0
+    @property
+    def growth(self) -> float:
+        """Of the second half over the first, as a share."""
+        return self.second / self.first - 1 if self.first else 0.0
 
 
-def slope(points: Sequence[tuple[float, float]]) -> Slope:
-    """Least squares over the points given (seconds, bytes)."""
-    if len(points) < 3:
-        return Slope(0.0, 0.0, len(points))
-    at_s, values = np.array([x for x, _ in points]), np.array([y for _, y in points])
-    return Slope(float(np.polyfit(at_s - at_s[0], values, 1)[0]), float(values.mean()), len(points))
+def level(points: Sequence[tuple[float, float]], middle_s: float) -> Level:
+    """Of (seconds, bytes). A high water, not a slope: a killed process begins small, and a line through that says nothing."""
+    halves = [y for x, y in points if x <= middle_s], [y for x, y in points if x > middle_s]
+    first, second = (float(np.percentile(half, 95)) if half else 0.0 for half in halves)
+    return Level(first, second, min(map(len, halves)))
 
 
 class Watch:
@@ -145,18 +145,18 @@ class Watch:
             }
         )
 
-    def slopes(self, from_s: float, to_s: float) -> dict[str, Slope]:
-        """Memory of each role, of all together, and of the server's data."""
+    def levels(self, to_s: float) -> dict[str, Level]:
+        """Memory of each role, of all together, and of the server's data, up to an instant."""
         series: dict[str, list[tuple[float, float]]] = {"all": [], "redis used_memory": []}
         for sample in self.samples:
-            if not from_s <= sample["at_s"] <= to_s or not sample["complete"]:
+            if sample["at_s"] > to_s or not sample["complete"]:
                 continue
             series["redis used_memory"].append((sample["at_s"], sample["redis"]))
             if len(sample["settled"]) == len(sample["pss"]):
                 series["all"].append((sample["at_s"], sum(sample["pss"].values())))
             for role in sample["settled"]:
                 series.setdefault(role, []).append((sample["at_s"], sample["pss"].get(role, 0)))
-        return {name: slope(points) for name, points in series.items()}
+        return {name: level(points, to_s / 2) for name, points in series.items()}
 
 
 def _bytes_of(path: Path) -> int:

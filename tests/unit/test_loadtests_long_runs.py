@@ -9,7 +9,7 @@ import pytest
 
 from loadtests.chaos_checks import compare_books
 from loadtests.chaos_day import Plan, as_text
-from loadtests.chaos_watch import MIB, plot, slope
+from loadtests.chaos_watch import MIB, level, plot
 from loadtests.ledger import Ledger
 from loadtests.svg_plot import Panel, chart
 
@@ -28,16 +28,17 @@ def sample(at_s: float, pss_mib: int, *, complete: bool = True) -> dict[str, obj
     }
 
 
-def test_growth_is_seen_over_the_noise() -> None:
+def test_growth_is_seen_over_the_noise_and_a_restart_is_none() -> None:
     noise = (0, 3, -3, 1, -1)
-    flat = slope([(s, 1_000 + noise[s % 5]) for s in range(100)])
-    grows = slope([(s, 1_000 + s + noise[s % 5]) for s in range(100)])
-    assert abs(flat.share_in(100)) < 0.01
-    assert grows.share_in(100) == pytest.approx(100 / 1_050, rel=0.05)
+    flat = level([(s, 1_000 + noise[s % 5] - 400 * (50 < s < 70)) for s in range(100)], 50)
+    grows = level([(s, 1_000 + 4 * s + noise[s % 5]) for s in range(100)], 50)
+    assert abs(flat.growth) < 0.01
+    assert grows.growth == pytest.approx(1_390 / 1_190 - 1, rel=0.1)
 
 
-def test_two_points_say_nothing_about_growth() -> None:
-    assert slope([(0, 1), (1, 100)]).share_in(3_600) == 0.0
+def test_a_half_without_samples_says_nothing() -> None:
+    seen = level([(0, 1), (1, 100)], 50)
+    assert (seen.points, seen.second) == (0, 0.0)
 
 
 def test_books_that_differ_are_named_and_equal_ones_are_not() -> None:
@@ -71,7 +72,7 @@ def test_a_plot_has_every_process_and_every_kill_and_leaves_out_half_samples() -
 
 @pytest.mark.parametrize("kills", [[], [{"at_s": 1.0}], [{"at_s": 1.0}, {"at_s": 2.0}]])
 def test_a_result_is_written_as_it_is(kills: list[dict[str, float]]) -> None:
-    result = {"holds": True, "kills": kills, "slopes": {"all": {"points": 3}}, "samples": [sample(0, 1), sample(1, 1)]}
+    result = {"holds": True, "kills": kills, "memory": {"all": {"points": 3}}, "samples": [sample(0, 1), sample(1, 1)]}
     assert json.loads(as_text(result)) == result
 
 
