@@ -161,7 +161,8 @@ def show(report: Report) -> None:
             continue
         _out.print(
             f"shard {one.shard}: {one.entries:,} entries {base}; {one.positions:,} positions, {one.orders:,} orders, "
-            f"{one.holds:,} open holds, {one.foreign_legs:,} legs held for other shards, {one.days:,} days of capacity compared",
+            f"{one.holds:,} open holds, {one.foreign_legs:,} legs held for other shards, {one.days:,} days of capacity, "
+            f"{one.inbound:,} inbound records compared",
             highlight=False,
             soft_wrap=True,
         )

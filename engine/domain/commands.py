@@ -65,7 +65,11 @@ class ReleaseHold(Struct, array_like=True, tag=4, frozen=True, gc=False):
 
 
 class CancelOrder(Struct, array_like=True, tag=5, frozen=True, gc=False):
-    """Cancel lines (line id, units) or, with None, all that has not left."""
+    """Cancel lines (line id, units) or, with None, all that has not left.
+
+    is_duplicate: an order of the same id, opened earlier in another slot, is the one that counts. What has been released to a
+    node is left: somebody must look at it.
+    """
 
     slot: str
     order_no: int
@@ -73,6 +77,7 @@ class CancelOrder(Struct, array_like=True, tag=5, frozen=True, gc=False):
     reason: str = ""
     key_hash: int = 0
     fingerprint: int = 0
+    is_duplicate: bool = False
 
 
 class ClearHolds(Struct, array_like=True, tag=17, frozen=True, gc=False):
@@ -191,7 +196,7 @@ class GetStatus(Struct, array_like=True, tag=14, frozen=True, gc=False):
 
 
 class DumpPart(Struct, array_like=True, tag=15, frozen=True, gc=False):
-    """The shard's own totals for the auditor: positions (`node:…` after the cursor) or orders (`slot:…`), in pages."""
+    """What the shard has, for the auditor, in pages: rows of a kind (`node`, `slot`, `foreign`, `capacity`, `inbound`) from a cursor on."""
 
     kind: str
     cursor: str = ""

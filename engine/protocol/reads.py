@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from heapq import nsmallest
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -241,13 +241,14 @@ def status(core: ShardCore, conn: int, corr: int, command: GetStatus, now_ms: in
 
 def dump(core: ShardCore, conn: int, corr: int, command: DumpPart, now_ms: int) -> None:
     """Rows for the auditor: `node` = own positions by (item, node); `slot` = orders by number; `foreign` = legs of other
-    homes; `capacity` = days of own nodes."""
-    after = _parse_cursor(command.cursor)
-    dumper = _DUMPERS.get(command.kind)
+    homes; `capacity` = days of own nodes; `inbound` = what is on its way to own nodes."""
+    if command.kind not in _DUMPERS:
+        core.answer(conn, corr, refuse("invalid_field", "/kind", f"one of {', '.join(_DUMPERS)}"))
+        return
+    parse, dumper = _DUMPERS[command.kind]
+    after = parse(command.cursor)
     if after is None:
         core.answer(conn, corr, Problem("invalid_cursor", CODES["invalid_cursor"].title))
-    elif dumper is None:
-        core.answer(conn, corr, refuse("invalid_field", "/kind", f"one of {', '.join(_DUMPERS)}"))
     else:
         rows, cursor = dumper(core, after, max(1, min(command.limit, PAGE_MAX)))
         core.answer(conn, corr, DumpReply(tuple(rows), cursor, core.state.seq))
@@ -351,4 +352,32 @@ def _dump_capacity(core: ShardCore, after: tuple[int, int], limit: int) -> _Rows
     return rows, ""
 
 
-_DUMPERS = {"node": _dump_positions, "slot": _dump_orders, "foreign": _dump_foreign, "capacity": _dump_capacity}
+def _parse_inbound_cursor(cursor: str) -> tuple[int, str] | None:
+    node, dash, inbound_id = cursor.partition("-")
+    if not cursor:
+        return (0, "")
+    return (int(node), inbound_id) if dash and node.isascii() and node.isdigit() and len(node) < 10 else None
+
+
+def _dump_inbound(core: ShardCore, first: tuple[int, str], limit: int) -> _Rows:
+    """(node, inbound id, item, units expected, expected at in ms) of own nodes; a cursor names the next row, which may be gone by then."""
+    rows: list[tuple[Any, ...]] = []
+    for node, part in sorted(core.state.nodes.items()):
+        if node < first[0] or not part.inbound or not core.catalog.owns_node(node):
+            continue
+        ids = (i for i in part.inbound if (node, i) >= first)
+        for inbound_id in nsmallest(limit + 1 - len(rows), ids):
+            if len(rows) == limit:
+                return rows, f"{node}-{inbound_id}"
+            rows.append((node, inbound_id, *part.inbound[inbound_id]))
+    return rows, ""
+
+
+_DUMPERS: dict[str, tuple[Callable[[str], Any], Callable[[ShardCore, Any, int], _Rows]]] = {
+    "node": (_parse_cursor, _dump_positions),
+    "slot": (_parse_cursor, _dump_orders),
+    "foreign": (_parse_cursor, _dump_foreign),
+    "capacity": (_parse_cursor, _dump_capacity),
+    "inbound": (_parse_inbound_cursor, _dump_inbound),
+}
+"""By kind: what reads a cursor, and what gives the rows from it on."""

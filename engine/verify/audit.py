@@ -2,7 +2,7 @@
 
 Steps, shard by shard, while traffic goes on:
 1  the chain of every entry, computed anew (chain.py); the books, from the first entry or from snapshots (books.py)
-2  positions, orders and foreign legs of the live shard, page by page at the page's own entry (pages.py)
+2  positions, orders, foreign legs, days of capacity and inbound records of the live shard, page by page at the page's own entry (pages.py)
 then for all together:
 3  legs at other shards: what a home's record says is held there is held there, and nothing is held for nobody
 4  acknowledged order ids, where a list is given: each is there exactly once
@@ -28,6 +28,7 @@ from engine.verify.pages import (
     Days,
     Follower,
     ForeignLegs,
+    Inbound,
     Key,
     Kind,
     Mismatch,
@@ -40,7 +41,7 @@ DRIFT_KEPT = 200
 SETTLE_S = 10.0
 SETTLE_EVERY_S = 0.25
 RESTARTS_MAX = 3
-_PART_OF_KIND = {"node": "position", "slot": "order", "foreign": "leg", "capacity": "day"}
+_PART_OF_KIND = {"node": "position", "slot": "order", "foreign": "leg", "capacity": "day", "inbound": "inbound record"}
 
 
 class ReadableJournal(Protocol):
@@ -63,7 +64,7 @@ class Drift(Struct):
 
     shard: int
     kind: str
-    """position, order, leg, day, entry, chain, acknowledged."""
+    """position, order, leg, day, inbound record, entry, chain, acknowledged."""
     name: str
     booked: str
     live: str
@@ -85,6 +86,8 @@ class ShardReport(Struct):
     foreign_legs: int = 0
     days: int = 0
     """Ship days of nodes whose capacity was compared."""
+    inbound: int = 0
+    """Records of what is on its way."""
     drift_count: int = 0
 
 
@@ -161,6 +164,7 @@ class _ShardAudit:
             (Orders(), books.order_count),
             (ForeignLegs(), len(books.foreign)),
             (Days(), sum(1 for _ in books.days())),
+            (Inbound(), len(books.inbound)),
         )
         counts = []
         for kind, total in kinds:
@@ -173,7 +177,7 @@ class _ShardAudit:
             )
             counts.append(rows)
             mismatches += found
-        report.positions, report.orders, report.foreign_legs, report.days = counts
+        report.positions, report.orders, report.foreign_legs, report.days, report.inbound = counts
         report.holds = sum(1 for order in books.orders() if order.state == 0)
         report.seq, report.entries = books.seq, books.entries
         await self._explain(mismatches)
@@ -213,6 +217,8 @@ class _ShardAudit:
             return f"order {order.order_id}" if order else f"order number {key}"
         if kind == "capacity":
             return f"capacity of {self._names.node_id(key[0])} on day {key[1]}"
+        if kind == "inbound":
+            return f"inbound {key[1]} at {self._names.node_id(key[0])}"
         node, order_no, leg_no = key
         return f"leg {leg_no} of order number {order_no} at {self._names.node_id(node)}"
 
@@ -221,6 +227,9 @@ class _ShardAudit:
             return "nothing"
         if kind == "node":
             return "on hand {}, held {}, allocated {}, safety {}".format(*value)
+        if kind == "inbound":
+            item, units, expected_ms = value
+            return f"{units} of {self._names.sku(item)} at {expected_ms} ms"
         return str(value)
 
 

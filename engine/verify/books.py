@@ -10,6 +10,7 @@ B2  On hand moves by stock facts and shipments. A rejected leg may take units of
 B3  Parts loaded from snapshots are true after their own entry; what they contain is not applied again.
 B4  A day's capacity is taken by legs: local ones by their records, others as they are held and driven. What has left keeps what it
     used. A node remembers `DAYS_KEPT` days: a day is forgotten when one that many days later is used.
+B5  What is on its way to a node is what was stated of it last, by inbound id. It is never on hand; nothing that was not expected ends.
 """
 
 from __future__ import annotations
@@ -67,13 +68,15 @@ class Fault(NamedTuple):
 
 
 class Touched(NamedTuple):
-    """What one event changed: position keys, order numbers, (node, order number, leg number) of foreign legs, and days."""
+    """What one event changed: position keys, order numbers, (node, order number, leg number) of foreign legs, days, what is expected."""
 
     positions: set[int]
     orders: set[int]
     foreign: set[tuple[int, int, int]]
     capacity: set[tuple[int, int]]
     """(node, local ship day)"""
+    inbound: set[tuple[int, str]]
+    """(node, inbound id)"""
 
 
 class Books:
@@ -87,6 +90,8 @@ class Books:
         self.faults: list[Fault] = []
         self.fault_count = 0
         self.foreign: dict[tuple[int, int, int], ForeignLeg] = {}
+        self.inbound: dict[tuple[int, str], tuple[int, int, int]] = {}
+        """(item, units still expected, expected at in ms) by (node, inbound id)."""
         self._row: dict[int, int] = {}
         self._on_hand, self._held, self._allocated, self._safety = (array("i") for _ in range(4))
         self._orders: dict[int, bytes] = {}
@@ -170,7 +175,7 @@ class Books:
         return [order_no for order_no, _ in orders]
 
     def load_node(self, node: int, data: bytes) -> None:
-        # keys, feeds, movements, settings, foreign legs, and what later versions append
+        # keys, feeds, movements, settings, foreign legs, inbound records, and what later versions append
         _schema, items, columns, capacity, *rest = decode(data)
         for day, units in capacity:
             self._use(node, day, units)
@@ -186,6 +191,8 @@ class Books:
             )._replace(day=day, capacity=taken)
             self.foreign[(node, order_no, leg_no)] = leg
             self.book_foreign(node, leg, 1)
+        for inbound_id, item, units, expected_ms in rest[5] if len(rest) > 5 else ():  # older snapshots have none
+            self.inbound[(node, inbound_id)] = (item, units, expected_ms)
 
     # -- folding --------------------------------------------------------------------------------------------------
 
@@ -195,7 +202,7 @@ class Books:
         Exhaust it: what is not drawn is not booked.
         """
         for event in decode(payload):
-            touched = Touched(set(), set(), set(), set())
+            touched = Touched(set(), set(), set(), set(), set())
             handler = _HANDLERS.get(event[0])
             if handler is None:
                 self.fault(seq, f"an event of unknown kind {event[0]}")
@@ -293,6 +300,22 @@ class Books:
                 key = position_key(item, node)
                 self._safety[self._ensure(key)] = safety
                 touched.positions.add(key)
+
+    def _inbound_set(self, seq: int, event: list[Any], touched: Touched) -> None:
+        node, rows = event[1], event[2]
+        if seq <= self.node_seq.get(node, 0):
+            return
+        for inbound_id, item, units, expected_ms in rows:
+            key = (node, inbound_id)
+            touched.inbound.add(key)
+            old = self.inbound.get(key)
+            if units < 0 or (old is None and not units) or (old is not None and old[0] != item):
+                what = f"inbound {inbound_id}: units of an item that are expected, and were"
+                self.fault(seq, what, position_key(item, node), (item, units), old[:2] if old else ())
+            if units:
+                self.inbound[key] = (item, units, expected_ms)
+            else:
+                self.inbound.pop(key, None)
 
     def _leg_held(self, seq: int, event: list[Any], touched: Touched) -> None:
         home, txn, slot, order_no, leg_no, node, day, capacity, lines = event[1:10]
@@ -423,7 +446,7 @@ class Books:
             self._capacity[key] = (day, (used if kept == day else 0) + units)
 
     def _no_units(self, seq: int, event: list[Any], touched: Touched) -> None:
-        """A recovery, other shards' acknowledgement, what is only expected: nothing about units that are there."""
+        """A recovery, other shards' acknowledgement, a wave that is done: nothing about units."""
 
     # -- small change ---------------------------------------------------------------------------------------------
 
@@ -493,7 +516,7 @@ _HANDLERS = {
     _ORDERS_CLOSED: Books._orders_closed,
     _LEG_SHIFTED: Books._leg_shifted,
     _WAVE_DONE: Books._no_units,
-    _INBOUND_SET: Books._no_units,
+    _INBOUND_SET: Books._inbound_set,
     _LEGS_PARTED: parts.parted,
     _PART_BOXED: parts.boxed,
     _PART_RECEIVED: parts.received,

@@ -12,6 +12,7 @@ from engine.verify.layouts import position_key
 from engine.verify.pages import JournalEntry, Key
 
 CAUSES_KEPT = 5
+_INBOUND_SET = 37
 _CAUSES = (
     "reserved", "allocated", "committed", "released", "expired", "extended", "cancelled", "leg released", "leg accepted",
     "leg picked", "leg shipped", "leg delivered", "leg rejected", "planned again", "demand cancelled", "demand expired",
@@ -29,7 +30,7 @@ class Cause(NamedTuple):
 
 
 async def newest_causes(entries: AsyncIterator[JournalEntry], wanted: set[Key]) -> dict[Key, list[Cause]]:
-    """The newest events that touched each wanted position key, order number or foreign leg; newest first."""
+    """The newest events that touched each wanted position key, order number, foreign leg or inbound record; newest first."""
     found: dict[Key, deque[Cause]] = {key: deque(maxlen=CAUSES_KEPT) for key in wanted}
     async for entry in entries:
         for event in _decode(entry.payload):
@@ -58,6 +59,9 @@ def _mentions(event: list[Any]) -> list[tuple[Key, str]]:
     if kind == 4:
         node, rows = event[1:3]
         return [(position_key(item, node), f"safety set to {safety}") for item, safety, *_ in rows]
+    if kind == _INBOUND_SET:
+        node, rows = event[1:3]
+        return [((node, inbound_id), f"{units} expected at {at_ms} ms") for inbound_id, _item, units, at_ms in rows]
     if kind == 5:
         home, _txn, _slot, order_no, leg_no, node, _day, _capacity, lines = event[1:10]
         text = f"leg {leg_no} of order {order_no} held for shard {home}"

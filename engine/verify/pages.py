@@ -27,7 +27,7 @@ _LEG_BITS = 12
 """Cursors of foreign legs are (node, order number << 12 | leg number)."""
 
 Key = Any
-"""An integer, or (node, order number, leg number): sortable within a kind."""
+"""An integer, (node, order number, leg number) or (node, inbound id): sortable within a kind."""
 
 
 class Page(NamedTuple):
@@ -175,6 +175,30 @@ class Days:
     def cursor_before(self, key: tuple[int, int]) -> str:
         node, day = key
         return f"{node}-{day - 1}"
+
+
+class Inbound:
+    """Rows (node, inbound id, item, units expected, expected at in ms). A cursor names the first row of a page, and not the last of the
+    one before: no id comes just before another."""
+
+    name = "inbound"
+
+    def row(self, row: tuple[Any, ...]) -> tuple[tuple[int, str], tuple[Any, ...] | None]:
+        node, inbound_id, *record = row
+        return (node, inbound_id), tuple(record)
+
+    def booked(self, books: Books, key: tuple[int, str]) -> tuple[Any, ...] | None:
+        return books.inbound.get(key)
+
+    def keys(self, books: Books) -> list[tuple[int, str]]:
+        return sorted(books.inbound)
+
+    def touched(self, touched: Touched) -> set[tuple[int, str]]:
+        return touched.inbound
+
+    def cursor_before(self, key: tuple[int, str]) -> str:
+        node, inbound_id = key
+        return f"{node}-{inbound_id}"
 
 
 def _leg(leg_no: int, node: int, local: bool, state: int, lines: Iterable[Iterable[int]]) -> tuple[Any, ...]:

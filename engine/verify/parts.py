@@ -35,6 +35,7 @@ class Kept(NamedTuple):
     foreign: list[tuple[tuple[int, int, int], ForeignLeg]]
     capacity: list[tuple[tuple[int, int], tuple[int, int]]]
     orders: list[tuple[int, bytes]]
+    inbound: list[tuple[tuple[int, str], tuple[int, int, int]]]
 
 
 Boxed = Kept | list[bytes]
@@ -160,22 +161,24 @@ def _touch_node(books: Books, node: int, touched: Touched) -> None:
     touched.positions.update(key for key in books.positions() if key & 0xFFFFFFFF == node)
     touched.foreign.update(key for key in books.foreign if key[0] == node)
     touched.capacity.update(day for day in books.days() if day[0] == node)
+    touched.inbound.update(key for key in books.inbound if key[0] == node)
 
 
 def _take_out(books: Books, part: str, touched: Touched) -> Kept:
     """All of a part, out of the books."""
     kind, _, name = part.partition(":")
     if kind == "slot":
-        return Kept([], [], [], books.take_orders(name, touched.orders))
+        return Kept([], [], [], books.take_orders(name, touched.orders), [])
     if kind != "node":
-        return Kept([], [], [], [])
+        return Kept([], [], [], [], [])
     node = int(name)
     _touch_node(books, node, touched)
     rows = [(key, tuple(books.position(key))) for key in list(books.positions()) if key & 0xFFFFFFFF == node]
     for key, (on_hand, held, allocated, safety) in rows:
         books.add(key, -on_hand, -held, -allocated, safety=-safety)
     foreign = [(key, books.foreign.pop(key)) for key in list(books.foreign) if key[0] == node]
-    return Kept(rows, foreign, books.take_days(node), [])  # type: ignore[arg-type]
+    inbound = [(key, books.inbound.pop(key)) for key in list(books.inbound) if key[0] == node]
+    return Kept(rows, foreign, books.take_days(node), [], inbound)  # type: ignore[arg-type]
 
 
 def _put_back(books: Books, kept: Kept, touched: Touched) -> None:
@@ -187,6 +190,8 @@ def _put_back(books: Books, kept: Kept, touched: Touched) -> None:
         touched.foreign.add(leg_key)
     books.put_days(kept.capacity)
     touched.capacity.update((node, day) for (node, _), (day, _) in kept.capacity)
+    books.inbound.update(kept.inbound)
+    touched.inbound.update(key for key, _ in kept.inbound)
     for order_no, packed in kept.orders:
         books.put_order(order_no, packed)
         touched.orders.add(order_no)

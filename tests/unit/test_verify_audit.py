@@ -7,10 +7,10 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from engine.domain.commands import DumpPart
+from engine.domain.commands import DumpPart, PutInbound
 from engine.domain.events import LegHeld
 from engine.domain.orders import OrderRecord
-from engine.domain.replies import DumpReply
+from engine.domain.replies import DumpReply, InboundReply, Problem
 from engine.domain.state import leg_key
 from engine.journal.memory import MemoryJournal, MemoryServer
 from engine.verify.audit import Report, audit
@@ -100,6 +100,65 @@ async def test_a_quiet_cluster_has_no_drift(shards: int) -> None:
     assert all(one.entries == it.server.shard(one.shard).tail.seq for one in report.shards)
     assert all(one.first_seq == 1 and one.positions > 0 for one in report.shards)
     assert all(one.days > 0 for one in report.shards), "no node with a daily capacity gave any away: proves nothing"
+    assert [one.inbound for one in report.shards] == [
+        sum(len(part.inbound) for part in core.state.nodes.values()) for core in it.cluster.cores
+    ]
+    assert sum(one.inbound for one in report.shards) > 0, "nothing was on its way: proves nothing"
+
+
+def _expect(it: Auditable, records: int) -> None:
+    """N-1 expects so many records more, which take several pages."""
+    rows = tuple((f"PO-{n:03}-x", f"SKU-{n % 6}", n + 1, it.cluster.now_ms + n) for n in range(records))
+    shard = it.cluster.cores[0].catalog.owner[1]
+    assert isinstance(it.cluster.ask(shard, PutInbound("N-1", rows)), InboundReply)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("records", [7, 8, 40])
+async def test_what_is_on_its_way_is_compared_page_by_page(shards: int, records: int) -> None:
+    it = Auditable(shards=shards)
+    await it.begin(5)
+    _expect(it, records)
+    await it.write()
+    report = await it.audit()
+    assert said(report) == []
+    assert sum(one.inbound for one in report.shards) == sum(
+        len(part.inbound) for core in it.cluster.cores for part in core.state.nodes.values()
+    )
+
+
+async def test_a_live_shard_that_expects_something_else_is_drift() -> None:
+    it = Auditable(shards=1)
+    await it.begin(5)
+    _expect(it, 30)
+    await it.write()
+    inbound = it.cluster.cores[0].state.nodes[1].inbound
+    item, units, at_ms = inbound["PO-010-x"]
+    inbound["PO-010-x"] = (item, units + 1, at_ms)
+    lost = inbound.pop("PO-020-x")
+    inbound["PO-099"] = (2, 4, at_ms)
+    report = await it.audit()
+    assert report.drift_count == 3
+    assert [(d.kind, d.name, d.booked, d.live) for d in report.drift] == [
+        ("inbound record", "inbound PO-010-x at N-1", f"11 of SKU-4 at {at_ms} ms", f"12 of SKU-4 at {at_ms} ms"),
+        ("inbound record", "inbound PO-020-x at N-1", f"21 of SKU-2 at {lost[2]} ms", "nothing"),
+        ("inbound record", "inbound PO-099 at N-1", "nothing", f"4 of SKU-2 at {at_ms} ms"),
+    ]
+    assert [cause.text for cause in report.drift[1].causes] == [f"21 expected at {lost[2]} ms"]
+
+
+async def test_inbound_rows_are_asked_for_with_a_cursor_or_refused() -> None:
+    it = Auditable(shards=1)
+    await it.begin(5)
+    _expect(it, 3)
+    ask = it.cluster.ask
+    page = ask(0, DumpPart("inbound", "1-PO-001-x", 1))
+    assert isinstance(page, DumpReply)
+    assert (page.rows[0][:2], page.cursor) == ((1, "PO-001-x"), "1-PO-002-x")
+    for cursor in ("1", "-PO-1", "x-PO-1", "99999999999-PO"):
+        refused = ask(0, DumpPart("inbound", cursor, 1))
+        assert isinstance(refused, Problem)
+        assert refused.code == "invalid_cursor"
 
 
 async def test_a_live_shard_that_gave_away_other_capacity_is_drift() -> None:

@@ -75,6 +75,8 @@ def assert_agree(cluster: LittleCluster, shard: int, books: Books) -> None:
         for leg in part.foreign.values()
     }
     assert {key: (leg.state, leg.lines, leg.shipped) for key, leg in books.foreign.items()} == live_foreign
+    live_inbound = {(node, i): record for node, part in state.nodes.items() for i, record in part.inbound.items()}
+    assert books.inbound == live_inbound
 
 
 class Traffic:
@@ -196,8 +198,10 @@ def test_books_equal_the_shards_after_traffic_of_every_kind(seed: int, shards: i
     assert traffic.orders > 100
     for shard in range(shards):
         assert_agree(cluster, shard, _fold(cluster, shard))
+    every = [_fold(cluster, shard) for shard in range(shards)]
+    assert any(books.inbound for books in every), "nothing was on its way: proves nothing"
     if shards > 1:
-        assert any(books.foreign for books in (_fold(cluster, shard) for shard in range(shards)))
+        assert any(books.foreign for books in every)
 
 
 @pytest.mark.parametrize("shards", [1, 2])
@@ -273,6 +277,22 @@ def test_a_shard_that_forgets_a_release_is_found() -> None:
     positions.v_allocated[positions.find(key >> 32, key & 0xFFFFFFFF)] += 2
     assert _booked(_fold(cluster, 0))[key] == values
     assert _live(cluster, 0)[key] != values
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        (["PO-2", 0, 0, 9], "ends and was not expected"),
+        (["PO-1", 1, 4, 9], "another item"),
+        (["PO-1", 0, -1, 9], "below 0"),
+    ],
+)
+def test_an_inbound_record_that_cannot_be_is_a_fault(row: list[object], what: str) -> None:
+    books = Books()
+    for seq, rows in ((1, [["PO-1", 0, 5, 9]]), (2, [row])):
+        for _ in books.apply(seq, seq, msgspec.msgpack.encode([[37, 3, rows, 0, 0]])):
+            pass
+    assert [(fault.seq, fault.node) for fault in books.faults] == [(2, 3)], what
 
 
 def test_an_unknown_event_is_a_fault_not_a_crash() -> None:
