@@ -92,8 +92,8 @@ class Moves:
         self._parked: list[tuple[int, int, Command]] = []
         self._acked = 0
         """Chunks of the box that the target has."""
-        self._asked: dict[int, str] = {}
-        """What each open question is about, by correlation id."""
+        self._asked: dict[int, tuple[str, int]] = {}
+        """What each open question is about, and of which move, by correlation id."""
         self._again_ms = 0
         self._shows: dict[int, int] = {}
         """When to ask for a node's stock again, by node."""
@@ -273,7 +273,7 @@ class Moves:
             elif now_ms >= self._again_ms:
                 self._again_ms = now_ms + AGAIN_MS
                 corr = core.send(leaving.move.target, OfferPart(leaving.move.move_id, leaving.part, core.shard))
-                self._asked[corr] = "ready"
+                self._asked[corr] = ("ready", leaving.move.move_id)
             return
         for _ in range(ORDERS_PER_POLL):
             if not core.has_room():
@@ -365,7 +365,7 @@ class Moves:
             box.time_ms,
             core.epoch + core.state.txn_offset,
         )
-        self._asked[core.send(box.target, offer)] = "chunk"
+        self._asked[core.send(box.target, offer)] = ("chunk", box.move_id)
 
     def replied(self, corr: int, reply: Reply) -> bool:
         """An answer to a question of moves; False = the correlation id is none of ours."""
@@ -373,16 +373,23 @@ class Moves:
         if node is not None:
             self._shown(node, reply)
             return True
-        what = self._asked.pop(corr, None)
-        if what is None:
+        asked = self._asked.pop(corr, None)
+        if asked is None:
             return False
-        if isinstance(reply, Done):
+        what, move_id = asked
+        if isinstance(reply, Done) and move_id == self._move_under_way():
             self._again_ms = 0
             if what == "ready" and self._leaving is not None:
                 self._leaving.is_ready = True
             elif what == "chunk":
                 self._acked = reply.detail
         return True
+
+    def _move_under_way(self) -> int:
+        """The move that a part leaves by; 0 = none. What a target says of an earlier one is no answer about this one."""
+        if self._leaving is not None:
+            return self._leaving.move.move_id
+        return max((box.move_id for box in self._core.state.boxes.values() if box.target >= 0), default=0)
 
     # -- the target -------------------------------------------------------------------------------------------------
 
