@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from engine.domain.commands import EditOrder
 from engine.domain.orders import LineRequest
-from engine.domain.replies import Problem, Reply
+from engine.domain.replies import Problem, ProblemItem, Reply
 from gateway.call import Answer, Call, Route
 from gateway.idempotency import fingerprint
 from gateway.orders import examples
@@ -125,9 +125,20 @@ def _added(call: Call, body: Replan) -> tuple[LineRequest, ...] | Problem:
     order = Order(order_id="-", channel="-", service=service, lines=body.add_lines)
     request = order_request(order, max_lines=call.gateway.settings.max_lines, needs_destination=False)
     if isinstance(request, Problem):
-        items = [replace(item, pointer=item.pointer.replace("/lines", "/add_lines", 1)) for item in request.errors]
-        return replace(request, errors=tuple(items))
+        return replace(request, errors=tuple([_of_added(item) for item in request.errors]))
     return request.lines
+
+
+def _of_added(item: ProblemItem) -> ProblemItem:
+    """A fault of an order's lines, at the place where an edit has them."""
+    facts = dict(item.facts)
+    if "first" in facts:
+        facts["first"] = _in_added(facts["first"])
+    return replace(item, pointer=_in_added(item.pointer), facts=facts)
+
+
+def _in_added(pointer: str) -> str:
+    return pointer.replace("/lines", "/add_lines", 1)
 
 
 _PROBLEMS = (

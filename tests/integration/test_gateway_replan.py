@@ -158,6 +158,18 @@ async def test_bad_edits_name_their_field(tmp_path: Path, body: Any, status: int
         await engine.close()
 
 
+async def test_a_line_that_is_added_twice_is_named_at_both_places(tmp_path: Path) -> None:
+    engine = await GatewayEngine(tmp_path, shards=1).start()
+    try:
+        await engine.stock_up("N-0", "SKU-0", 3)
+        order = await allocated(engine)
+        twice = await replan(engine, order, "k-2", {"add_lines": [{"line_id": "2", "sku": "SKU-1", "quantity": 1}] * 2})
+        fault = twice.json()["errors"][0]
+        assert (fault["pointer"], fault["first"]) == ("/add_lines/1/line_id", "/add_lines/0")
+    finally:
+        await engine.close()
+
+
 async def test_the_python_client_edits(engine: GatewayEngine) -> None:
     async with engine.served() as url, AsyncClient(url, engine.admin) as client:
         home = ShipTo(country="US", postal_code="10001")
