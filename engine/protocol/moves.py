@@ -199,6 +199,8 @@ class Moves:
     def _follow_map(self, part: str, box: Box, moving: Move | None, now_ms: int) -> None:
         """M3."""
         core = self._core
+        if core.catalog.version < box.move_id:
+            return  # a map from before the move began: it was fetched while the process before this one still wrote
         if moving is not None and moving.move_id == box.move_id:
             return
         if _owner_by_map(core, part) == core.shard:

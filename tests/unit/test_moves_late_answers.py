@@ -8,7 +8,7 @@ from engine.domain.move_commands import AbandonMove, FinishMove, OfferPart
 from engine.domain.replies import Done, OrderView
 from engine.protocol.effects import Send
 from engine.protocol.moves import FINISH_MS
-from tests.builders import a_destination, a_network, a_place, an_order
+from tests.builders import a_destination, a_network, a_place, an_order, as_docs
 from tests.sim.lone_core import LoneCore
 
 FIRST, SECOND = "slot:US010", "slot:US020"
@@ -66,3 +66,17 @@ def test_an_answer_about_an_earlier_move_says_nothing_about_this_one() -> None:
     for _ in range(300):
         source.pass_time(1)
         assert not any(type(send.command) is FinishMove for send in source.sent), "the target has nothing of it"
+
+
+def test_a_map_from_before_a_move_says_nothing_about_its_box() -> None:
+    source = a_source()
+    before = source.documents
+    offered(source, FIRST, 1)
+    now = source.documents
+    source.documents = before
+    again = source.recovered_from({})
+    again.poll(now_ms=source.now_ms)
+    assert FIRST in again.state.boxes and not again.catalog.owns_slot("US010"), "it may be the target's by now"
+    again.configure(as_docs([*now, Placement(shard_count=3, slots={"US010": 1})]), len(now) + 1)
+    again.poll(now_ms=source.now_ms)
+    assert FIRST not in again.state.boxes and "US010" not in again.state.slots
