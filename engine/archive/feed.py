@@ -5,6 +5,7 @@ It reads only, apart from one key that says how far the archive is, which the sh
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, NamedTuple
 
 from engine.archive.segment import Record
@@ -27,7 +28,7 @@ class Page(NamedTuple):
 
 
 class JournalFeed:
-    """One shard's streams. Opened when first needed and again after a break; used by one task."""
+    """One shard's streams, over one connection: opened when first needed and again after a break. Tasks may share it."""
 
     def __init__(self, url: str, shard: int, *, timeout_s: float = 10.0, name: str = "archive") -> None:
         self._address = parse_url(url)
@@ -36,6 +37,8 @@ class JournalFeed:
         self._timeout_s = timeout_s
         self._name = f"qm-s{shard}-{name}"
         self._connection: Connection | None = None
+        self._connecting = asyncio.Lock()
+        """Tasks that find no connection open one, not one each."""
         self._closed = False
 
     async def tail(self) -> Tail | None:
@@ -95,11 +98,19 @@ class JournalFeed:
             self._connection.close()
 
     async def _connected(self) -> Connection:
+        self._still_open()
+        if self._connection is None or self._connection.closed:
+            async with self._connecting:
+                if self._connection is None or self._connection.closed:
+                    self._connection = await connect(self._address, timeout_s=self._timeout_s, name=self._name)
+            if self._closed:  # while it was made
+                self._connection.close()
+        self._still_open()
+        return self._connection
+
+    def _still_open(self) -> None:
         if self._closed:
             raise Unavailable("this feed is closed")
-        if self._connection is None or self._connection.closed:
-            self._connection = await connect(self._address, timeout_s=self._timeout_s, name=self._name)
-        return self._connection
 
 
 def _id(entry_id: Any) -> tuple[int, int]:

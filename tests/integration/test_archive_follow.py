@@ -113,6 +113,33 @@ async def assert_complete(writer: Writer, folder: Path) -> None:
     assert contents(live._engine) == contents(again._engine)
 
 
+async def test_tasks_that_share_a_feed_share_its_connection_which_ends_with_it(
+    server: EmbeddedServer, feed: JournalFeed
+) -> None:
+    shared = JournalFeed(server.url, 0, name="shared")
+
+    async def connections() -> int:
+        found: bytes = await (await feed._connected()).call("CLIENT", "LIST")
+        return found.count(b"name=qm-s0-shared")
+
+    await asyncio.gather(*(shared.tail() for _ in range(8)))
+    assert await connections() == 1
+    (await shared._connected()).close()  # a break: all of them come back at once
+    await asyncio.gather(*(shared.tail() for _ in range(8)))
+    late = JournalFeed(server.url, 0, name="shared")
+    opening = asyncio.create_task(late.tail())
+    await asyncio.sleep(0)
+    await shared.close()
+    await late.close()  # while it connects
+    with pytest.raises(Unavailable):
+        await opening
+
+    async def none_left() -> bool:
+        return await connections() == 0
+
+    await eventually(none_left)
+
+
 async def test_what_is_appended_is_archived_and_indexed(feed: JournalFeed, writer: Writer, tmp_path: Path) -> None:
     one = follower(feed, tmp_path, index_at(tmp_path / "index.db"))
     await one.open()
