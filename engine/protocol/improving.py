@@ -2,12 +2,13 @@
 
 B1  Only orders of which nothing is released, driven or waiting, and only for a plan that costs less cash and is promised no later.
     It is taken with one entry (exchange.py), or not at all: nothing is retried, and the wave does not wait for it.
-B2  LEAD_MS before a wave, at most LOOKS_MAX legs of the node are looked at, and ORDERS_MAX orders planned, oldest first.
+B2  LEAD_MS before a wave, the newest LOOKS_MAX legs of the node are looked at (older ones are the likeliest to have left), and
+    ORDERS_MAX orders planned, the oldest of them first. One node a turn: many have a wave at the same minute.
 """
 
 from __future__ import annotations
 
-from itertools import islice
+from heapq import nlargest
 from typing import TYPE_CHECKING
 
 from engine.domain.decide_edit import MOVABLE
@@ -47,7 +48,10 @@ def improve(core: ShardCore, node: int, *, now_ms: int) -> None:
     """Plan the split orders with legs at a node again (B2)."""
     work = core.state.work.get(node, {})
     tried: dict[int, None] = {}
-    for key, slot in list(islice(work.items(), LOOKS_MAX)):
+    for key in reversed(nlargest(LOOKS_MAX, work)):
+        slot = work.get(key)
+        if slot is None:
+            continue  # of an order that has just been planned again
         if len(tried) == ORDERS_MAX or not core.has_room():
             return
         order_no = key >> 12

@@ -69,6 +69,7 @@ class Waves:
             due_ms, node = heapq.heappop(self._leads)
             if self._at_ms.get(node) == due_ms + LEAD_MS:
                 improve(core, node, now_ms=now_ms)
+                break  # the next node at the next poll
         left = LEGS_PER_POLL
         while left > 0 and room():
             if self._running is None and not self._begin(now_ms):

@@ -16,6 +16,7 @@ from engine.domain.events import Event, WaveDone
 from engine.domain.orders import LegRecord, LegState
 from engine.domain.replies import OrderView
 from engine.domain.waves import Wave, last_wave, next_wave
+from engine.protocol import improving, waves
 from engine.protocol.waves import LEGS_PER_POLL
 from tests.builders import a_destination, a_node, a_place, an_order
 from tests.sim.lone_core import LoneCore
@@ -268,6 +269,41 @@ def test_an_order_that_cannot_be_served_for_less_stays_as_it_is(what: str) -> No
     before = now(shop, order)
     wait_until(shop, "2026-11-30T08:59:30")
     assert now(shop, order).version == before.version
+
+
+def test_legs_that_have_left_hide_no_split_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(improving, "LOOKS_MAX", 3)
+    shop = a_wave_shop()
+    for n in range(3):
+        gone = place(shop, f"gone-{n}", {"SKU-0": 1})
+        for action in ("release", "ship"):
+            shop.ask(ActOnLeg(gone.slot, gone.order_no, 1, action))
+    shop.ask(AdjustStock("N-0", (StockMove("SKU-0", "damaged", 995),)))
+    receive(shop, "N-1", {"SKU-0": 2})
+    order = place(shop, "split", {"SKU-0": 4})
+    assert live(order) == {"N-0": 2, "N-1": 2}
+    receive(shop, "N-0", {"SKU-0": 2})
+    wait_until(shop, "2026-11-30T08:59:01")
+    assert live(now(shop, order)) == {"N-0": 4}
+
+
+def test_nodes_with_a_wave_at_the_same_minute_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[tuple[int, int]] = []
+
+    def note(core: Any, node: int, *, now_ms: int) -> None:
+        looked.append((now_ms, node))
+
+    monkeypatch.setattr(waves, "improve", note)
+    nodes = [a_node(f"N-{n}", time_zone="America/New_York", waves=["09:00"]) for n in range(3)]
+    shop = a_shop({}, nodes=nodes)
+    shop.now_ms = at("2026-11-30T07:00")
+    shop.settle()
+    shop.now_ms = at("2026-11-30T08:59")
+    effects = shop.poll()
+    assert len(looked) == 1 and effects.wake_at_ms == shop.now_ms + 1
+    shop.pass_time(1)
+    shop.pass_time(1)
+    assert sorted(node for _, node in looked) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("shards", [1, 2, 4])
