@@ -236,16 +236,22 @@ class Live:
     # -- streams --------------------------------------------------------------------------------------------------
 
     async def begin(self) -> None:
-        """Follow every journal there is. Raises JournalError where one cannot be read."""
+        """Follow every journal there is, LINGER_S long if no stream enters (L1). Raises JournalError where one cannot be read."""
         async with self._beginning:
-            for shard in (*self._cluster.shards, CONTROL_SHARD):
-                if shard not in self.feeds:
-                    feed = self.open(shard)
-                    try:
-                        tail = await feed.tail()
-                    finally:
-                        await feed.close()
-                    self.feeds[shard] = ShardFeed(self, shard, tail)
+            self._stay()
+            try:
+                for shard in (*self._cluster.shards, CONTROL_SHARD):
+                    if shard not in self.feeds:
+                        self.feeds[shard] = ShardFeed(self, shard, await self._tail(shard))
+            finally:
+                self._leave_soon()
+
+    async def _tail(self, shard: int) -> Tail | None:
+        feed = self.open(shard)
+        try:
+            return await feed.tail()
+        finally:
+            await feed.close()
 
     def missing_shards(self) -> bool:
         """Whether a shard was added since."""
@@ -253,12 +259,18 @@ class Live:
 
     def enter(self, stream: EventStream) -> None:
         self.streams.add(stream)
+        self._stay()
+
+    def leave(self, stream: EventStream) -> None:
+        self.streams.discard(stream)
+        self._leave_soon()
+
+    def _stay(self) -> None:
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
 
-    def leave(self, stream: EventStream) -> None:
-        self.streams.discard(stream)
+    def _leave_soon(self) -> None:
         if not self.streams and self._linger is None:
             self._linger = asyncio.get_running_loop().call_later(LINGER_S, self._nobody)
 
@@ -282,8 +294,7 @@ class Live:
 
     async def close(self) -> None:
         self.stop()
-        if self._linger is not None:
-            self._linger.cancel()
+        self._stay()
         feeds, self.feeds = self.feeds, {}
         await asyncio.gather(*(feed.close() for feed in feeds.values()), *self._closing)
 

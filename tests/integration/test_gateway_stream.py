@@ -288,6 +288,18 @@ async def test_streams_are_limited_and_given_back(engine: GatewayEngine) -> None
     assert live.refused == 1
 
 
+async def test_journals_are_not_followed_for_a_stream_that_was_refused(
+    engine: GatewayEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L1"""
+    monkeypatch.setattr(stream_live, "LINGER_S", 0.05)
+    live = engine.door.gateway.live
+    live.streams_max = 0
+    async with engine.served() as url, listening(url, engine.admin) as refused:
+        assert refused.response.status_code == 503
+        await eventually(lambda: live.refused and not live.feeds)
+
+
 async def test_who_is_behind_reads_the_journal_itself(engine: GatewayEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_live, "KEPT_EVENTS", 3)
     monkeypatch.setattr(stream_live, "PAGE_ENTRIES", 4)
