@@ -53,6 +53,11 @@ def renewals(state: ShardState, node: int, now_ms: int) -> list[StockCounted]:
     part = state.nodes.get(node)
     if part is None or not part.settings:
         return []
+    day = day_of(state, node, now_ms)
+    if (
+        day <= part.feeds.get(RENEWAL, (-1, 0))[0]
+    ):  # asked each second: a supplier may have a hundred thousand positions
+        return []
     rows: list[tuple[int, int]] = []
     uncounted = False
     for item, (mode, _, cap) in sorted(part.settings.items()):
@@ -63,8 +68,7 @@ def renewals(state: ShardState, node: int, now_ms: int) -> list[StockCounted]:
         target = min(UNITS_MAX, promised + safety + cap)
         if target != on_hand:
             rows.append((item, target - on_hand))
-    day = day_of(state, node, now_ms)
-    if not uncounted or day <= part.feeds.get(RENEWAL, (-1, 0))[0]:
+    if not uncounted:
         return []
     return [_count(node, day, now_ms, rows[n : n + ROWS_MAX]) for n in range(0, max(1, len(rows)), ROWS_MAX)]
 

@@ -125,6 +125,7 @@ def node_came(core: ShardCore, node: int, now_ms: int) -> None:
         note_short(state, node, item, row)
         state.touched[item << 32 | node] = None
     state.touched_capacity[node] = None
+    core.supply.look_again()
     legs = list(part.foreign.values()) if part is not None else []
     for leg in legs:
         key = leg_key(leg.order_no, leg.leg_no)

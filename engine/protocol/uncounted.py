@@ -22,8 +22,9 @@ class Supply:
         """Whether any own position is uncounted."""
 
     def look_again(self) -> None:
-        """Settings of positions changed."""
+        """Settings of positions changed, or a node came: look at the next poll, and wake for it."""
         self._look_ms = 0
+        self._any = True
 
     def tick(self, now_ms: int) -> None:
         """Once a second: begin the day of nodes where a new one has come, as far as the entry has room."""
