@@ -14,11 +14,22 @@ import numpy as np
 from engine.domain import demand
 from engine.domain.boxes import pack_box
 from engine.domain.config import Node
-from engine.domain.events import Event, LegDriven, LegHeld, LegShifted, OrderPut, StockCounted, StockMoved
+from engine.domain.events import (
+    Event,
+    InboundSet,
+    LegDriven,
+    LegHeld,
+    LegShifted,
+    OrderPut,
+    PositionSet,
+    StockCounted,
+    StockMoved,
+)
 from engine.domain.move_events import PartBoxed, PartOpened
 from engine.domain.orders import LegState, Method, OrderRecord, OrderState, decode_record
 from engine.domain.state import ShardState, leg_key
 from engine.domain.stock import trust_fence
+from engine.domain.supply import RENEWAL, UNCOUNTED
 from engine.protocol.control_core import ControlCore
 from engine.protocol.shard_core import ShardCore
 from engine.verify.books import Books
@@ -212,6 +223,15 @@ class Transit:
         self.boxed: dict[tuple[str, int], int] = {}
         """Shard that boxed a part, by part and move."""
         self.opened: dict[tuple[str, int], int] = {}
+        self.keys: dict[tuple[int, int], int] = {}
+        """Entry at which a stock fact was taken, by node and key."""
+        self.inbound: dict[tuple[int, str], tuple[int, int, int]] = {}
+        """(item, units, expected at) by node and inbound id."""
+        self.settings: dict[tuple[int, int], tuple[int, str, int, int]] = {}
+        """(safety, supply mode, trust, daily cap) by node and item."""
+        self.renewed: dict[int, int] = {}
+        """Newest day that was begun, by node."""
+        self.renewals = self.receipts = 0
         self.versions: dict[int, int] = {}
         self.terminal: dict[int, int] = {}
         self.put_count: Counter[int] = Counter()
@@ -257,25 +277,88 @@ class JournalFold:
             self.promised.update(promised)
 
     def add(self, seq: int, events: list[Event]) -> None:
+        before: Event | None = None
         for event in events:
-            if isinstance(event, OrderPut):
-                self._order(seq, event)
-                self._changes(seq, event.stock)
-            elif isinstance(event, LegHeld):
-                for item, units in event.lines:
-                    self._changes(seq, (event.node, item, 0, units, 0))
-            elif isinstance(event, LegDriven | LegShifted):
-                self._changes(seq, event.stock)
-            elif isinstance(event, PartBoxed):
-                self._boxed(seq, event)
-            elif isinstance(event, PartOpened):
-                self._opened(seq, event)
-            elif isinstance(event, StockMoved):
-                for item, _, change in event.moves:
-                    self.on_hand[(event.node, item)] += change
-            elif isinstance(event, StockCounted):
-                for item, change in event.rows:
-                    self.on_hand[(event.node, item)] += change
+            self._stock_fact(seq, event, before)
+            self._apply(seq, event, before)
+            before = event
+        assert not _is_receipt(before), f"B3: entry {seq} receives units that stay expected"
+
+    def _apply(self, seq: int, event: Event, before: Event | None) -> None:
+        if isinstance(event, OrderPut):
+            self._order(seq, event)
+            self._changes(seq, event.stock)
+        elif isinstance(event, LegHeld):
+            for item, units in event.lines:
+                self._changes(seq, (event.node, item, 0, units, 0))
+        elif isinstance(event, LegDriven | LegShifted):
+            self._changes(seq, event.stock)
+        elif isinstance(event, PartBoxed):
+            self._boxed(seq, event)
+        elif isinstance(event, PartOpened):
+            self._opened(seq, event)
+        elif isinstance(event, StockMoved):
+            for item, _, change in event.moves:
+                self.on_hand[(event.node, item)] += change
+        elif isinstance(event, StockCounted):
+            for item, change in event.rows:
+                self.on_hand[(event.node, item)] += change
+            if event.source == RENEWAL:
+                self._renewed(seq, event, before)
+        elif isinstance(event, PositionSet):
+            for item, *setting in event.rows:
+                self._transit.settings[(event.node, item)] = tuple(setting)  # type: ignore[assignment]
+
+    def _stock_fact(self, seq: int, event: Event, before: Event | None) -> None:
+        """A fact is about an own node, is taken once (I3), and a receipt is a movement and the smaller record (B3)."""
+        if _is_receipt(before):
+            assert isinstance(event, InboundSet), f"B3: entry {seq} receives units that stay expected"
+        if not isinstance(event, StockMoved | StockCounted | PositionSet | InboundSet):
+            return
+        assert event.node in self._owned, f"entry {seq} changes node {event.node} of another shard"
+        key = (event.node, event.key_hash)
+        if event.key_hash:
+            assert key not in self._transit.keys, f"I3: entries {self._transit.keys.get(key)} and {seq} take one key"
+            self._transit.keys[key] = seq
+        if isinstance(event, InboundSet):
+            self._inbound(seq, event, before)
+
+    def _inbound(self, seq: int, event: InboundSet, before: Event | None) -> None:
+        inbound = self._transit.inbound
+        for inbound_id, item, units, expected_ms in event.rows:
+            old = inbound.get((event.node, inbound_id))
+            assert units or old, f"B1: entry {seq} ends {inbound_id}, which nobody expected"
+            assert old is None or old[0] == item, (
+                f"B1: {inbound_id} brought {old}, at entry {seq} it brings item {item}"
+            )
+            if isinstance(before, StockMoved) and _is_receipt(before):
+                ((came, _, received),) = before.moves
+                self._transit.receipts += 1
+                assert old is not None and (before.node, came) == (event.node, item)
+                assert units in (0, max(0, old[1] - received)), (
+                    f"B3: entry {seq}: {received} of {old} came, {units} left"
+                )
+            if units:
+                inbound[(event.node, inbound_id)] = (item, units, expected_ms)
+            else:
+                del inbound[(event.node, inbound_id)]
+
+    def _renewed(self, seq: int, event: StockCounted, before: Event | None) -> None:
+        """U1, U2: a day begins once, with what is promised and the cap; new settings change what is left of it."""
+        node, day = event.node, event.source_seq
+        newest = self._transit.renewed.get(node, -1)
+        self._transit.renewed[node] = max(day, newest)
+        if isinstance(before, PositionSet) and before.node == node:
+            return
+        self._transit.renewals += 1
+        assert day > newest, f"U2: entry {seq} begins day {day} of node {node}, {newest} had begun"
+        for (n, item), (safety, mode, _, cap) in self._transit.settings.items():
+            if n == node and mode == UNCOUNTED:
+                key = (node, item)
+                there, open_units = self.on_hand[key], self.promised[key]
+                assert there == open_units + safety + cap, (
+                    f"U1: entry {seq}: {there} of {key}, {open_units} are promised"
+                )
 
     def _changes(self, seq: int, stock: tuple[int, ...]) -> None:
         for i in range(0, len(stock), 5):
@@ -343,6 +426,23 @@ def check_books(cores: list[ShardCore], books: dict[int, Books]) -> None:
                 for day, used in state.capacity.rows(node):
                     assert mine.capacity(node, day) == used, f"capacity of node {node} on day {day}"
         assert not mine.boxed
+
+
+def _is_receipt(event: Event | None) -> bool:
+    return isinstance(event, StockMoved) and event.reason.startswith("inbound ")
+
+
+def check_supply(cores: list[ShardCore], transit: Transit) -> None:
+    """When all is quiet, what is expected and what nobody counts are as they were stated last, wherever their nodes went."""
+    inbound, settings = {}, {}
+    for core in cores:
+        for node, part in core.state.nodes.items():
+            assert core.catalog.owns_node(node) or not (part.inbound or part.settings), f"node {node} is elsewhere"
+            inbound.update({(node, inbound_id): record for inbound_id, record in part.inbound.items()})
+            settings.update({(node, item): setting for item, setting in part.settings.items()})
+    assert inbound == transit.inbound, f"B1: expected {inbound}, stated {transit.inbound}"
+    stated = {key: tuple(setting) for key, (_, *setting) in transit.settings.items() if setting[0] != "counted"}
+    assert settings == stated, f"U1: settings {settings}, stated {stated}"
 
 
 def check_configuration(cores: list[ShardCore], control: ControlCore) -> None:

@@ -16,6 +16,7 @@ from engine.domain.commands import (
     ActOnLeg,
     AdjustStock,
     CancelDemand,
+    CancelInbound,
     CancelOrder,
     Command,
     CommitHold,
@@ -28,8 +29,10 @@ from engine.domain.commands import (
     PlaceOrder,
     PlaceQuoted,
     PrioritiseDemand,
+    PutInbound,
     Quoted,
     QuoteOrder,
+    ReceiveInbound,
     ReleaseHold,
     SetPosition,
     StockMove,
@@ -38,7 +41,7 @@ from engine.domain.config import Node
 from engine.domain.ids import slot_of
 from engine.domain.orders import LegState, OnShort, OrderRequest, OrderState
 from engine.domain.placement import shard_of_node, shard_of_slot
-from engine.domain.replies import LegView, OrderView, Problem, QuoteReply, Reply, StockReply
+from engine.domain.replies import InboundReply, LegView, OrderView, Problem, QuoteReply, Reply, StockReply
 from engine.protocol.control_core import ControlCore
 from engine.protocol.shard_core import ShardCore
 from engine.protocol.tokens import parse_token
@@ -110,12 +113,9 @@ class Clients:
                 if reply.code == "moved":
                     op.shard = self._owner(op)
                 return
-            # Units that were there when the client looked may be gone when it asks: `invalid_field` is then right.
-            wrong = (
-                ("internal", "key_reused")
-                if getattr(op.command, "lines", None) or isinstance(op.command, EditOrder)
-                else ("internal", "key_reused", "invalid_field")
-            )
+            wrong = ["internal", "key_reused"]
+            if not self._may_be_invalid(op.command):
+                wrong.append("invalid_field")
             assert reply.code not in wrong, f"{op.command} got {reply}"
             self.refusals[reply.code] += 1
         self._check_durable(reply)
@@ -125,6 +125,21 @@ class Clients:
         if isinstance(reply, OrderView):
             self._saw(op.command, reply)
         op.then(reply)
+
+    def _may_be_invalid(self, command: Command) -> bool:
+        """Units that were there when the client looked may be gone when it asks, and nobody may count what it counts by then."""
+        if isinstance(command, AdjustStock):
+            return any(self._is_supplied(command.node_id, move.sku) for move in command.moves)
+        if isinstance(command, PutInbound):
+            return any(self._is_supplied(command.node_id, row[1]) for row in command.rows)
+        if isinstance(command, ReceiveInbound):
+            return self._is_supplied(command.node_id, command.inbound_id.partition("/")[2])
+        return bool(getattr(command, "lines", None)) or isinstance(command, EditOrder)
+
+    def _is_supplied(self, node_id: str, sku: str) -> bool:
+        """Whether a position is now and then uncounted: the last item, at every fourth node."""
+        n = next(n for n, node in enumerate(self.nodes) if node.node_id == node_id)
+        return n % 4 == 0 and sku == f"SKU-{self.items - 1}"
 
     def _owner(self, op: Op) -> int:
         """Who owns what a command is about, by the newest map."""
@@ -139,7 +154,7 @@ class Clients:
 
     def _check_durable(self, reply: Reply) -> None:
         """P2: nothing is answered before the entries that it names are durable."""
-        if isinstance(reply, OrderView | StockReply):
+        if isinstance(reply, OrderView | StockReply | InboundReply):
             for shard, (_, seq) in (parse_token(reply.token) or {}).items():
                 assert seq <= self.world.journals[shard].tail_seq, f"an answer names entry {seq}, which is not durable"
 
@@ -172,15 +187,18 @@ class Clients:
         return {"key_hash": self.count * 0x9E3779B97F4A7C15 & (1 << 64) - 1, "fingerprint": self.count}
 
     def stock_up(self, *, quantity_max: int) -> None:
-        """Every node gets a few of every item."""
+        """Every node gets a few of every item, or leave to sell what nobody counts."""
         for node in self.nodes:
+            shard = shard_of_node(self.world.placement, node)
             moves = tuple(
                 StockMove(f"SKU-{i}", "received", units)
                 for i in range(self.items)
-                if (units := self.random.randint(0, quantity_max))
+                if (units := self.random.randint(0, quantity_max)) and not self._is_supplied(node.node_id, f"SKU-{i}")
             )
+            if self._is_supplied(node.node_id, f"SKU-{self.items - 1}"):
+                self.send(shard, self._some_setting(node.node_id, f"SKU-{self.items - 1}"))
             if moves:
-                self.send(shard_of_node(self.world.placement, node), AdjustStock(node.node_id, moves, **self.key()))
+                self.send(shard, AdjustStock(node.node_id, moves, **self.key()))
 
     def place(self, lines: dict[str, int], *, postal_code: str, ttl_s: int = 0, **fields: object) -> Op:
         self.count += 1
@@ -194,7 +212,7 @@ class Clients:
         roll = self.random.random()
         if roll < 0.45 or not self.views:
             self._place_something()
-        elif roll < 0.85:
+        elif roll < 0.8:
             self._change_something()
         elif roll < 0.97:
             self._move_stock()
@@ -330,15 +348,16 @@ class Clients:
         shard = shard_of_node(self.world.placement, node)
         sku = f"SKU-{rng.randrange(self.items)}"
         roll = rng.random()
-        if roll < 0.5:
+        if roll < 0.35:
             moves = (StockMove(sku, "received", rng.randint(1, 9)),)
             command: Command = AdjustStock(node.node_id, moves, **self.key())
-        elif roll < 0.65:
+        elif roll < 0.45:
             moves = (StockMove(sku, rng.choice(["damaged", "sold_in_store"]), 1),)
             command = AdjustStock(node.node_id, moves, **self.key())
-        elif roll < 0.8:
-            rows = ((sku, rng.randint(0, 1), rng.choice(["counted", "trusted"]), 5_000, 0),)
-            command = SetPosition(node.node_id, rows, **self.key())
+        elif roll < 0.6:
+            command = self._some_setting(node.node_id, sku)
+        elif roll < 0.85:
+            command = self._some_inbound(node.node_id, sku)
         else:
             self._feed_seq += rng.choice([0, 1, 1, 1])
             as_of_ms = self.world.now_ms - rng.randint(0, 2_000)
@@ -346,6 +365,28 @@ class Clients:
             scope = rng.choice(["full", "nonzero", "delta", "delta"])
             command = CountStock(node.node_id, "wms", as_of_ms, self._feed_seq, scope, rows2, **self.key())
         self.send(shard, command)
+
+    def _some_setting(self, node_id: str, sku: str) -> SetPosition:
+        rng = self.random
+        mode, cap = rng.choice(["counted", "trusted"]), 0
+        if self._is_supplied(node_id, sku) and rng.random() < 0.9:
+            mode, cap = "uncounted", rng.randint(0, 6)
+        return SetPosition(node_id, ((sku, rng.randint(0, 1), mode, 5_000, cap),), **self.key())
+
+    def _some_inbound(self, node_id: str, sku: str) -> Command:
+        """State, change, receive or cancel one of a few records."""
+        rng = self.random
+        inbound_id = f"PO-{rng.randrange(2)}/{sku}"
+        roll = rng.random()
+        if roll < 0.5:
+            row = (inbound_id, sku, rng.randint(1, 9), self.world.now_ms + rng.randint(-1_000, 5_000))
+            return PutInbound(node_id, (row,), **self.key())
+        known = sorted(i for n, i in self.world.transit.inbound if self.nodes[n].node_id == node_id)
+        if known and rng.random() < 0.8:
+            inbound_id = rng.choice(known)
+        if roll < 0.9:
+            return ReceiveInbound(node_id, inbound_id, rng.choice([None, 1, 3, 9]), rng.random() < 0.3, **self.key())
+        return CancelInbound(node_id, inbound_id, **self.key())
 
     # -- the end --------------------------------------------------------------------------------------------------
 

@@ -263,6 +263,7 @@ class World:
         snapshot_rate: float = 0.05,
         crash_at: tuple[int, ...] = (),
         make_planner: Callable[[ShardState], CollidingPlanner] = CollidingPlanner,
+        begin_ms: int = NOW_MS,
     ) -> None:
         self.seed = seed
         self.random = random.Random(seed)
@@ -275,7 +276,7 @@ class World:
         """Steps at which the process that is about to take them dies (counted from the end of the start-up)."""
         self.steps = 0
         self.counting = False
-        self.now_ms = NOW_MS
+        self.now_ms = begin_ms
         self.skew_ms = [self.random.randint(-5, 5) for _ in range(shards)]
         self.incarnations = 0
         self.by_conn: dict[int, Process] = {}
@@ -507,10 +508,10 @@ class World:
         checker.check_agreement(cores)
         checker.check_views(cores)
         checker.check_books(cores, self.books)
+        checker.check_supply(cores, self.transit)
         control = self.processes[CONTROL_SHARD].core
         assert isinstance(control, ControlCore)
         checker.check_configuration(cores, control)
-
 
     def _is_quiet(self) -> bool:
         return all(core.two_phase.pending_count == core.driver.count == 0 for core in self.cores())

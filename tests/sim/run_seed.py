@@ -8,7 +8,7 @@ from collections import Counter
 from engine.domain.config import NodeCapacity
 from engine.domain.move_commands import BeginMove
 from engine.domain.placement import CONTROL_SHARD
-from tests.builders import a_channel, a_network, a_node
+from tests.builders import NOW_MS, a_channel, a_network, a_node
 from tests.sim.clients import Clients
 from tests.sim.harness import ROUGH, Faults, World
 
@@ -20,8 +20,10 @@ def postal_codes(shards: int) -> list[str]:
     return [f"{shard * 1_000 // shards + offset:03d}01" for shard in range(shards) for offset in (10, 20)]
 
 
+MIDNIGHT_MS = (NOW_MS // 86_400_000 + 1) * 86_400_000
+"""Of the nodes, too: all are in UTC."""
 WAVES = {1: [f"14:{minute}" for minute in range(14, 60)], 2: [f"14:{minute}" for minute in range(15, 60, 2)]}
-"""A world begins at 14:13:20: some nodes release each minute, some are a minute before a wave when it is 14:14."""
+"""A world begins at 14:13:20, or a second before midnight. Some nodes release each minute, some are a minute before a wave when it is 14:14."""
 
 
 def a_small_network(shards: int) -> list[object]:
@@ -52,6 +54,7 @@ def run_seed(
         faults=faults,
         solver_in_flight_max=seed % 3,
         snapshot_rate=(0.02, 0.2)[seed % 2],
+        begin_ms=(NOW_MS, MIDNIGHT_MS - 1_500)[seed % 2],
     )
     clients = Clients(world, items=ITEMS, postal_codes=postal_codes(shards))
     clients.stock_up(quantity_max=9)

@@ -29,7 +29,9 @@ def test_a_cluster_without_faults_does_all_kinds_of_work() -> None:
     """The seeds prove little if little happens in them."""
     counts: Counter[str] = Counter()
     for seed in (1, 5, 6, 10):
-        for core in run_seed(seed, faults=CALM, shards=2, commands=300).cores():
+        world = run_seed(seed, faults=CALM, shards=2, commands=300)
+        counts.update({"units received": world.transit.receipts, "days begun": world.transit.renewals})
+        for core in world.cores():
             counts.update(core.counts)
     for what in (
         "placed",
@@ -43,6 +45,8 @@ def test_a_cluster_without_faults_does_all_kinds_of_work() -> None:
         "legs_not_accepted",
         "legs_released_by_wave",
         "transactions_committed",
+        "units received",
+        "days begun",
         "parts_opened",
         "parts_left",
     ):
