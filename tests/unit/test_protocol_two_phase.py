@@ -26,7 +26,7 @@ from engine.domain.orders import LegState, OnShort
 from engine.domain.replies import Done, OrderView, Problem, TryReply, TxnState, ViewUpdate
 from engine.protocol.driver import DRIVE_AGAIN_MS
 from engine.protocol.participant import ASK_AGAIN_MS, RESOLVE_AFTER_MS
-from engine.protocol.two_phase import ROUNDS_MAX, TRY_TIMEOUT_MS
+from engine.protocol.two_phase import ROUNDS_MAX, TRY_TIMEOUT_MS, TXN_COUNTER_BITS
 from tests.builders import a_destination, a_network, a_node, a_place, an_order
 from tests.sim.lone_core import LoneCore
 from tests.unit.test_domain_legs import position
@@ -295,6 +295,18 @@ def test_a_rejected_remote_leg_gets_a_new_one_and_a_stale_attempt_is_undone() ->
     assert (after.state, after.unfilled[0].quantity) == ("partially_allocated", 1)
 
 
+def test_transaction_numbers_last_for_the_life_of_a_process() -> None:
+    """A thousand a second, for years: none comes twice, and none is of an epoch that is not there yet."""
+    home = Home()
+    two_phase = home.core.two_phase
+    first = two_phase.next_txn()
+    two_phase._counter = 1_000 * 86_400 * 365 * 10
+    later = two_phase.next_txn()
+    assert later > first and later >> TXN_COUNTER_BITS == first >> TXN_COUNTER_BITS == home.core.epoch
+    two_phase._counter = 1 << 24
+    assert two_phase.next_txn() not in (first, later)
+
+
 def test_resolve_tells_committed_pending_and_aborted_and_drives_again() -> None:
     home = Home()
     view = a_remote_hold(home)
@@ -308,7 +320,9 @@ def test_resolve_tells_committed_pending_and_aborted_and_drives_again() -> None:
     assert home.ask(ResolveTxn(txn, view.slot, view.order_no, OTHER)) == TxnState("committed")
     assert home.sent.pop().command.to == LegState.ALLOCATED
     assert home.ask(ResolveTxn(txn - 1, view.slot, view.order_no, OTHER)) == TxnState("aborted")
-    assert home.ask(ResolveTxn(2 << 24 | 1, view.slot, view.order_no, OTHER)) == TxnState("pending"), "a newer epoch's"
+    assert home.ask(ResolveTxn(2 << TXN_COUNTER_BITS | 1, view.slot, view.order_no, OTHER)) == TxnState("pending"), (
+        "a newer epoch's"
+    )
     home.send(a_place(an_order("B", {"SKU-0": 1})))
     home.settle()
     pending = home.sent.pop().command
