@@ -123,7 +123,8 @@ async def stores(call: Call) -> Answer | Problem:
     data = [
         _shown(view, node, wanted)
         for view in page
-        if (node := catalog.nodes[catalog.node_of[view.node_id]]) is not None
+        if (index := catalog.node_of.get(view.node_id)) is not None  # news to this gateway: the next look has it
+        and (node := catalog.nodes[index]) is not None
     ]
     cursor = _encode(page[-1]) if more and page else None
     as_of = [AsOf(shard, *points[shard], age_ms) for shard in sorted(points)]

@@ -50,6 +50,14 @@ async def got(engine: GatewayEngine, **params: Any) -> dict[str, Any]:
     return dict(answer.json())
 
 
+async def test_a_store_that_the_gateway_has_not_heard_of_yet_is_left_out(
+    city: GatewayEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new node reaches shards and gateways one after the other."""
+    monkeypatch.delitem(city.cluster.catalog.node_of, "S-1")
+    assert [store["node_id"] for store in (await got(city))["data"]] == ["S-0", "S-2", "S-3"]
+
+
 async def test_stores_of_all_shards_come_by_distance_in_pages(city: GatewayEngine) -> None:
     for n in (1, 2, 3):
         await city.stock_up(f"S-{n}", "SKU-0", 1_000 * n)
