@@ -8,6 +8,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from msgspec.structs import replace
 
 from engine.actors.planner import SolverPlanner
 from engine.domain.commands import (
@@ -16,6 +17,7 @@ from engine.domain.commands import (
     CancelOrder,
     CountStock,
     GetAvailability,
+    GetOrder,
     SetPosition,
     StockMove,
 )
@@ -24,6 +26,7 @@ from engine.domain.replies import OrderView, Problem, StockReply
 from engine.settings import Settings
 from tests.builders import a_network, a_node, a_place, an_order
 from tests.sim.lone_core import LoneCore
+from tests.unit.test_edits import a_cluster, check, live
 
 ZONE = "America/New_York"
 EVENING_MS = int(datetime(2026, 10, 31, 20, 0, tzinfo=ZoneInfo(ZONE)).timestamp() * 1_000)
@@ -149,6 +152,113 @@ def test_a_feed_that_is_late_stays_late_though_suppliers_begin_their_day() -> No
     assert isinstance(shop.ask(a_place(an_order("A-1", {"SKU-1": 1}))), OrderView)
     shop.pass_time(7 * HOUR_MS)
     assert isinstance(shop.ask(a_place(an_order("A-2", {"SKU-1": 1}))), Problem)
+
+
+DEADLINE_S = 600
+
+
+def a_supplier_and_a_store() -> LoneCore:
+    """SUP with a cap of 5, which has ten minutes to accept what was released to it; STORE has nothing yet."""
+    always = {"working_days": tuple(range(7)), "time_zone": ZONE, "acceptance_deadline_s": DEADLINE_S}
+    shop = LoneCore(a_network(nodes=[a_node("SUP", kind="supplier", **always), a_node("STORE", **always)]))
+    shop.now_ms = EVENING_MS
+    capped(shop, 5)
+    return shop
+
+
+def stocked(shop: LoneCore, units: int) -> None:
+    assert isinstance(shop.ask(AdjustStock("STORE", (StockMove("SKU-0", "received", units),))), StockReply)
+
+
+def acted(shop: LoneCore, view: OrderView, leg_no: int, action: str, **fields: Any) -> OrderView:
+    reply = shop.ask(ActOnLeg(view.slot, view.order_no, leg_no, action, **fields))
+    assert isinstance(reply, OrderView), reply
+    return reply
+
+
+def now(shop: LoneCore, view: OrderView) -> list[tuple[str, str, str]]:
+    found = shop.ask(GetOrder(view.slot, view.order_no))
+    assert isinstance(found, OrderView)
+    return [(leg.node_id, leg.state, leg.end_reason) for leg in found.legs]
+
+
+def left_at_supplier(shop: LoneCore) -> int:
+    (view,) = shop.ask(GetAvailability(("SKU-0",), "SUP")).positions
+    return int(view.available_to_promise)
+
+
+def test_what_a_supplier_does_not_answer_goes_to_the_next_node_and_is_free_again_today() -> None:
+    shop = a_supplier_and_a_store()
+    view = bought(shop, "A-1", 2)
+    assert isinstance(view, OrderView)
+    stocked(shop, 2)
+    acted(shop, view, 1, "release")
+    shop.pass_time(DEADLINE_S * 1_000 - 1_000)
+    assert (now(shop, view), left_at_supplier(shop)) == ([("SUP", "released", "")], 3)
+    shop.pass_time(2_000)
+    assert now(shop, view) == [("SUP", "rejected", "not_accepted"), ("STORE", "allocated", "")]
+    assert left_at_supplier(shop) == 5
+    shop.check_recovery({})
+
+
+def test_where_nobody_else_has_it_the_supplier_keeps_the_leg_and_may_confirm_it_the_next_day() -> None:
+    shop = a_supplier_and_a_store()
+    view = bought(shop, "A-1", 2)
+    assert isinstance(view, OrderView)
+    acted(shop, view, 1, "release")
+    shop.pass_time(DEADLINE_S * 1_000 + 1_000)
+    found = shop.ask(GetOrder(view.slot, view.order_no))
+    assert (found.legs[0].node_id, found.legs[0].state, found.legs[0].overdue) == ("SUP", "released", True)
+    shop.pass_time(5 * HOUR_MS)
+    assert left_at_supplier(shop) == 5, "what is still open is no part of the new day's cap"
+    assert [leg.overdue for leg in acted(shop, view, 1, "accept").legs] == [False]
+    stocked(shop, 2)
+    shop.pass_time(HOUR_MS)
+    assert now(shop, view) == [("SUP", "accepted", "")]
+    shop.check_recovery({})
+
+
+@pytest.mark.parametrize(("effect", "today"), [("none", 5), ("zero_until_count", 0)])
+def test_a_supplier_that_says_no_loses_the_leg_and_with_an_empty_shelf_the_rest_of_its_day(
+    effect: str, today: int
+) -> None:
+    shop = a_supplier_and_a_store()
+    view = bought(shop, "A-1", 2)
+    assert isinstance(view, OrderView)
+    stocked(shop, 2)
+    acted(shop, view, 1, "release")
+    acted(shop, view, 1, "reject", stock_effect=effect)
+    shop.pass_time(1_000)
+    assert [leg[:2] for leg in now(shop, view)] == [("SUP", "rejected"), ("STORE", "allocated")]
+    assert left_at_supplier(shop) == today
+    shop.pass_time(4 * HOUR_MS)
+    assert left_at_supplier(shop) == 5
+    shop.check_recovery({})
+
+
+@pytest.mark.parametrize("shards", [2, 4])
+def test_a_leg_that_a_supplier_of_another_shard_does_not_answer_goes_to_the_next_node(shards: int) -> None:
+    cluster = a_cluster(shards)
+    for core in cluster.cores:
+        core.catalog.nodes = [replace(node, acceptance_deadline_s=60) if node else None for node in core.catalog.nodes]
+    assert cluster.cores[0].catalog.owner[1] == 1
+    cluster.ask(1, SetPosition("N-1", (("SKU-5", 0, "uncounted", 10_000, 3),)))
+    cluster.now_ms += 50
+    cluster.settle()
+    placed = cluster.ask(0, a_place(an_order(lines={"SKU-5": 2})))
+    assert isinstance(placed, OrderView), placed
+    assert live(placed) == {"N-1": 2}
+    at = (placed.slot, placed.order_no)
+    cluster.ask(0, AdjustStock("N-0", (StockMove("SKU-5", "received", 2),)))
+    cluster.ask(0, ActOnLeg(*at, 1, "release"))
+    cluster.now_ms += 61_000
+    cluster.settle()
+    moved = cluster.ask(0, GetOrder(*at))
+    assert isinstance(moved, OrderView)
+    assert (moved.legs[0].state, moved.legs[0].end_reason, live(moved)) == ("rejected", "not_accepted", {"N-0": 2})
+    (there,) = cluster.ask(1, GetAvailability(("SKU-5",), "N-1")).positions  # type: ignore[union-attr]
+    assert (there.available_to_promise, there.allocated) == (3, 0)
+    check(cluster)
 
 
 @pytest.mark.parametrize("seed", range(12))
