@@ -7,12 +7,14 @@ Q2  An order with a quote is planned like any other first, so that with nothing 
 Q3  It is placed with a plan that keeps the quote (there by the promised instant, no more units unfilled), or refused with both
     what was quoted and what is offered now; then nothing is held. An order that is already paid is never refused for its quote.
 Q4  A quote's age is judged where its order is decided, after repeats of the key were answered.
-Q5  Quotes are planned after the orders of a turn, a bounded number a turn, from a queue of their own that sheds what is too much.
+Q5  Quotes are planned after the orders of a turn, a bounded number of lines a turn, from a queue of their own that sheds what is
+    too much. A large one goes on in the next turns; what it says of the state is of its first.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +36,27 @@ if TYPE_CHECKING:
 
 QUEUE_MAX = 2_000
 LINES_PER_TURN = 256
-"""Lines x service levels that are planned for quotes in one turn; one quote always is."""
+"""Lines x service levels that are planned for quotes in one turn; one level of one quote always is."""
 DAY_MS = 86_400_000
 MUST_KEEP = "kept"
 """The quote id of a request whose promised date is a must: planners price a later day out of reach."""
 _PICKUP = int(Method.PICKUP)
 _CARRIED = (int(Method.SHIP), int(Method.SHIP_TO_STORE))
+
+
+class _Begun:
+    """A quote on its way."""
+
+    def __init__(self, core: ShardCore, place: PlaceOrder, prepared: Prepared, time_ms: int) -> None:
+        self.place = place
+        self.prepared = prepared
+        self.time_ms = time_ms
+        self.seq = core.state.seq
+        self.config = core.catalog.version
+        self.token = core.token()
+        self.options: list[OptionView] = []
+        self.refused: Plan | None = None
+        """The plan of the first level that cannot be had."""
 
 
 class Quoting:
@@ -48,57 +65,81 @@ class Quoting:
     def __init__(self, core: ShardCore) -> None:
         self._core = core
         self.waiting: deque[tuple[int, int, QuoteOrder]] = deque()
+        self._answering: Iterator[int] | None = None
 
     # -- asked ----------------------------------------------------------------------------------------------------
 
-    def tick(self, now_ms: int) -> None:
-        """Answer quotes that wait (Q5)."""
-        core, left = self._core, LINES_PER_TURN
-        while self.waiting and left > 0:
-            conn, corr, command = self.waiting.popleft()
-            if command.after is not None and not core.contains(conn, corr, command, now_ms):
-                continue
-            reply = self.quote(command, now_ms=now_ms)
-            left -= len(command.order.lines) * (reply.levels if isinstance(reply, QuoteReply) else 1)
-            core.answer(conn, corr, reply)
+    @property
+    def working(self) -> bool:
+        """Whether there is something to plan right now."""
+        return bool(self.waiting) or self._answering is not None
 
-    def quote(self, command: QuoteOrder, *, now_ms: int) -> Reply:
-        """The options of an order, each planned alone on the state as it is; a problem where nothing can serve it."""
-        core, state, order = self._core, self._core.state, command.order
-        place = PlaceOrder(order)
-        slot = slot_for(state, place)
-        if slot is not None and not core.views.owns_slot(slot):
-            return moved(core, slot)
-        prepared = prepare(state, core.planner, place, slot)
-        if isinstance(prepared, Problem):
-            return prepared
-        levels, left_out = self._levels(prepared, command.levels_max)
-        time_ms = core.time_ms(now_ms)
-        options = []
-        refused: Plan | None = None
-        for level in levels:
-            request = prepared.request._replace(order=replace(order, service=level))
-            plan = plan_alone(core, request, now_ms=now_ms)
-            if is_refused(place, prepared, plan) or (plan.unfilled and not plan.legs):
-                refused = refused or plan
+    def tick(self, now_ms: int) -> None:
+        """Go on with the quote under way, then answer those that wait (Q5)."""
+        core, left = self._core, LINES_PER_TURN
+        while left > 0:
+            if self._answering is None:
+                if not self.waiting:
+                    return
+                conn, corr, command = self.waiting.popleft()
+                if command.after is not None and not core.contains(conn, corr, command, now_ms):
+                    continue
+                self._answering = self._answer(conn, corr, command, now_ms)
+            lines = next(self._answering, None)
+            if lines is None:
+                self._answering = None
             else:
-                options.append(self._option(place, prepared, plan, level, time_ms))
-        core.demand_log.quoted(prepared, time_ms)
-        if refused is not None and not options:
+                left -= lines
+
+    def _answer(self, conn: int, corr: int, command: QuoteOrder, now_ms: int) -> Iterator[int]:
+        """Plan the options of an order, each alone on the state as it is, and answer: lines looked at, level by level."""
+        core = self._core
+        place = PlaceOrder(command.order)
+        slot = slot_for(core.state, place)
+        if slot is not None and not core.views.owns_slot(slot):
+            core.answer(conn, corr, moved(core, slot))
+            return
+        prepared = prepare(core.state, core.planner, place, slot)
+        if isinstance(prepared, Problem):
+            core.answer(conn, corr, prepared)
+            yield len(command.order.lines)
+            return
+        levels, left_out = self._levels(prepared, command.levels_max)
+        begun = _Begun(core, place, prepared, core.time_ms(now_ms))
+        for level in levels:
+            self._plan(begun, level, now_ms)
+            yield len(command.order.lines)
+        core.answer(conn, corr, self._reply(begun, len(levels), left_out))
+
+    def _plan(self, begun: _Begun, level: str, now_ms: int) -> None:
+        """One option, or why there is none."""
+        request = begun.prepared.request
+        request = request._replace(order=replace(request.order, service=level))
+        plan = plan_alone(self._core, request, now_ms=now_ms)
+        if is_refused(begun.place, begun.prepared, plan) or (plan.unfilled and not plan.legs):
+            begun.refused = begun.refused or plan
+        else:
+            begun.options.append(self._option(begun.place, begun.prepared, plan, level, begun.time_ms))
+
+    def _reply(self, begun: _Begun, levels: int, left_out: int) -> Reply:
+        """The options; a problem where nothing can serve the order."""
+        core = self._core
+        core.demand_log.quoted(begun.prepared, begun.time_ms)
+        if begun.refused is not None and not begun.options:
             core.count("quotes_refused")
-            return shortage(state, prepared, refused)
+            return shortage(core.state, begun.prepared, begun.refused)
         core.count("quotes")
         return QuoteReply(
-            tuple(options),
-            prepared.slot,
+            tuple(begun.options),
+            begun.prepared.slot,
             core.shard,
             core.epoch,
-            state.seq,
-            core.catalog.version,
-            time_ms,
-            len(levels),
+            begun.seq,
+            begun.config,
+            begun.time_ms,
+            levels,
             left_out,
-            core.token(),
+            begun.token,
         )
 
     def _levels(self, prepared: Prepared, limit: int) -> tuple[list[str], int]:

@@ -431,7 +431,7 @@ class ShardCore:
             place_group(self, group, now_ms=now_ms, quoted=quoted)
         while reads:
             handle(self, *reads.popleft(), now_ms=now_ms)
-        if self.quoting.waiting:
+        if self.quoting.working:
             self.quoting.tick(now_ms)
         self.driver.tick(now_ms)
         self.participant.tick(now_ms)
@@ -477,7 +477,7 @@ class ShardCore:
         return 0 if building.size >= BATCH_BYTES_MAX * 3 // 4 else max(0, BATCH_ITEMS_MAX - len(building.events))
 
     def _wake_at(self, now_ms: int) -> int | None:
-        if (self._outstanding is None and (self._finishing or self._new)) or self.quoting.waiting:
+        if (self._outstanding is None and (self._finishing or self._new)) or self.quoting.working:
             return now_ms
         times = [
             self.two_phase.wake_at_ms(now_ms),

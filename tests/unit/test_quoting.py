@@ -14,8 +14,9 @@ from engine.domain.config import Carrier, CarrierService, Document, NodeCapacity
 from engine.domain.orders import LineRequest, Method, OnShort, OrderRequest
 from engine.domain.replies import OptionView, OrderView, Problem, QuoteReply
 from engine.domain.state import ShardState
+from engine.protocol import quoting
 from engine.settings import Settings
-from tests.builders import a_destination, a_line, a_network, a_node, a_service, an_item, an_order
+from tests.builders import a_destination, a_line, a_network, a_node, a_place, a_service, an_item, an_order
 from tests.sim.lone_core import LoneCore
 
 NOW_MS = int(datetime(2026, 11, 24, 14, 0, tzinfo=UTC).timestamp() * 1_000)
@@ -238,6 +239,24 @@ def test_levels_beyond_the_limit_are_counted() -> None:
     reply = shop.ask(QuoteOrder(an_order(service="express"), levels_max=1))
     assert isinstance(reply, QuoteReply)
     assert ([o.service for o in reply.options], reply.levels, reply.left_out) == (["express"], 1, 1)
+
+
+def test_a_large_quote_takes_turns_with_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = a_country({"NEAR": 5, "FAR": 5})
+    whole = shop.ask(QuoteOrder(an_order()))
+    seq = shop.state.seq
+    monkeypatch.setattr(quoting, "LINES_PER_TURN", 1)
+    asked = shop.send(QuoteOrder(an_order()))
+    effects = shop.poll()
+    assert asked not in shop.replies and effects.wake_at_ms == shop.now_ms, "one level of two"
+    shop.send(a_place(an_order("B")))
+    shop.poll()
+    assert shop.core.counts["placed"] == 1 and asked not in shop.replies, "an order does not wait for the rest of it"
+    shop.settle()
+    (reply,) = shop.replies.pop(asked)
+    assert isinstance(reply, QuoteReply) and isinstance(whole, QuoteReply)
+    assert (reply.options, reply.levels, reply.seq) == (whole.options, 2, seq), "it says what it was begun on"
+    assert not shop.core.quoting.working
 
 
 def test_what_was_quoted_is_in_the_demand_log() -> None:
