@@ -49,11 +49,13 @@ PAGES: dict[str, Page] = {
         "Accept `application/json` or `application/vnd.msgpack` (`/metrics`: `text/plain`).",
     ),
     "out_of_stock": Page(
-        "Fewer units are available to promise than were asked for. `errors` gives requested and available by line.",
+        "Fewer units are available to promise than were asked for. `errors` gives requested and available by line, and `units_elsewhere`: free units that "
+        "the line may not have, at nodes that cannot serve it or kept for other methods.",
         "Ask for less, or send `on_short` partial or park. A refusal is not remembered: the same key decides afresh.",
     ),
     "no_capable_node": Page(
-        "Units exist, but no node may serve the line: method, handling tags, channel, reach, capacity or the number of legs.",
+        "Units are available to promise, but no allowed choice of nodes serves the line: handling tags, a group or kit that must leave whole, "
+        "reach, capacity or the number of legs; or there is no node at all for its method and channel.",
         "`errors` names the reason by line. Change the order, the nodes' configuration, or `max_legs`.",
     ),
     "duplicate_order": Page(

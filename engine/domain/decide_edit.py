@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from engine.domain.catalog import Catalog
 from engine.domain.commands import EditOrder
-from engine.domain.decide_legs import Change, take_from_leg, units_in_legs, without_stock, wrong_state
+from engine.domain.decide_legs import Change, is_sent, take_from_leg, units_in_legs, without_stock, wrong_state
 from engine.domain.decide_orders import LINES_MAX, UNITS_MAX, look_up_lines, refuse, unserved
 from engine.domain.orders import (
     Destination,
@@ -82,7 +82,7 @@ def edit(
     added = _added(record, command, catalog)
     if isinstance(added, Problem):
         return added
-    if record.state == OrderState.COMMITTED and ship_to is None and any(_is_sent(line) for line in added):
+    if record.state == OrderState.COMMITTED and ship_to is None and any(is_sent(line) for line in added):
         return refuse("invalid_field", "/ship_to", "lines that are shipped need a destination")
     lines = [replace(line) for line in record.lines] + added
     before = [line.quantity - line.cancelled for line in lines]
@@ -209,10 +209,6 @@ def _below_fixed(
         item = ProblemItem(pointers.get(line.line_id, ""), detail, facts)
         return Problem("wrong_state", CODES["wrong_state"].title, (item,))
     return None
-
-
-def _is_sent(line: LineRecord) -> bool:
-    return line.method == Method.SHIP and line.pickup_node < 0
 
 
 def _needs_stock(line: LineRecord, catalog: Catalog, *, is_covered: bool) -> bool:

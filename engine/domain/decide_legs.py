@@ -12,7 +12,7 @@ from typing import NamedTuple
 from engine.domain.commands import ActOnLeg, CommitHold
 from engine.domain.decide_orders import refuse
 from engine.domain.events import Cause
-from engine.domain.orders import DemandRecord, LegRecord, LegState, Method, OrderRecord, OrderState
+from engine.domain.orders import DemandRecord, LegRecord, LegState, LineRecord, Method, OrderRecord, OrderState
 from engine.domain.problems import CODES
 from engine.domain.replies import Problem, ProblemItem
 from engine.domain.state import HOLD_LIFE_MAX_MS, LEG_NO_MAX
@@ -172,6 +172,9 @@ def commit(record: OrderRecord, command: CommitHold, *, now_ms: int, expires_at_
     keep = kept_by(record, command, now_ms=now_ms, expires_at_ms=expires_at_ms)
     if isinstance(keep, Problem):
         return keep
+    if record.ship_to is None and any(is_sent(line) and keep[i] for i, line in enumerate(record.lines)):
+        detail = "it was held without a destination: lines that are shipped need one to be committed"
+        return refuse("invalid_field", "/ship_to", detail)
     change = Change(Cause.COMMITTED, [], [], [])
     if command.lines is not None:
         have = units_in_legs(record, (LegState.HELD,))
@@ -195,6 +198,11 @@ def commit(record: OrderRecord, command: CommitHold, *, now_ms: int, expires_at_
             leg.driving = True
     _end_empty(record, LegState.CANCELLED)
     return change
+
+
+def is_sent(line: LineRecord) -> bool:
+    """Whether the line goes to the customer's address."""
+    return line.method == Method.SHIP and line.pickup_node < 0
 
 
 def give_up_held(record: OrderRecord, change: Change) -> None:

@@ -275,11 +275,9 @@ def shortage(state: ShardState, prepared: Prepared, plan: Plan) -> Problem:
         line = prepared.request.lines[index]
         i = pointer_of.get(line.line_id, 0)
         sku = state.catalog.sku(line.item)
-        available = _available(state, line, order.channel)
-        if reason == "no_node" and line.method == _PICKUP and available < line.quantity:
-            reason = (
-                "out_of_stock"  # its one node may serve, see _cannot_collect; nobody cares which other ones may not
-            )
+        available, elsewhere = _available(state, line, order.channel)
+        if reason == "no_node" and available < line.quantity and _anybody_serves(state.catalog, line, order.channel):
+            reason = "out_of_stock"  # to the customer it is sold out, whatever lies where it cannot leave from
         codes.append(reason)
         facts = {
             "line_id": line.line_id,
@@ -289,11 +287,14 @@ def shortage(state: ShardState, prepared: Prepared, plan: Plan) -> Problem:
             "unfilled": units,
             "reason": reason,
         }
+        if elsewhere:
+            facts["units_elsewhere"] = elsewhere
         if line.kits:
             facts["kit"] = order.lines[i].sku
         if line.pickup_node >= 0:
             facts["node_id"] = state.catalog.node_id(line.pickup_node)
-        errors.append(ProblemItem(f"/lines/{i}", _REASONS.get(reason, reason), facts))
+        detail = _TOGETHER if reason == "no_node" and available >= line.quantity else _REASONS.get(reason, reason)
+        errors.append(ProblemItem(f"/lines/{i}", detail, facts))
     code = "out_of_stock" if "out_of_stock" in codes or not codes else "no_capable_node"
     if "out_of_stock" in codes:
         # Where one line is short no plan is looked for: what is said of lines that have their units is no finding.
@@ -346,23 +347,35 @@ def could_serve(document: Node | None, tag: str, channel_id: str | None) -> bool
     )
 
 
-def _available(state: ShardState, line: LineRecord, channel_id: str) -> int:
-    """Units a line could get: at its own node where it names one, else at all that could serve it."""
+def _available(state: ShardState, line: LineRecord, channel_id: str) -> tuple[int, int]:
+    """Units a line could get: at its own node where it names one, else at all that could serve it. And free units it may not have."""
     if not state.free_total(line.item):
-        return 0
+        return 0, 0
     positions, nodes = state.positions, state.catalog.nodes
     tag = _TAG_OF[line.method]
-    units = 0
+    units = elsewhere = 0
     for row in positions.rows(line.item):
+        free = max(0, positions.free(row))
         node = positions.v_node[row]
-        if line.method == _PICKUP and node != line.pickup_node:
-            continue
         serves = tag if line.method != _STORE or node == line.pickup_node else "ship"
-        if node < len(nodes) and could_serve(nodes[node], serves, channel_id):
-            units += max(0, positions.free(row) - extra_safety(state, node, line.method))
-    return units
+        is_its_own = line.method != _PICKUP or node == line.pickup_node
+        if free and is_its_own and node < len(nodes) and could_serve(nodes[node], serves, channel_id):
+            usable = max(0, free - extra_safety(state, node, line.method))
+            units += usable
+            free -= usable
+        elsewhere += free
+    return units, elsewhere
 
 
+def _anybody_serves(catalog: Catalog, line: LineRecord, channel_id: str) -> bool:
+    """Whether there is a node at all that a line of this method and channel could come from."""
+    if line.method == _PICKUP:
+        return True  # its one node may serve, see _cannot_collect; nobody cares which other ones may not
+    tag = "ship" if line.method == _STORE else _TAG_OF[line.method]
+    return any(could_serve(document, tag, channel_id) for document in catalog.nodes)
+
+
+_TOGETHER = "no allowed choice of nodes serves this line together with the rest of the order"
 _REASONS = {
     "out_of_stock": "not enough units are available to promise",
     "no_node": "no node that can serve this line has the units",

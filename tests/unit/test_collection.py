@@ -118,6 +118,8 @@ def test_one_order_is_shipped_collected_and_digital() -> None:
 def test_a_pickup_order_needs_no_destination() -> None:
     view = placed(a_town({"ST": {"SKU-0": 1}}), [pickup()], ship_to=None)
     assert at(view.legs[0]) == ("ST", "Wed 11:30", 0)
+    assert (view.legs[0].method, view.legs[0].pickup_node_id, view.ship_to) == (Method.PICKUP, "ST", None)
+    assert [(line.method, line.pickup_node_id) for line in view.lines] == [(Method.PICKUP, "ST")]
 
 
 @pytest.mark.parametrize(
@@ -191,3 +193,23 @@ def test_a_kit_is_collected_whole() -> None:
     view = placed(shop, [pickup("KIT", 1)])
     assert [(leg.node_id, [line.quantity for line in leg.lines]) for leg in view.legs] == [("ST", [2, 1])]
     assert refused(shop, [pickup("KIT", 1)])[0] == "out_of_stock"
+
+
+def test_what_is_sold_out_where_it_may_ship_from_is_out_of_stock_and_only_that_line_is_named() -> None:
+    """Units of a store that does not ship are no help, and the other line is no trouble."""
+    shop = a_town({"WH": {"SKU-0": 50, "SKU-1": 1}, "ST": {"SKU-1": 5}})
+    reply = shop.ask(a_place(an_order(lines={"SKU-0": 2, "SKU-1": 2})))
+    assert isinstance(reply, Problem)
+    assert reply.code == "out_of_stock"
+    (error,) = reply.errors
+    facts = error.facts
+    assert (facts["sku"], facts["available_to_promise"], facts["units_elsewhere"]) == ("SKU-1", 1, 5)
+    assert facts["reason"] == "out_of_stock"
+
+
+def test_a_method_that_no_node_offers_is_not_called_out_of_stock() -> None:
+    shop = a_town({"ST": {"SKU-0": 5}}, nodes=[a_store()])
+    reply = shop.ask(a_place(an_order(lines={"SKU-0": 1})))
+    assert isinstance(reply, Problem)
+    assert reply.code == "no_capable_node"
+    assert reply.errors[0].facts["units_elsewhere"] == 5

@@ -334,3 +334,13 @@ def test_the_answer_names_the_entry_it_rests_on() -> None:
     shop = a_shop({"N-0": {"SKU-0": 9}})
     view = shop.ask(a_place())
     assert view.token == f"0:1:{len(shop.entries)}"
+
+
+def test_a_hold_without_a_destination_is_not_committed_without_one() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 5}})
+    held = shop.ask(a_place(an_order(lines={"SKU-0": 1}, ship_to=None), ttl_s=600))
+    assert isinstance(held, OrderView)
+    refused = shop.ask(CommitHold(held.slot, held.order_no))
+    assert problem(refused)[0] == "invalid_field"
+    assert refused.errors[0].pointer == "/ship_to"
+    assert shop.ask(ReleaseHold(held.slot, held.order_no)).state == "released"
