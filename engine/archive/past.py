@@ -46,6 +46,7 @@ class Past:
         """Records with their names."""
         decoded = [(row, decode_record(row.record)) for row in rows]
         items = {line.item for _, record in decoded for line in record.lines}
+        items |= {line.kit for _, record in decoded for line in record.lines if line.kit >= 0}
         named = Named(self._catalog(), self.reader.names_of("item", items))
         return [order_view(named, row.slot, row.order_no, record, token="") for row, record in decoded]  # type: ignore[arg-type]
 

@@ -242,6 +242,7 @@ def _add_kit(
 ) -> Problem | None:
     """One record per component, in one group: the components of a kit leave from one node."""
     group = groups.setdefault(line.group if line.group is not None else f"\0kit{i}", len(groups) + 1)
+    kit_index = catalog.item_of[kit.sku]
     per_kit = sum(c.quantity for c in kit.components)
     for component in kit.components:
         index = catalog.item_of.get(component.sku)
@@ -254,7 +255,11 @@ def _add_kit(
         if item.tracked and line.method != Method.DIGITAL:
             planned.append(len(lines))
         price = line.unit_price_minor // per_kit
-        lines.append(LineRecord(line.line_id, index, units, price, line.method, group, pickup, 0, False, line.quantity))
+        lines.append(
+            LineRecord(
+                line.line_id, index, units, price, line.method, group, pickup, 0, False, line.quantity, kit_index
+            )
+        )
     return None
 
 

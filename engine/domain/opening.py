@@ -18,7 +18,7 @@ from engine.domain.decide_orders import Prepared, extra_safety
 from engine.domain.events import Cause, OrderPut
 from engine.domain.orders import LegState, OnShort, OrderState
 from engine.domain.plan import Plan
-from engine.domain.replies import LegLineView, LegView, OrderView
+from engine.domain.replies import LegLineView, LegView, OrderLineView, OrderView
 from engine.domain.state import HOLD_LIFE_MAX_MS, ShardState, remember
 from engine.domain.views import LEG_LABELS, RUNG_LABELS, STATE_LABELS
 
@@ -311,4 +311,7 @@ def opened_view(catalog: Catalog, opening: Opening, order_no: int, *, token: str
         False,
         order.channel,
         order.customer_id,
+        None,
+        order.ship_to,
+        tuple([OrderLineView(line.line_id, line.sku, line.quantity) for line in lines]),
     )

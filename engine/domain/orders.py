@@ -124,6 +124,8 @@ class LineRecord(Struct, array_like=True, gc=False):
     splittable: bool = True
     kits: int = 0
     """How many kits the line asked for, where this is a component of one; 0 = a plain line."""
+    kit: int = -1
+    """Item index of that kit; -1 = a plain line, or a record of before this was kept."""
 
 
 class LegRecord(Struct, array_like=True, gc=False):

@@ -55,6 +55,9 @@ class LegView(Struct, array_like=True, frozen=True, gc=False):
     end_reason: str = ""
     ship_to: Destination | None = None
     """Where it goes, where that is no longer the order's address."""
+    method: int = 0
+    """engine.domain.orders.Method; the lines of a leg go the same way."""
+    pickup_node_id: str | None = None
 
 
 class UnfilledView(Struct, array_like=True, frozen=True, gc=False):
@@ -70,6 +73,18 @@ class EditView(Struct, array_like=True, frozen=True, gc=False):
     cost_before_minor: int
     cost_after_minor: int
     fixed: tuple[int, ...]
+
+
+class OrderLineView(Struct, array_like=True, frozen=True, gc=False):
+    """A line as it was ordered: a kit is one line, in kits."""
+
+    line_id: str
+    sku: str
+    quantity: int
+    method: int = 0
+    """engine.domain.orders.Method"""
+    pickup_node_id: str | None = None
+    cancelled: int = 0
 
 
 class OrderView(Struct, array_like=True, tag=2, frozen=True, gc=False):
@@ -99,12 +114,26 @@ class OrderView(Struct, array_like=True, tag=2, frozen=True, gc=False):
     channel: str = ""
     customer_id: str | None = None
     edit: EditView | None = None
+    ship_to: Destination | None = None
+    lines: tuple[OrderLineView, ...] = ()
+
+
+class WorkLeg(Struct, array_like=True, frozen=True, gc=False):
+    """A leg with what its node wants to know of the order."""
+
+    slot: str
+    order_no: int
+    order_id: str
+    leg: LegView
+    channel: str
+    ship_to: Destination | None
+    """The order's; the leg's own goes before it."""
 
 
 class LegList(Struct, array_like=True, tag=3, frozen=True, gc=False):
-    """A page of (slot, order number, order id, leg); an empty cursor is the end."""
+    """A page of legs; an empty cursor is the end."""
 
-    legs: tuple[tuple[str, int, str, LegView], ...]
+    legs: tuple[WorkLeg, ...]
     cursor: str
 
 
@@ -133,6 +162,8 @@ class StockReply(Struct, array_like=True, tag=4, frozen=True, gc=False):
     replayed: bool = False
     legs_short: tuple[str, ...] = ()
     """Unreleased legs, lowest priority and newest first, of positions that are now short."""
+    settled: tuple[tuple[int, int, int, int], ...] = ()
+    """Of availability: as in StockUpdate."""
 
 
 class DecisionReply(Struct, array_like=True, tag=5, frozen=True, gc=False):
@@ -341,6 +372,8 @@ class StockUpdate(Struct, array_like=True, tag=80, frozen=True, gc=False):
 
     rows: packed int32 rows as little-endian bytes: item, node, on_hand, held, allocated, safety, free units (negative = short),
     instant of the last count (s since 2020, 0 = never), place in engine.domain.decide_stock.SUPPLY_MODES.
+    settled: (shard, newest entry of this one up to which that shard has done what orders at home here needed of it, epoch and entry
+    of its own by which it had); 0 = not known. Of a shard that is not named nothing was needed.
     """
 
     shard: int
@@ -348,6 +381,7 @@ class StockUpdate(Struct, array_like=True, tag=80, frozen=True, gc=False):
     seq: int
     begin: bool
     rows: bytes
+    settled: tuple[tuple[int, int, int, int], ...] = ()
 
 
 class StockPage(Struct, array_like=True, tag=81, frozen=True, gc=False):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from engine.domain.catalog import Catalog
 from engine.domain.demand import by_line
-from engine.domain.orders import LegRecord, LegState, OrderRecord, OrderState, Rung
-from engine.domain.replies import EditView, LegLineView, LegView, OrderView, UnfilledView
+from engine.domain.orders import LegRecord, LegState, LineRecord, OrderRecord, OrderState, Rung
+from engine.domain.replies import EditView, LegLineView, LegView, OrderLineView, OrderView, UnfilledView
 
 STATE_LABELS = tuple(state.name.lower() for state in OrderState)
 LEG_LABELS = tuple(state.name.lower() for state in LegState)
@@ -35,6 +35,7 @@ def leg_view(catalog: Catalog, record: OrderRecord, leg: LegRecord) -> LegView:
     for i, units in leg.lines:
         line = lines[i]
         shown.append(LegLineView(line.line_id, sku(line.item), units))
+    first = lines[leg.lines[0][0]] if leg.lines else None
     return LegView(
         leg.leg_no,
         catalog.node_id(leg.node),
@@ -54,6 +55,8 @@ def leg_view(catalog: Catalog, record: OrderRecord, leg: LegRecord) -> LegView:
         overdue=leg.overdue,
         end_reason=leg.end_reason,
         ship_to=leg.ship_to,
+        method=first.method if first is not None else 0,
+        pickup_node_id=catalog.node_id(first.pickup_node) if first is not None and first.pickup_node >= 0 else None,
     )
 
 
@@ -87,7 +90,28 @@ def order_view(
         channel.channel_id if channel else "",
         record.customer_id,
         EditView(edit.cost_before_minor, edit.cost_after_minor, edit.fixed) if edit is not None else None,
+        record.ship_to,
+        line_views(catalog, record.lines),
     )
+
+
+def line_views(catalog: Catalog, lines: list[LineRecord]) -> tuple[OrderLineView, ...]:
+    """Lines as they were ordered: the components of a kit, which share its line id, are one line again."""
+    shown: dict[str | int, OrderLineView] = {}
+    for i, line in enumerate(lines):
+        is_kit = line.kits > 0 and line.kit >= 0
+        each = line.quantity // line.kits if is_kit else 1
+        pickup_node_id = catalog.node_id(line.pickup_node) if line.pickup_node >= 0 else None
+        view = OrderLineView(
+            line.line_id,
+            catalog.sku(line.kit if is_kit else line.item),
+            line.kits if is_kit else line.quantity,
+            line.method,
+            pickup_node_id,
+            line.cancelled // each,
+        )
+        shown.setdefault(line.line_id if is_kit else i, view)
+    return tuple(shown.values())
 
 
 def _unfilled(record: OrderRecord) -> tuple[UnfilledView, ...]:

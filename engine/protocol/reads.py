@@ -18,7 +18,7 @@ from engine.domain.ids import EPOCH_2020_MS, shard_of_order_no
 from engine.domain.kits import kits_of, tracked_components
 from engine.domain.orders import Method
 from engine.domain.problems import CODES
-from engine.domain.replies import DumpReply, LegList, LegView, Problem, StatusReply, StockReply, StockView
+from engine.domain.replies import DumpReply, LegList, Problem, StatusReply, StockReply, StockView, WorkLeg
 from engine.domain.state import LEG_NO_MAX, ShardState, leg_key
 from engine.domain.views import LEG_LABELS, leg_view, order_view
 from engine.protocol.placing import moved
@@ -181,7 +181,7 @@ def list_legs(core: ShardCore, conn: int, corr: int, command: ListLegs, now_ms: 
     limit = max(1, min(command.limit, PAGE_MAX))
     entries = core.state.work.get(node, {})
     keys = nsmallest(LEGS_SCANNED_MAX, (key for key in entries if key > after))
-    page: list[tuple[str, int, str, LegView]] = []
+    page: list[WorkLeg] = []
     last = -1
     for key in keys:
         order_no, leg_no = split_leg_key(key)
@@ -192,7 +192,17 @@ def list_legs(core: ShardCore, conn: int, corr: int, command: ListLegs, now_ms: 
         leg = decide_legs.find_leg(record, leg_no) if record else None
         if record is None or leg is None or (command.state is not None and LEG_LABELS[leg.state] != command.state):
             continue
-        page.append((entries[key], order_no, record.order_id, leg_view(core.catalog, record, leg)))
+        channel = core.catalog.channels[record.channel]
+        page.append(
+            WorkLeg(
+                entries[key],
+                order_no,
+                record.order_id,
+                leg_view(core.catalog, record, leg),
+                channel.channel_id if channel else "",
+                record.ship_to,
+            )
+        )
     more = len(keys) == LEGS_SCANNED_MAX or (keys and last != keys[-1])
     core.answer(conn, corr, LegList(tuple(page), "{}-{}".format(*split_leg_key(last)) if more else ""))
 

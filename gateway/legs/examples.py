@@ -14,6 +14,10 @@ ORDER_LEG: dict[str, Any] = {
     "tracking": [],
     "actual_cost_minor": None,
     "ready_at": None,
+    "channel": ALLOCATION["channel"],
+    "method": "ship",
+    "pickup_node_id": None,
+    "ship_to": ALLOCATION["ship_to"],
 }
 LEG_PAGE: dict[str, Any] = {"data": [ORDER_LEG], "next_cursor": "MTIzNDU2Nzg5LTE", "has_more": True}
 LEG_ANSWER: dict[str, Any] = {"leg": ORDER_LEG, "allocation": ALLOCATION}

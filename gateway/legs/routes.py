@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.domain.commands import ActOnLeg, GetOrder, ListLegs
 from engine.domain.ids import OrderRef, parse_public_id
-from engine.domain.replies import LegList, LegView, OrderView, Problem, Reply
+from engine.domain.replies import LegList, LegView, OrderView, Problem, Reply, WorkLeg
 from gateway.call import Answer, Ask, Call, Route
 from gateway.errors import problem, refuse
 from gateway.idempotency import fingerprint
@@ -41,7 +41,10 @@ def get_leg(call: Call) -> Ask | Problem:
         leg = _find(reply, leg_no)
         if leg is None or not call.principal.may_channel(reply.channel):
             return problem("not_found", "no such leg")
-        return Answer(order_leg(ref, reply.order_id, leg, order_state=reply.state), 200, (), reply.version)
+        answer = order_leg(
+            ref, reply.order_id, leg, channel=reply.channel, ship_to=reply.ship_to, order_state=reply.state
+        )
+        return Answer(answer, 200, (), reply.version)
 
     return Ask(ref.slot, GetOrder(ref.slot, ref.order_no), shown)
 
@@ -86,7 +89,8 @@ def _acted(call: Call, ref: OrderRef, leg_no: int, reply: Reply) -> Answer | Pro
     headers = (REPLAYED,) if reply.replayed else ()
     if reply.replayed:
         call.gateway.metrics.replayed += 1
-    answer = LegAnswer(order_leg(ref, reply.order_id, leg), allocation_shown(reply))
+    shown = order_leg(ref, reply.order_id, leg, channel=reply.channel, ship_to=reply.ship_to)
+    answer = LegAnswer(shown, allocation_shown(reply))
     return Answer(answer, 200, headers, reply.version)
 
 
@@ -104,18 +108,21 @@ async def list_legs(call: Call) -> Answer | Problem:
     if cursor is None:
         return problem("invalid_cursor")
     command = ListLegs(query.node_id, query.state, query.limit, cursor)
-    rows: list[tuple[int, int, str, str, LegView]] = []
+    rows: list[WorkLeg] = []
     more = False
     for reply in (await call.gateway.cluster.ask_all(command)).values():
         if not isinstance(reply, LegList):
             return unexpected(reply)
-        rows += [(order_no, leg.leg_no, slot, order_id, leg) for slot, order_no, order_id, leg in reply.legs]
+        rows += reply.legs
         more = more or bool(reply.cursor)
-    rows.sort(key=lambda row: row[:2])
+    rows.sort(key=lambda row: (row.order_no, row.leg.leg_no))
     more = more or len(rows) > query.limit
     rows = rows[: query.limit]
-    data = [order_leg(OrderRef(slot, order_no), order_id, leg) for order_no, _, slot, order_id, leg in rows]
-    next_cursor = _encode_cursor(f"{rows[-1][0]}-{rows[-1][1]}") if more and rows else None
+    data = [
+        order_leg(OrderRef(row.slot, row.order_no), row.order_id, row.leg, channel=row.channel, ship_to=row.ship_to)
+        for row in rows
+    ]
+    next_cursor = _encode_cursor(f"{rows[-1].order_no}-{rows[-1].leg.leg_no}") if more and rows else None
     return Answer(LegPage(data, next_cursor, next_cursor is not None))
 
 

@@ -7,9 +7,21 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from engine.domain.ids import OrderRef
+from engine.domain.orders import Destination, Method
 from engine.domain.replies import LegView
-from gateway.orders.schemas import HOLD_STATES, Allocation, CostParts, LegLine, Lines, id_tail, leg_shown
-from gateway.schemas import Body, Id, Limit, MoneyMinor, Reason, ShortText, Shown
+from gateway.orders.schemas import (
+    HOLD_STATES,
+    METHOD_NAMES,
+    Allocation,
+    CostParts,
+    LegLine,
+    Lines,
+    MethodName,
+    id_tail,
+    leg_shown,
+    ship_to_shown,
+)
+from gateway.schemas import Body, Id, Limit, MoneyMinor, Reason, ShipTo, ShortText, Shown
 from gateway.times import iso
 
 LegStateName = Literal[
@@ -68,6 +80,12 @@ class OrderLeg(Shown):
     actual_cost_minor: int | None
     ready_at: str | None
     """When the customer can collect it; null = it goes to the door."""
+    channel: str
+    method: MethodName
+    pickup_node_id: str | None
+    """The store where the customer collects it: its own goods, or what another node sends there."""
+    ship_to: ShipTo | None
+    """Where it is sent; null where it goes to a store or nowhere. No name and no street: they are kept under `order_id`."""
 
 
 class LegAnswer(Shown):
@@ -83,7 +101,17 @@ class LegPage(Shown):
     has_more: bool
 
 
-def order_leg(ref: OrderRef, order_id: str, view: LegView, *, order_state: str | None = None) -> OrderLeg:
+def order_leg(
+    ref: OrderRef,
+    order_id: str,
+    view: LegView,
+    *,
+    channel: str,
+    ship_to: Destination | None,
+    order_state: str | None = None,
+) -> OrderLeg:
+    """ship_to: the order's, which a leg that was released before it changed does not follow."""
+    goes_to = (view.ship_to or ship_to) if view.method == Method.SHIP else None
     tail = id_tail(ref.slot, ref.order_no)
     leg = leg_shown(view, tail)
     held = view.state == "held" or order_state in HOLD_STATES
@@ -104,4 +132,8 @@ def order_leg(ref: OrderRef, order_id: str, view: LegView, *, order_state: str |
         view.tracking,
         view.actual_cost_minor,
         iso(view.ready_at_ms),
+        channel,
+        METHOD_NAMES[view.method],
+        view.pickup_node_id,
+        ship_to_shown(goes_to) if goes_to is not None else None,
     )

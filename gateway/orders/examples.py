@@ -77,6 +77,19 @@ ALLOCATION: dict[str, Any] = {
     "rung": "separable",
     "version": 2,
     "token": "0:1:4711",
+    "opened_at": "2026-12-01T18:00:00.250Z",
+    "ship_to": {
+        "country": "US",
+        "postal_code": "10001",
+        "region": "NY",
+        "residential": True,
+        "lat": None,
+        "lon": None,
+    },
+    "lines": [
+        {"line_id": "1", "sku": "SKU-1", "quantity": 2, "cancelled": 0, "method": "ship", "pickup_node_id": None},
+        {"line_id": "2", "sku": "SKU-2", "quantity": 1, "cancelled": 0, "method": "ship", "pickup_node_id": None},
+    ],
 }
 BATCHES = {
     "two": {

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from engine.domain.ids import encode_number
+from engine.domain.ids import encode_number, order_no_time_ms
 from engine.domain.orders import Destination, LineRequest, Method, OnShort, OrderRequest
-from engine.domain.replies import LegView, OrderView, Problem
+from engine.domain.replies import LegView, OrderLineView, OrderView, Problem
 from gateway.errors import ID_SENTENCE, refuse
 from gateway.schemas import (
     VALUE_MAX_MINOR,
@@ -28,13 +28,15 @@ from gateway.schemas import (
 )
 from gateway.times import iso, ms_of
 
-METHODS = {
+MethodName = Literal["ship", "pickup", "ship_to_store", "digital"]
+METHODS: dict[MethodName, Method] = {
     "ship": Method.SHIP,
     "pickup": Method.PICKUP,
     "ship_to_store": Method.SHIP_TO_STORE,
     "digital": Method.DIGITAL,
 }
 SHIP, PICKUP = Method.SHIP, Method.PICKUP
+METHOD_NAMES: dict[int, MethodName] = {int(method): name for name, method in METHODS.items()}
 ON_SHORT = {"refuse": OnShort.REFUSE, "partial": OnShort.PARTIAL, "park": OnShort.PARK}
 INSTANT_MIN_MS = 946_684_800_000
 """2000-01-01: nothing older is a time of an order."""
@@ -49,7 +51,6 @@ SERVICE_DEFAULT = "standard"
 PlainId = Annotated[str, Meta(min_length=1, max_length=64, extra_json_schema={"pattern": r"^[!-~][ -~]*$"})]
 """`Id` without its regular expression, which costs more than the rest of decoding an order. `order_request` checks instead."""
 QuoteId = Annotated[str, Meta(min_length=1, max_length=QUOTE_ID_MAX)]
-MethodName = Literal["ship", "pickup", "ship_to_store", "digital"]
 Instant = Annotated[datetime, Meta(tz=True)]
 Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}$(?!\n)")]
 
@@ -191,6 +192,10 @@ class Leg(Shown):
     """edited, improved or not_accepted, where that ended it."""
     ship_to: ShipTo | UnsetType = UNSET
     """Where it goes, where the order's address was changed after it had been released."""
+    method: MethodName | UnsetType = UNSET
+    """Left out where it is `ship`."""
+    pickup_node_id: str | UnsetType = UNSET
+    """The store where the customer collects it."""
 
 
 class Unfilled(Shown):
@@ -213,6 +218,18 @@ class EditShown(Shown):
     cost_before_minor: int
     cost_change_minor: int
     fixed_legs: list[str]
+
+
+class OrderedLine(Shown):
+    """A line as it was ordered, in units of what was ordered: a kit is one line here, its components are in the legs."""
+
+    line_id: str
+    sku: str
+    quantity: int
+    """Of these, `cancelled` are no longer wanted."""
+    cancelled: int = 0
+    method: MethodName = "ship"
+    pickup_node_id: str | None = None
 
 
 class Allocation(Shown):
@@ -239,6 +256,11 @@ class Allocation(Shown):
     rung: str
     version: int
     token: str
+    opened_at: str
+    """When the engine took the order."""
+    ship_to: ShipTo | None
+    """Where it goes, as far as the engine keeps it: no name and no street, they are yours to keep under `order_id`."""
+    lines: list[OrderedLine]
     edit: EditShown | UnsetType = UNSET
 
 
@@ -266,6 +288,11 @@ class HeldOrder(Shown):
     rung: str
     version: int
     token: str
+    opened_at: str
+    """When the engine took the order."""
+    ship_to: ShipTo | None
+    """Where it goes, as far as the engine keeps it: no name and no street, they are yours to keep under `order_id`."""
+    lines: list[OrderedLine]
     edit: EditShown | UnsetType = UNSET
 
 
@@ -486,11 +513,13 @@ def leg_shown(view: LegView, tail: str) -> Leg:
         iso(view.accept_by_ms) or UNSET,
         view.overdue or UNSET,
         view.end_reason or UNSET,
-        _ship_to_shown(view.ship_to) if view.ship_to is not None else UNSET,
+        ship_to_shown(view.ship_to) if view.ship_to is not None else UNSET,
+        METHOD_NAMES[view.method] if view.method else UNSET,
+        view.pickup_node_id or UNSET,
     )
 
 
-def _ship_to_shown(ship_to: Destination) -> ShipTo:
+def ship_to_shown(ship_to: Destination) -> ShipTo:
     return ShipTo(
         country=ship_to.country,
         postal_code=ship_to.postal_code,
@@ -499,6 +528,23 @@ def _ship_to_shown(ship_to: Destination) -> ShipTo:
         lat=ship_to.lat,
         lon=ship_to.lon,
     )
+
+
+def opened_at(order_no: int) -> str:
+    """Its number says when the order was opened. Seconds repeat among orders, milliseconds hardly: only those are remembered."""
+    ms = order_no_time_ms(order_no)
+    part = ms % 1_000
+    second = iso(ms - part) or ""
+    return f"{second[:-1]}.{part:03d}Z" if part else second
+
+
+def _lines_shown(lines: tuple[OrderLineView, ...]) -> list[OrderedLine]:
+    return [
+        OrderedLine(
+            line.line_id, line.sku, line.quantity, line.cancelled, METHOD_NAMES[line.method], line.pickup_node_id
+        )
+        for line in lines
+    ]
 
 
 def _edit_shown(view: OrderView, tail: str) -> EditShown | UnsetType:
@@ -530,6 +576,9 @@ def allocation_shown(view: OrderView) -> Allocation:
         view.rung,
         view.version,
         view.token,
+        opened_at(view.order_no),
+        ship_to_shown(view.ship_to) if view.ship_to is not None else None,
+        _lines_shown(view.lines),
         _edit_shown(view, tail),
     )
 
@@ -559,6 +608,9 @@ def reservation_shown(view: OrderView) -> HeldOrder:
         view.rung,
         view.version,
         view.token,
+        opened_at(view.order_no),
+        ship_to_shown(view.ship_to) if view.ship_to is not None else None,
+        _lines_shown(view.lines),
         _edit_shown(view, tail),
     )
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from engine.domain.ids import decode_number, order_no_time_ms
 from engine.protocol.shard_core import ShardCore
 from tests.conftest import eventually
 from tests.integration.gateway_engine import GatewayEngine, an_order_body, keyed
@@ -35,11 +37,22 @@ async def test_an_order_is_allocated_and_read_back(engine: GatewayEngine) -> Non
     assert body["allocation_id"].startswith("alc_US100_")
     assert body["decision_id"] == body["allocation_id"].replace("alc_", "dec_") + "_0"
     assert body["promise"]["ship_by"].endswith("Z")
+    assert body["ship_to"]["postal_code"] == an_order_body()["ship_to"]["postal_code"]
+    assert [(line["sku"], line["quantity"], line["method"]) for line in body["lines"]] == [("SKU-0", 2, "ship")]
+    opened = datetime.fromisoformat(body["opened_at"])
+    assert opened.timestamp() * 1_000 == order_no_time_ms(decode_number(body["allocation_id"].split("_")[2]))
     assert answer.headers["location"] == f"/v1/allocations/{body['allocation_id']}"
     read = await engine.client.get(answer.headers["location"])
     assert read.status_code == 200
     assert read.headers["etag"] == answer.headers["etag"]
     assert {**read.json(), "token": ""} == {**body, "token": ""}
+    (row,) = (await engine.client.get("/v1/legs", params={"node_id": "N-0"})).json()["data"]
+    assert (row["ship_to"], row["channel"], row["method"], row["pickup_node_id"]) == (
+        body["ship_to"],
+        "web",
+        "ship",
+        None,
+    )
 
 
 async def test_a_repeat_gets_the_first_answer_in_either_format(engine: GatewayEngine) -> None:

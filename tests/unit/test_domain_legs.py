@@ -19,7 +19,7 @@ from engine.domain.commands import (
     StockMove,
 )
 from engine.domain.config import NodeCapacity
-from engine.domain.orders import OnShort
+from engine.domain.orders import Method, OnShort
 from engine.domain.replies import OrderView, Problem
 from engine.domain.state import HOLD_LIFE_MAX_MS
 from tests.builders import a_destination, a_network, a_node, a_place, an_order
@@ -280,11 +280,14 @@ def test_a_work_list_has_open_legs_of_a_node_in_pages() -> None:
     act(shop, views[1], "release")
     shop.ask(CancelOrder(views[2].slot, views[2].order_no))
     page = shop.ask(ListLegs("N-0", limit=3))
-    assert [order_id for _, _, order_id, _ in page.legs] == ["A-0", "A-1", "A-3"]
+    assert [row.order_id for row in page.legs] == ["A-0", "A-1", "A-3"]
+    assert [(row.channel, row.ship_to) for row in page.legs] == [("web", views[0].ship_to)] * 3
+    assert views[0].ship_to is not None
+    assert [(row.leg.method, row.leg.pickup_node_id) for row in page.legs] == [(Method.SHIP, None)] * 3
     page = shop.ask(ListLegs("N-0", limit=3, cursor=page.cursor))
-    assert ([order_id for _, _, order_id, _ in page.legs], page.cursor) == (["A-4"], "")
+    assert ([row.order_id for row in page.legs], page.cursor) == (["A-4"], "")
     released = shop.ask(ListLegs("N-0", state="released"))
-    assert [order_id for _, _, order_id, _ in released.legs] == ["A-1"]
+    assert [row.order_id for row in released.legs] == ["A-1"]
     assert problem(shop.ask(ListLegs("N-0", cursor="x")))[0] == "invalid_cursor"
     assert problem(shop.ask(ListLegs("N-0", state="lost"))) == ("invalid_field", "/state")
     assert problem(shop.ask(ListLegs("nope")))[0] == "unknown_node"

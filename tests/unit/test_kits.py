@@ -50,6 +50,17 @@ def live(shop: LoneCore, view: OrderView) -> list[tuple[str, str, dict[str, int]
     return found
 
 
+def test_an_answer_names_the_kit_that_was_ordered_beside_the_components_that_leave() -> None:
+    shop = a_shop({"N-0": {"A": 6, "B": 3}})
+    opened = placed(shop)
+    assert [(line.line_id, line.sku, line.quantity) for line in opened.lines] == [("1", "KIT", 3)]
+    assert {(line.line_id, line.sku, line.quantity) for line in opened.legs[0].lines} == {("1", "A", 6), ("1", "B", 3)}
+    shop.ask(CancelOrder(opened.slot, opened.order_no, (("1", 2),)))
+    read = shop.ask(GetOrder(opened.slot, opened.order_no))
+    assert [(line.sku, line.quantity, line.cancelled) for line in read.lines] == [("KIT", 3, 2)]
+    assert read.ship_to == opened.ship_to is not None
+
+
 def test_a_rejected_part_is_whole_kits_and_finds_another_node() -> None:
     shop = a_shop({"N-0": {"A": 6, "B": 3}, "N-1": {"A": 4, "B": 2}})
     view = placed(shop)

@@ -104,6 +104,9 @@ class Leg(Answer, kw_only=True, frozen=True):
     end_reason: str = ""
     ship_to: ShipTo | None = None
     """Where it goes, where the order's address was changed after it had been released."""
+    method: Method = "ship"
+    pickup_node_id: str | None = None
+    """The store where the customer collects it."""
 
 
 class Unfilled(Answer, kw_only=True, frozen=True):
@@ -128,6 +131,17 @@ class Edit(Answer, kw_only=True, frozen=True):
     fixed_legs: list[str]
 
 
+class OrderedLine(Answer, kw_only=True, frozen=True):
+    """A line as it was ordered: a kit is one line here, its components are in the legs. Of `quantity`, `cancelled` are off."""
+
+    line_id: str
+    sku: str
+    quantity: int
+    cancelled: int = 0
+    method: Method = "ship"
+    pickup_node_id: str | None = None
+
+
 class Allocation(Answer, kw_only=True, frozen=True):
     """A committed order. `cost_minor` is expected cash, `score` the sum that was minimised."""
 
@@ -149,6 +163,10 @@ class Allocation(Answer, kw_only=True, frozen=True):
     rung: str
     version: int
     token: str
+    opened_at: datetime
+    ship_to: ShipTo | None
+    """Where it goes, as far as the engine keeps it: no name and no street, they are yours to keep under `order_id`."""
+    lines: list[OrderedLine]
     edit: Edit | None = None
 
 
@@ -175,6 +193,10 @@ class Reservation(Answer, kw_only=True, frozen=True):
     rung: str
     version: int
     token: str
+    opened_at: datetime
+    ship_to: ShipTo | None
+    """Where it goes, as far as the engine keeps it: no name and no street, they are yours to keep under `order_id`."""
+    lines: list[OrderedLine]
     edit: Edit | None = None
 
 
@@ -197,6 +219,12 @@ class OrderLeg(Answer, kw_only=True, frozen=True):
     tracking: tuple[str, ...] = ()
     actual_cost_minor: int | None = None
     ready_at: datetime | None = None
+    channel: str = ""
+    method: Method = "ship"
+    pickup_node_id: str | None = None
+    """The store where the customer collects it: its own goods, or what another node sends there."""
+    ship_to: ShipTo | None = None
+    """Where it is sent; None where it goes to a store or nowhere."""
 
 
 class LegStep(Answer, kw_only=True, frozen=True):
