@@ -19,7 +19,7 @@ from engine.domain.commands import (
 )
 from engine.domain.placement import shard_of_node
 from engine.domain.replies import OrderView, Reply
-from tests.builders import a_destination
+from tests.builders import NOW_MS, a_destination
 from tests.sim.checker import check_views, conserved
 from tests.sim.clients import Clients, Op
 from tests.sim.harness import Faults, World
@@ -32,7 +32,15 @@ REST_MS = 60_000
 class Script:
     """A world, its clients, and a stock that only the script changes."""
 
-    def __init__(self, *, shards: int, crash_at: tuple[int, ...], snapshot_rate: float = 0.0, stock: int = 2) -> None:
+    def __init__(
+        self,
+        *,
+        shards: int,
+        crash_at: tuple[int, ...],
+        snapshot_rate: float = 0.0,
+        stock: int = 2,
+        begin_ms: int = NOW_MS,
+    ) -> None:
         self.world = World(
             1,
             shards=shards,
@@ -40,6 +48,7 @@ class Script:
             faults=_STEADY,
             snapshot_rate=snapshot_rate,
             crash_at=crash_at,
+            begin_ms=begin_ms,
         )
         self.clients = Clients(self.world, items=ITEMS, postal_codes=postal_codes(shards))
         self.placed: list[Op] = []

@@ -100,6 +100,37 @@ def the_source_opens_again_by_itself(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Moves, "_give_up", alone)
 
 
+def _nodes_go_without(patch: pytest.MonkeyPatch, what: str) -> None:
+    pack = parts.pack_live
+
+    def forgetful(state: ShardState, part: str) -> bytes:
+        held = state.nodes.get(int(part[5:])) if part.startswith("node:") else None
+        if held is None:
+            return pack(state, part)
+        kept = getattr(held, what)
+        setattr(held, what, {})
+        data = pack(state, part)
+        setattr(held, what, kept)
+        return data
+
+    patch.setattr(parts, "pack_live", forgetful)
+
+
+def what_is_expected_stays_behind(patch: pytest.MonkeyPatch) -> None:
+    """A node goes without its inbound records."""
+    _nodes_go_without(patch, "inbound")
+
+
+def the_day_begins_again(patch: pytest.MonkeyPatch) -> None:
+    """A node goes without the day that it began: its next owner begins it once more, with the whole cap."""
+    _nodes_go_without(patch, "feeds")
+
+
+def nobody_knows_that_nobody_counts(patch: pytest.MonkeyPatch) -> None:
+    """A node goes without how its positions are supplied: its supplier's day never begins again."""
+    _nodes_go_without(patch, "settings")
+
+
 MUTANTS: list[Patch] = [
     keys_stay_behind,
     legs_are_not_parted,
@@ -109,6 +140,9 @@ MUTANTS: list[Patch] = [
     views_are_packed_as_stock,
     a_band_takes_orders_under_way,
     the_source_opens_again_by_itself,
+    what_is_expected_stays_behind,
+    the_day_begins_again,
+    nobody_knows_that_nobody_counts,
 ]
 
 
