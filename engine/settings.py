@@ -35,7 +35,9 @@ class Settings(BaseSettings):
     ray_address: str | None = None
     """A running cluster to join; None = a local one."""
     shard_host: str = "127.0.0.1"
-    """Where shards listen for TCP (between machines)."""
+    """Where shards listen for TCP (between machines); `node` = the address by which Ray knows the machine that a shard is on."""
+    shard_port: int = Field(0, ge=0, le=65_000)
+    """TCP port of the control shard; stock shard N listens on the one N + 1 above it. 0 = any free one."""
     tcp: bool = False
     """Serve shards over TCP besides Unix sockets."""
     cluster_token: SecretStr | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from engine.actors.archiver import Archiver
 from engine.actors.gateway_host import GatewayHost
@@ -26,14 +27,26 @@ _COMMON: dict[str, Any] = {
 }
 
 
+def _here() -> NodeAffinitySchedulingStrategy:
+    """Stay on the machine of the process that asks: of `up` for the supervisor, and so for what the supervisor makes with it.
+
+    Gateways listen at addresses of that machine, and an archive in the data folder is a folder of that machine.
+    """
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
 def supervisor_actor() -> Any:
-    return ray.remote(Supervisor).options(name="supervisor", **_COMMON)
+    return ray.remote(Supervisor).options(name="supervisor", scheduling_strategy=_here(), **_COMMON)
 
 
 def shard_actor(shard: int) -> Any:
-    """One slot each; memory is asked for so that Ray does not pile shards on a machine that cannot hold them."""
+    """One slot each, in turns over the machines that have slots; memory is asked for so that none gets more than it can hold."""
     return ray.remote(ShardActor).options(
-        name=f"shard-{shard}", resources={SHARD_SLOT: 1}, memory=SHARD_MEMORY_BYTES, **_COMMON
+        name=f"shard-{shard}",
+        resources={SHARD_SLOT: 1},
+        memory=SHARD_MEMORY_BYTES,
+        scheduling_strategy="SPREAD",
+        **_COMMON,
     )
 
 
@@ -42,8 +55,8 @@ def solver_actor() -> Any:
 
 
 def archiver_actor() -> Any:
-    return ray.remote(Archiver).options(name="archiver", **_COMMON)
+    return ray.remote(Archiver).options(name="archiver", scheduling_strategy=_here(), **_COMMON)
 
 
 def gateway_actor(port: int) -> Any:
-    return ray.remote(GatewayHost).options(name=f"gateway-{port}", **_COMMON)
+    return ray.remote(GatewayHost).options(name=f"gateway-{port}", scheduling_strategy=_here(), **_COMMON)

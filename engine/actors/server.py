@@ -173,10 +173,10 @@ class ShardServer:
         self._servers.append(await loop.create_unix_server(lambda: Connection(self), str(path), backlog=BACKLOG))
         os.chmod(path, 0o600)
 
-    async def listen_tcp(self, host: str) -> int:
-        """Listen on a free port; returns it."""
+    async def listen_tcp(self, host: str, port: int = 0) -> int:
+        """Listen on this port, or on a free one (0); returns it."""
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Connection(self), host, 0, backlog=BACKLOG)
+        server = await loop.create_server(lambda: Connection(self), host, port, backlog=BACKLOG)
         self._servers.append(server)
         return int(server.sockets[0].getsockname()[1])
 

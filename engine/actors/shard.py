@@ -135,7 +135,9 @@ class ShardActor:
         await server.listen_unix(path)
         addresses = [f"unix:{host_id()}:{path}"]
         if settings.tcp:
-            addresses.append(f"tcp:{self._reachable_host()}:{await server.listen_tcp(settings.shard_host)}")
+            listen_at, reach_at = self._tcp_hosts()
+            port = settings.shard_port and settings.shard_port + (shard + 1) % (CONTROL_SHARD + 1)
+            addresses.append(f"tcp:{reach_at}:{await server.listen_tcp(listen_at, port)}")
         complaint = Complaint()
         while True:
             try:
@@ -154,14 +156,15 @@ class ShardActor:
             runner.follow_peers()
         self._runner = runner
 
-    def _reachable_host(self) -> str:
-        """What other machines call this one, where the shard listens on all of its addresses."""
+    def _tcp_hosts(self) -> tuple[str, str]:
+        """(where to listen, what other machines call this one)."""
         host = self._settings.shard_host
-        if host not in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
-            return host
+        if host not in ("node", "0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+            return host, host
         import ray
 
-        return str(ray.util.get_node_ip_address())
+        node = str(ray.util.get_node_ip_address())
+        return (node if host == "node" else host), node
 
     async def _configured_core(self, directory: Directory, token: str) -> tuple[ShardCore, Cluster]:
         """A stock core with the whole configuration, its kernel warm, and the links to its peers."""
