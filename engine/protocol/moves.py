@@ -149,7 +149,7 @@ class Moves:
     def note(self, events: Sequence[Event]) -> None:
         """Orders changed while a part is being made ready."""
         leaving = self._leaving
-        if leaving is None:
+        if leaving is None or leaving.band >= 0:  # a band takes no orders with it
             return
         for event in events:
             order_no = getattr(event, "order_no", None)

@@ -1,16 +1,21 @@
-"""Answers about a move that come when another one is under way, and maps that are older than a move: neither may lose a part."""
+"""The source of a move: late answers and old maps lose no part, and a band takes no order with it."""
 
 from __future__ import annotations
 
+import msgspec
+
 from engine.domain.commands import AdjustStock, StockMove
 from engine.domain.config import Move, Placement
+from engine.domain.events import Event
 from engine.domain.move_commands import AbandonMove, FinishMove, OfferPart
+from engine.domain.move_events import PartBoxed
 from engine.domain.replies import Done, OrderView
 from engine.protocol.effects import Send
 from engine.protocol.moves import FINISH_MS
 from tests.builders import a_destination, a_network, a_place, an_order, as_docs
 from tests.sim.lone_core import LoneCore
 
+_events = msgspec.msgpack.Decoder(list[Event])
 FIRST, SECOND = "slot:US010", "slot:US020"
 
 
@@ -80,3 +85,18 @@ def test_a_map_from_before_a_move_says_nothing_about_its_box() -> None:
     again.configure(as_docs([*now, Placement(shard_count=3, slots={"US010": 1})]), len(now) + 1)
     again.poll(now_ms=source.now_ms)
     assert FIRST not in again.state.boxes and "US010" not in again.state.slots
+
+
+def test_a_band_parts_no_order_from_its_legs() -> None:
+    """Orders that change while a band is made ready stay, and so do their legs: nothing of them goes anywhere."""
+    source = a_source()
+    moving(source, "band:0", 1)
+    ready = sent(source, OfferPart, after_ms=150)
+    placed = source.ask(a_place(an_order("B", ship_to=a_destination("01001"))))
+    assert isinstance(placed, OrderView)
+    entries = len(source.entries)
+    source.core.peer_replied(1, ready.corr, Done(0), now_ms=source.now_ms)
+    source.pass_time(5)
+    assert "band:0" in source.state.boxes
+    events = [event for entry in source.entries[entries:] for event in _events.decode(entry.payload)]
+    assert [type(event) for event in events] == [PartBoxed]
