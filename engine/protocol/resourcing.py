@@ -134,7 +134,7 @@ class Resourcing:
             if room():
                 self._conclude(question, now_ms)
         short, off = self._core.state.short_positions, self._nodes_off()
-        if now_ms >= self._look_at_ms:
+        if now_ms >= self._look_at_ms and not self._todo:
             self._look_at_ms = now_ms + LOOK_MS
             self._todo.extend(
                 position for position in short if position not in self._questions and position[0] not in off

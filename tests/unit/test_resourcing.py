@@ -11,7 +11,7 @@ from engine.domain.commands import ActOnLeg, AdjustStock, CountStock, GetOrder, 
 from engine.domain.config import Node
 from engine.domain.ids import OrderRef, public_id
 from engine.domain.replies import OrderView, Problem, ShortList, StockReply
-from engine.protocol.resourcing import LOOK_MS
+from engine.protocol.resourcing import LOOK_MS, POSITIONS_PER_POLL
 from engine.protocol.shard_core import ShardCore
 from engine.protocol.view_feed import PUSH_INTERVAL_MS
 from tests.builders import a_destination, a_line, a_network, a_node, a_place, an_item, an_order, as_docs
@@ -148,6 +148,20 @@ def test_a_position_that_cannot_be_helped_is_looked_at_less_often() -> None:
         shop.pass_time(LOOK_MS)
     _, next_ms, wait_ms = shop.core.resourcing._waits[(0, 0)]
     assert wait_ms >= 8 * LOOK_MS and next_ms > shop.now_ms - wait_ms
+
+
+def test_many_short_positions_are_queued_once_however_slowly_they_are_looked_at() -> None:
+    positions = 3 * POSITIONS_PER_POLL
+    shop = a_shop({}, items=positions)
+    shop.ask(SetPosition("N-0", tuple([(f"SKU-{n}", 5, "counted", 10_000, 0) for n in range(positions)])))
+    assert len(shop.state.short_positions) == positions
+    queued = []
+    for _ in range(12):
+        shop.now_ms += LOOK_MS + 1
+        shop.poll()
+        queued.append(len(shop.core.resourcing._todo))
+    assert max(queued) < positions, f"a queue that only grows: {queued}"
+    assert 0 in queued
 
 
 def test_legs_of_orders_of_other_shards_give_up_in_one_order_with_our_own() -> None:
