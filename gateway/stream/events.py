@@ -6,6 +6,7 @@ An id is the client's place in all journals after its event, so whoever comes ba
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -106,15 +107,21 @@ class EventStream:
             if not chunk:
                 left_s = self._sent_s + HEARTBEAT_S - loop.time()
                 if left_s > 0:
-                    try:
-                        await asyncio.wait_for(self._woken.wait(), left_s)
-                    except TimeoutError:
-                        continue
+                    await self._wait(left_s)
                     continue
                 chunk = f": heartbeat\nid: {cursor_text(self._places)}\n\n".encode()
             self._sent_s = loop.time()
             return chunk
         return None
+
+    async def _wait(self, seconds: float) -> None:
+        """Until there may be more, at most so long. (`wait_for` would make a task for every stream and entry.)"""
+        if self._woken.is_set():
+            await asyncio.sleep(0)  # everybody else's turn
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
 
     def _hello(self) -> bytes:
         self._greeted = True
@@ -147,10 +154,9 @@ class EventStream:
                 for folded in found:
                     size += self._take(shard, folded, parts)
                     if size > CHUNK_BYTES:
-                        self.wake()
                         break
-                if found:
-                    self.wake()  # there may be more
+                if found and self._places[shard].next_seq <= feed.seq:
+                    self.wake()  # there is more
         except JournalError:
             # The followers say so in the log, and wake us when they read on; until then there is nothing to tell.
             await asyncio.sleep(1.0)
