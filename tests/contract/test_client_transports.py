@@ -75,7 +75,7 @@ async def test_a_refusal_is_an_answer_with_its_numbers(
     async with qm.AsyncClient(url, engine.admin, observer=attempts.append, transport=transport) as client:
         with pytest.raises(qm.OutOfStock) as caught:
             await client.allocate(an_order("B-1", 3_001))
-        assert caught.value.shortages == [qm.Shortage("/lines/0", "SKU-0", 3_001, 3_000)]
+        assert caught.value.shortages == [qm.Shortage("/lines/0", "SKU-0", 3_001, 3_000, "1")]
         assert [(attempt.status, attempt.code) for attempt in attempts] == [(409, "out_of_stock")]
         with pytest.raises(qm.NotFound):
             await client.get_item("NO-SUCH")
@@ -178,6 +178,13 @@ async def test_a_client_takes_one_way_to_send(transport: qm.AsyncTransport) -> N
     async with httpx.AsyncClient() as http:
         with pytest.raises(ValueError, match="http or transport"):
             qm.AsyncClient("http://gateway", "qm_key", http=http, transport=transport)
+
+
+async def test_an_address_without_http_is_refused_where_it_is_given() -> None:
+    for url in ("127.0.0.1:8080", "", "ftp://gateway"):
+        for kind in (qm.Client, qm.AsyncClient):
+            with pytest.raises(ValueError, match=r"expected http://\.\.\. or https://\.\.\."):
+                kind(url, "qm_key")
 
 
 async def test_an_address_that_is_not_plain_http_is_refused_at_once() -> None:

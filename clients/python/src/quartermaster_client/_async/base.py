@@ -42,6 +42,8 @@ class AsyncBase:
             raise ValueError("give http or transport, not both")
         if format not in ("json", "msgpack"):
             raise ValueError(f"format is {format!r}, expected json or msgpack")
+        if transport is None and not url.startswith(("http://", "https://")):
+            raise ValueError(f"url is {url!r}, expected http://... or https://...")
         self._config = Config(
             url=url.rstrip("/"),
             api_key=api_key,
@@ -51,10 +53,13 @@ class AsyncBase:
             budget=budget or RetryBudget(),
             observer=observer,
         )
+        self._closed = False
         self._owned = transport is None
         self._transport = transport or AsyncOverHttpx(http, connections_max=connections_max)
 
     async def close(self) -> None:
+        """Give the connections back. Streams end at once, in other threads as well."""
+        self._closed = True
         if self._owned:
             await self._transport.aclose()
 
