@@ -13,6 +13,7 @@ QUERY_HELP = {
     "cursor": "`next_cursor` of the page before.",
     "customer_id": "Of this customer.",
     "in_stock": "Only where everything asked for is there.",
+    "is_open": "Only what is still to be looked at; `false`: only what has come to an end.",
     "kind": "Of this kind.",
     "kinds": "Of these kinds.",
     "lat": "Latitude of the destination, degrees.",
@@ -29,8 +30,8 @@ QUERY_HELP = {
     "radius_km": "Great-circle distance from the destination at the most.",
     "reason": "Why the units wait or were not served.",
     "rung": "How the decision was reached.",
-    "scope": "`full`: what is not in the file is 0 on that node's shelf; `nonzero`: what is not in the file is not touched;"
-    " `delta`: only changes are listed.",
+    "scope": "`full`: what a node's rows leave out is 0 on its shelf; `nonzero`: the same of files that leave out rows of 0;"
+    " `delta`: only what is listed is touched.",
     "sku": "Of this SKU.",
     "sort": "Oldest or newest first.",
     "source": "Name of the feed that counted.",

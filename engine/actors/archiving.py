@@ -11,15 +11,19 @@ from typing import Any
 
 import structlog
 
+from engine.actors.duplicates import Duplicates
 from engine.actors.measures import Complaint
 from engine.archive.feed import JournalFeed
 from engine.archive.follower import ShardFollower
 from engine.archive.index import IndexWriter, connect_index, migrate
 from engine.archive.patience import CpuPressure, Patience
 from engine.archive.places import archive_url, index_url
+from engine.archive.reader import IndexReader
 from engine.archive.store import SegmentStore
 from engine.archive.writer import Exists
+from engine.client.cluster import Cluster
 from engine.domain.placement import CONTROL_SHARD
+from engine.journal.discovery import Directory
 from engine.journal.port import JournalError, Unavailable
 from engine.settings import Settings
 
@@ -27,6 +31,7 @@ IDLE_S = 0.25
 """How often a journal without news is looked at: what the index lags behind at the most when nothing is wrong."""
 RETRY_S = 0.5
 STOPPED_RETRY_S = 10.0
+ASK_TIMEOUT_S = 2.0
 RETENTION_EVERY_S = 3_600.0
 RETENTION_PAUSE_S = 0.05
 DAY_MS = 86_400_000
@@ -99,6 +104,7 @@ class Archiving:
             self._followers.append(follower)
             self._tasks.append(asyncio.create_task(self._follow(follower), name=f"archive-{shard}"))
         self._tasks.append(asyncio.create_task(self._retire_forever(index, lock), name="retention"))
+        self._tasks.append(asyncio.create_task(self._settle_duplicates(index), name="duplicates"))
         log.info("archiving", shards=settings.shards, index=engine.dialect.name)
 
     async def _follow(self, follower: ShardFollower) -> None:
@@ -136,6 +142,41 @@ class Archiving:
             await asyncio.wait_for(self._stopping.wait(), seconds)
         except TimeoutError:
             pass
+
+    async def _settle_duplicates(self, index: IndexWriter) -> None:
+        """Whenever a batch brought orders that may be duplicates, once at the start, and until all outcomes are known."""
+        settings = self._settings
+        assert settings.redis_url is not None
+        directory = Directory(settings.redis_url.get_secret_value())
+        cluster = Cluster(
+            directory.find,
+            kinds=("placement",),
+            token=settings.cluster_token.get_secret_value() if settings.cluster_token else "",
+            timeout_s=ASK_TIMEOUT_S,
+        )
+        reader = IndexReader(index_url(settings), readers=1)
+        duplicates = Duplicates(reader, cluster, now_ms=settings.pace.now_ms)
+        complaint = Complaint()
+        settled = -1
+        try:
+            await cluster.start()
+            while not self._stopping.is_set():
+                judged = index.judged
+                if judged == settled or not await cluster.wait_configured(RETRY_S):
+                    await self._pause(IDLE_S)
+                    continue
+                try:
+                    if await duplicates.settle():
+                        settled = judged
+                        continue
+                except Unavailable as error:
+                    if complaint.due():
+                        log.warning("duplicates wait", error=str(error))
+                await self._pause(RETRY_S)
+        finally:
+            await cluster.close()
+            await directory.close()
+            reader.close()
 
     async def _retire_forever(self, index: IndexWriter, lock: asyncio.Lock) -> None:
         while not self._stopping.is_set():

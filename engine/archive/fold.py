@@ -20,7 +20,7 @@ from engine.domain.events import (
     StockMoved,
 )
 from engine.domain.move_events import PartOpened
-from engine.domain.orders import LegState, OrderRecord, decode_record
+from engine.domain.orders import LegState, OrderRecord, decode_record, has_ended
 from engine.domain.placement import CONTROL_SHARD
 from engine.domain.views import LEG_LABELS, RUNG_LABELS, order_label
 from engine.journal.port import Corrupt, Entry
@@ -47,6 +47,8 @@ _STEPS = frozenset(
     )
 )
 """Causes that change states of legs and may add one. All others may bring a decision, other lines, or fewer legs."""
+_ENDING = frozenset((int(Cause.RELEASED), int(Cause.EXPIRED), int(Cause.LEG_DELIVERED)))
+"""Steps after which an order may have ended."""
 _OPENED_MARK = b"\x96\x35"
 """How an event of a part that is opened begins: an array of six, the first of which is its tag."""
 NOTE_MAX = 256
@@ -69,6 +71,8 @@ class Changes(NamedTuple):
     """Changes to add up, not values."""
     closed: list[Row]
     """(order number,)"""
+    same_id: list[Row]
+    """(order number, order id) of orders that were opened or ended: who else has the id may have become a duplicate, or none."""
 
 
 def opens_parts(entry: Entry) -> list[tuple[int, int]]:
@@ -97,6 +101,8 @@ class Fold:
         self._movements: list[Row] = []
         self._sums: dict[int, list[int]] = {}
         self._closed: dict[int, None] = {}
+        self._ended: dict[int, int] = {}
+        """When an order had ended, by order number: the first time in this batch."""
         self._n = 0
 
     def add(self, entry: Entry) -> None:
@@ -130,8 +136,12 @@ class Fold:
         else:
             opened = before[3]
             planned = planned or before[4]
-            if before[0].cause not in _STEPS:  # every version tells its own decision, however entries are cut
-                self._planned(order_no, decode_record(before[0].record), before[2])
+            cause = before[0].cause
+            if cause not in _STEPS or cause in _ENDING:
+                record = decode_record(before[0].record)
+                if cause not in _STEPS:  # every version tells its own decision, however entries are cut
+                    self._planned(order_no, record, before[2])
+                self._note_end(order_no, record, before[2])
         self._orders[order_no] = (event, entry.seq, entry.time_ms, opened, planned)
         if event.stock:
             kind = CAUSE_LABELS[event.cause]
@@ -203,6 +213,10 @@ class Fold:
             for index, name, _, _ in event.documents:
                 self._names[event.kind, index] = name
 
+    def _note_end(self, order_no: int, record: OrderRecord, time_ms: int) -> None:
+        if order_no not in self._ended and has_ended(record):
+            self._ended[order_no] = time_ms
+
     def _planned(self, order_no: int, record: OrderRecord, time_ms: int) -> None:
         for line in record.lines:
             self._items[line.item, order_no] = None
@@ -213,11 +227,15 @@ class Fold:
 
     def changes(self) -> Changes:
         """The rows of the batch."""
-        orders, replanned, legs = [], [], []
+        orders, replanned, legs, same_id = [], [], [], []
         shard = self.shard
         for order_no, (event, seq, time_ms, opened, planned) in self._orders.items():
             record = decode_record(event.record)
             label, customer_id = order_label(record), record.customer_id
+            self._note_end(order_no, record, time_ms)
+            ended_ms = self._ended.get(order_no, 0)
+            if opened or ended_ms:
+                same_id.append((order_no, record.order_id))
             orders.append(
                 (
                     order_no,
@@ -231,6 +249,7 @@ class Fold:
                     seq,
                     time_ms,
                     event.record,
+                    ended_ms,
                 )
             )
             legs += [(order_no, leg.leg_no, leg.node, LEG_LABELS[leg.state]) for leg in record.legs]
@@ -249,6 +268,7 @@ class Fold:
             self._movements,
             [(key & 0xFFFF_FFFF, key >> 32, *sums) for key, sums in self._sums.items()],
             [(order_no,) for order_no in self._closed],
+            same_id,
         )
 
 

@@ -3,6 +3,7 @@
 X1  A batch and the progress that says so are one transaction, so an entry counts exactly once, whatever is killed when.
 X2  A batch goes on exactly where its shard's progress ends; anything else is refused.
 X3  There is one writer (the archiver). A second one fails on X2 and reads its progress again.
+X5  `duplicates` follows from the rows of `orders` alone, so it is the same whichever shard was folded first.
 X4  A batch that opens a part of another shard comes after the entry that boxed it there: an order's rows are written in its order.
 """
 
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 
 from engine.archive.fold import Fold, Row
-from engine.archive.tables import FOLDED, metadata, progress
+from engine.archive.tables import FOLDED, metadata, orders, progress
+from engine.domain.ids import EPOCH_2020_MS
 from engine.journal.port import Misconfigured, Unavailable
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ SQLITE_CACHE_KIB = 64 * 1024
 SQLITE_WAL_PAGES = 16_000
 """64 MiB of log before it is copied into the tables: a page that many transactions change is then copied once."""
 BUSY_TIMEOUT_S = 10
+IDS_PER_QUERY = 500
 
 
 class OutOfStep(Exception):
@@ -132,11 +135,11 @@ def _insert(table: sa.Table, mark: str, rest: str = "") -> str:
     return f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({', '.join([mark] * len(columns))}) {rest}"  # noqa: S608
 
 
-def _replace(table: sa.Table, mark: str) -> str:
-    """Insert, or set all other columns."""
+def _replace(table: sa.Table, mark: str, **kept: str) -> str:
+    """Insert, or set all other columns; `kept` = how, where not simply to what is inserted."""
     keys = [column.name for column in table.primary_key.columns]
     others = [column.name for column in table.columns if column.name not in keys]
-    sets = ", ".join(f"{name} = excluded.{name}" for name in others)
+    sets = ", ".join(kept.get(name) or f"{name} = excluded.{name}" for name in others)
     return _insert(table, mark, f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sets}")
 
 
@@ -147,7 +150,7 @@ def _statements(mark: str) -> dict[str, str]:
     return {
         "names": _replace(tables["names"], mark),
         "replanned": f"DELETE FROM order_legs WHERE order_no = {mark}",  # noqa: S608
-        "orders": _replace(tables["orders"], mark),
+        "orders": _replace(tables["orders"], mark, ended_ms=_FIRST_END),
         "items": _insert(tables["order_items"], mark, "ON CONFLICT DO NOTHING"),
         "legs": _replace(tables["order_legs"], mark),
         "decisions": _insert(tables["decisions"], mark, "ON CONFLICT DO NOTHING"),
@@ -155,7 +158,17 @@ def _statements(mark: str) -> dict[str, str]:
         "positions": _insert(tables["positions"], mark, f"ON CONFLICT (node, item) DO UPDATE SET {sums}"),
         "closed": f"UPDATE orders SET closed = 1 WHERE order_no = {mark}",  # noqa: S608
         "progress": _replace(tables["progress"], mark),
+        "judged": f"DELETE FROM duplicates WHERE order_no = {mark}",  # noqa: S608
+        "duplicates": (
+            "INSERT INTO duplicates (order_no, first_no) SELECT l.order_no, MIN(f.order_no) FROM orders l JOIN orders f "  # noqa: S608
+            "ON f.order_id = l.order_id AND f.slot <> l.slot AND f.order_no < l.order_no "
+            f"AND (f.ended_ms = 0 OR f.ended_ms > (l.order_no >> 22) + {EPOCH_2020_MS}) "
+            f"WHERE l.order_no = {mark} GROUP BY l.order_no"
+        ),
     }
+
+
+_FIRST_END = "ended_ms = CASE WHEN orders.ended_ms > 0 THEN orders.ended_ms ELSE excluded.ended_ms END"
 
 
 class IndexWriter:
@@ -164,6 +177,8 @@ class IndexWriter:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._sql = _statements("?" if engine.dialect.name == "sqlite" else "%s")
+        self.judged = 0
+        """Goes up with each batch after which there may be other duplicates."""
 
     def progress(self, shard: int) -> Progress | None:
         """How far a shard is folded; None = nothing of it yet. Raises Unavailable."""
@@ -210,6 +225,9 @@ class IndexWriter:
                 run("movements", sorted(changes.movements))
                 run("positions", sorted(changes.positions))
                 run("closed", changes.closed)
+                judged = _touched_by(connection, changes.same_id)
+                run("judged", judged)
+                run("duplicates", judged)
                 now = Progress(
                     fold.shard,
                     last.epoch,
@@ -223,6 +241,7 @@ class IndexWriter:
             if isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError | sa.exc.DataError):
                 raise  # a bug or a damaged database, not weather
             raise Unavailable(f"the index cannot be written: {error.orig}") from error
+        self.judged += bool(judged)
         return now
 
     def forget(self, *, before_ms: int, after: tuple[int, int] = (-1, -1), positions_max: int = 1_000) -> Forgotten:
@@ -245,6 +264,27 @@ class IndexWriter:
         except sa.exc.OperationalError as error:
             raise Unavailable(f"the index cannot be written: {error.orig}") from error
         return Forgotten(removed, (found[-1][0], found[-1][1]) if len(found) == positions_max else None)
+
+
+def _touched_by(connection: sa.Connection, same_id: list[Row]) -> list[Row]:
+    """(order number,) of the orders of which it must be found out again whether they are duplicates (X5)."""
+    by_id: dict[str, list[int]] = {}
+    for order_no, order_id in same_id:
+        by_id.setdefault(order_id, []).append(order_no)
+    ids = list(by_id)
+    touched: set[int] = set()
+    for at in range(0, len(ids), IDS_PER_QUERY):
+        query = (
+            sa.select(orders.c.order_id)
+            .where(orders.c.order_id.in_(ids[at : at + IDS_PER_QUERY]))
+            .group_by(orders.c.order_id)
+            .having(sa.func.count() > 1)
+        )
+        for order_id in connection.execute(query).scalars().all():
+            c = orders.c  # an order says something of itself and of those opened after it
+            later = sa.select(c.order_no).where(c.order_id == order_id, c.order_no >= min(by_id[order_id]))
+            touched.update(connection.execute(later).scalars())
+    return [(order_no,) for order_no in sorted(touched)]
 
 
 def contents(engine: sa.Engine) -> dict[str, list[Row]]:

@@ -13,7 +13,17 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from engine.archive.index import Progress, connect_index
-from engine.archive.tables import decisions, movements, names, order_items, order_legs, orders, positions, progress
+from engine.archive.tables import (
+    decisions,
+    duplicates,
+    movements,
+    names,
+    order_items,
+    order_legs,
+    orders,
+    positions,
+    progress,
+)
 from engine.domain.ids import EPOCH_2020_MS
 from engine.journal.port import Unavailable
 
@@ -64,6 +74,31 @@ class MovementRow(NamedTuple):
     order_no: int | None
     note: str | None
     order_id: str | None
+
+
+class OrderEnd(NamedTuple):
+    """An order as far as it says whether it is open."""
+
+    order_no: int
+    slot: str
+    state: str
+    ended_ms: int
+
+
+class DuplicateRow(NamedTuple):
+    """`order` was opened while `first`, in another slot, was open under the same id."""
+
+    order_id: str
+    channel: int
+    order: OrderEnd
+    first: OrderEnd
+
+
+class Pair(NamedTuple):
+    """An open order, and an older open one in another slot that has its id."""
+
+    order: OrderEnd
+    older: OrderEnd
 
 
 class Window(NamedTuple):
@@ -208,6 +243,57 @@ class IndexReader:
         (rows,) = self._rows(query)
         return (rows[0][0], rows[0][1], rows[0][2], rows[0][3]) if rows else None
 
+    def duplicates(self, wanted: OrderFilter, window: Window, *, is_open: bool | None = None) -> list[DuplicateRow]:
+        """Orders whose id was in use in another slot, by their order number; one more than the limit where there are more.
+
+        is_open: True = both are open still, False = one of them has ended.
+        """
+        first = orders.alias("first")
+        query = (
+            sa.select(orders.c.order_id, orders.c.channel, *_end_columns(orders), *_end_columns(first))
+            .join_from(duplicates, orders, orders.c.order_no == duplicates.c.order_no)
+            .join(first, first.c.order_no == duplicates.c.first_no)
+        )
+        if is_open is not None:
+            both = sa.and_(orders.c.ended_ms == 0, first.c.ended_ms == 0)
+            query = query.where(both if is_open else ~both)
+        if wanted.channels is not None:  # who may not see an order does not hear its number either
+            query = query.where(first.c.channel.in_(wanted.channels))
+        (rows,) = self._rows(_windowed(_filtered(query, wanted), window, duplicates.c.order_no))
+        return [DuplicateRow(row[0], row[1], OrderEnd(*row[2:6]), OrderEnd(*row[6:10])) for row in rows]
+
+    def open_duplicates(self, *, after_no: int, limit: int) -> tuple[list[Pair], int | None]:
+        """Open orders that were duplicates when they were opened, with each older open one of its id; by order numbers.
+
+        Looks at `limit` such orders; the number to go on after is None where there are no more.
+        """
+        some = (
+            sa.select(duplicates.c.order_no)
+            .join_from(duplicates, orders, orders.c.order_no == duplicates.c.order_no)
+            .where(duplicates.c.order_no > after_no, orders.c.ended_ms == 0)
+            .order_by(duplicates.c.order_no)
+            .limit(limit)
+        )
+        (found,) = self._rows(some)
+        if not found:
+            return [], None
+        older = orders.alias("older")
+        same = sa.and_(
+            older.c.order_id == orders.c.order_id,
+            older.c.ended_ms == 0,
+            older.c.order_no < orders.c.order_no,
+            older.c.slot != orders.c.slot,
+        )
+        query = (
+            sa.select(*_end_columns(orders), *_end_columns(older))
+            .join_from(orders, older, same)
+            .where(orders.c.order_no.in_([row[0] for row in found]))
+            .order_by(orders.c.order_no, older.c.order_no)
+        )
+        (rows,) = self._rows(query)
+        pairs = [Pair(OrderEnd(*row[:4]), OrderEnd(*row[4:])) for row in rows]
+        return pairs, found[-1][0] if len(found) == limit else None
+
     def movements(
         self,
         node: int,
@@ -272,6 +358,10 @@ class IndexReader:
 
 def _order_columns() -> Query:
     return sa.select(orders.c.order_no, orders.c.slot, orders.c.closed, orders.c.record)
+
+
+def _end_columns(table: Any) -> list[Any]:
+    return [table.c.order_no, table.c.slot, table.c.state, table.c.ended_ms]
 
 
 def _has_leg_at(node: int, order_no: Any) -> Any:

@@ -49,7 +49,8 @@ orders = sa.Table(
     sa.Column("seq", _Big, nullable=False),
     sa.Column("changed_ms", _Big, nullable=False),
     sa.Column("record", sa.LargeBinary, nullable=False),
-    sa.Index("orders_by_order_id", "order_id"),
+    sa.Column("ended_ms", _Big, nullable=False, server_default="0"),
+    sa.Index("orders_by_order_id", "order_id", "ended_ms"),
     sa.Index(
         "orders_by_customer",
         "customer_id",
@@ -59,7 +60,17 @@ orders = sa.Table(
     ),
     sa.Index("orders_by_state", "state", "order_no", "channel"),
 )
-"""The newest record of every order, packed as the journal holds it. `closed` = it left the shard's state."""
+"""The newest record of every order, packed as the journal holds it. `closed` = it left the shard's state; `ended_ms` = when all of it
+had ended for the first time, 0 = it is open."""
+
+duplicates = sa.Table(
+    "duplicates",
+    metadata,
+    sa.Column("order_no", _Big, primary_key=True, autoincrement=False),
+    sa.Column("first_no", _Big, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Orders that were opened while one of the same id was open in another slot; `first_no` = the oldest such."""
 
 order_items = sa.Table(
     "order_items",
@@ -127,4 +138,4 @@ positions = sa.Table(
 )
 """Sums of all movements, so that the balance after each can be shown."""
 
-FOLDED = (progress, names, orders, order_items, order_legs, decisions, movements, positions)
+FOLDED = (progress, names, orders, duplicates, order_items, order_legs, decisions, movements, positions)

@@ -18,6 +18,7 @@ from engine.domain.replies import Problem, ProblemItem
 from engine.domain.state import HOLD_LIFE_MAX_MS, LEG_NO_MAX
 
 CANCELLABLE = (LegState.HELD, LegState.ALLOCATED, LegState.RELEASED, LegState.ACCEPTED)
+UNRELEASED = (LegState.HELD, LegState.ALLOCATED)
 _ENDED = (LegState.CANCELLED, LegState.REJECTED)
 _LEFT = (LegState.SHIPPED, LegState.DELIVERED)
 STOCK_EFFECTS = ("none", "zero_until_count", "write_off")
@@ -240,10 +241,13 @@ def extend(record: OrderRecord, *, ttl_s: int, now_ms: int, expires_at_ms: int, 
     return Change(Cause.EXTENDED, [], [], [])
 
 
-def cancel(record: OrderRecord, lines: tuple[tuple[str, int], ...] | None) -> Change | Problem:
+def cancel(
+    record: OrderRecord, lines: tuple[tuple[str, int], ...] | None, *, is_duplicate: bool = False
+) -> Change | Problem:
     """Cancel units of a committed order: those without a node first, then legs that picking has not reached, last leg first.
 
-    What was made ready for a customer to collect can be cancelled until it is handed over: it lies at the node.
+    What was made ready for a customer to collect can be cancelled until it is handed over: it lies at the node. Of a duplicate
+    only legs that were not released are cancelled: nobody asked its node.
     """
     if record.state == OrderState.HELD:
         return end_hold(record, expired=False)
@@ -251,12 +255,13 @@ def cancel(record: OrderRecord, lines: tuple[tuple[str, int], ...] | None) -> Ch
         return wrong_state(record, "cancel")
     open_units = [0] * len(record.lines)
     for leg in record.legs:
-        if _is_cancellable(record, leg):
+        if _is_cancellable(record, leg, is_duplicate):
             for i, have in leg.lines:
                 open_units[i] += have
     for demand in record.demand:
         open_units[demand.line] += demand.quantity
-    if not any(leg.state in _LEFT for leg in record.legs):  # digital lines leave with the first shipment
+    stays = tuple(state for state in LegState if state not in (*UNRELEASED, *_ENDED)) if is_duplicate else _LEFT
+    if not any(leg.state in stays for leg in record.legs):  # digital lines leave with the first shipment
         for i, units in enumerate(without_stock(record)):
             open_units[i] += units
     if lines is None:
@@ -268,7 +273,7 @@ def cancel(record: OrderRecord, lines: tuple[tuple[str, int], ...] | None) -> Ch
         drop = wanted
     if not any(drop):
         return wrong_state(record, "cancel what has left or is being picked;")
-    change = Change(Cause.CANCELLED, [], [], [])
+    change = Change(Cause.DUPLICATE_ORDER if is_duplicate else Cause.CANCELLED, [], [], [])
     for i, units in enumerate(drop):
         record.lines[i].cancelled += units
         for demand in record.demand:
@@ -279,7 +284,7 @@ def cancel(record: OrderRecord, lines: tuple[tuple[str, int], ...] | None) -> Ch
         for leg in reversed(record.legs):
             if units <= 0:
                 break
-            if _is_cancellable(record, leg):
+            if _is_cancellable(record, leg, is_duplicate):
                 units -= take_from_leg(record, leg, i, units, change)
     record.demand = [d for d in record.demand if d.quantity]
     _end_empty(record, LegState.CANCELLED)
@@ -288,8 +293,10 @@ def cancel(record: OrderRecord, lines: tuple[tuple[str, int], ...] | None) -> Ch
     return change
 
 
-def _is_cancellable(record: OrderRecord, leg: LegRecord) -> bool:
+def _is_cancellable(record: OrderRecord, leg: LegRecord, is_duplicate: bool) -> bool:
     """Whether its units can still be cancelled: picking has not reached them, or they wait at the counter for a customer."""
+    if is_duplicate:
+        return leg.state in UNRELEASED
     if leg.state in CANCELLABLE:
         return True
     return leg.state == LegState.PICKING and all(record.lines[i].pickup_node == leg.node for i, _ in leg.lines)

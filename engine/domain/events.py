@@ -46,6 +46,8 @@ class Cause(IntEnum):
     """A leg that its node did not accept in time was taken from it, and is served from elsewhere."""
     LEG_OVERDUE = 36
     """Nobody else can serve a leg that its node did not accept in time: it stays there, for a person to look at."""
+    DUPLICATE_ORDER = 37
+    """Cancelled, as far as it was not released to a node, because an order of the same id was opened earlier in another slot and is still open."""
 
 
 class OrderPut(Struct, array_like=True, tag=1, frozen=True, gc=False):

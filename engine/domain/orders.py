@@ -282,13 +282,20 @@ _ENDED = (int(OrderState.RELEASED), int(OrderState.EXPIRED), int(OrderState.CANC
 _LEG_ENDED = (int(LegState.DELIVERED), int(LegState.CANCELLED), int(LegState.REJECTED))
 
 
+def has_ended(record: OrderRecord) -> bool:
+    """Whether nothing of an order is to be done any more: its hold ended, or all legs ended and nothing waits."""
+    if record.state in _ENDED:
+        return True
+    return (
+        record.state == OrderState.COMMITTED
+        and not record.demand
+        and all(leg.state in _LEG_ENDED for leg in record.legs)
+    )
+
+
 def is_at_end(record: OrderRecord) -> bool:
-    """Whether nothing of an order can change any more: all legs ended, none still to be told another shard, nothing waits."""
-    if record.state not in _ENDED and record.state != OrderState.COMMITTED:
-        return False
-    if any(leg.driving for leg in record.legs) or record.demand:
-        return False
-    return record.state in _ENDED or all(leg.state in _LEG_ENDED for leg in record.legs)
+    """Whether nothing of an order can change any more: it has ended, and no leg is still to be told another shard."""
+    return has_ended(record) and not record.demand and not any(leg.driving for leg in record.legs)
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -181,8 +181,12 @@ def _cancel(core: ShardCore, conn: int, corr: int, command: CancelOrder, now_ms:
         return
     if record.state == OrderState.CANCELLED and command.lines is None:
         _show(core, conn, corr, command, record)
-    elif _settle(core, conn, corr, command, record, decide_legs.cancel(record, command.lines), now_ms):
+        return
+    change = decide_legs.cancel(record, command.lines, is_duplicate=command.is_duplicate)
+    if _settle(core, conn, corr, command, record, change, now_ms):
         core.count("cancelled")
+        if command.is_duplicate:
+            core.count("duplicates_cancelled")
 
 
 def _edit(core: ShardCore, conn: int, corr: int, command: EditOrder, now_ms: int) -> None:

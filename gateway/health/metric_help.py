@@ -78,6 +78,7 @@ HELP = {
     "count_expired": "Holds that expired.",
     "count_holds_cleared": "Requests that cleared holds in bulk.",
     "count_cancelled": "Cancellations, of orders or parts of them.",
+    "count_duplicates_cancelled": "Orders cancelled, wholly or in part, because an earlier one in another slot has the same id.",
     "count_closed": "Ended orders that left memory.",
     "count_edited": "Orders edited.",
     "count_edits_refused": "Edits refused; their orders stayed as they were.",

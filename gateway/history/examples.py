@@ -28,6 +28,31 @@ DECISIONS: dict[str, Any] = {
     ],
     **_PAGE,
 }
+EXCEPTIONS: dict[str, Any] = {
+    "data": [
+        {
+            "kind": "duplicate_order",
+            "order_id": ALLOCATION["order_id"],
+            "channel": "web",
+            "is_open": False,
+            "order": {
+                "allocation_id": "alc_US900_0sd8q4kmg0g00",
+                "reservation_id": None,
+                "state": "cancelled",
+                "opened_at": "2026-12-01T18:00:01.700Z",
+                "ended_at": "2026-12-01T18:00:02.100Z",
+            },
+            "first": {
+                "allocation_id": ALLOCATION["allocation_id"],
+                "reservation_id": None,
+                "state": "allocated",
+                "opened_at": "2026-12-01T18:00:01.250Z",
+                "ended_at": None,
+            },
+        }
+    ],
+    **_PAGE,
+}
 MOVEMENTS: dict[str, Any] = {
     "data": [
         {

@@ -9,8 +9,9 @@ from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
 from engine.archive.index import Progress
-from engine.archive.reader import IndexReader, OrderFilter, Window
-from engine.domain.ids import OrderRef, public_id
+from engine.archive.reader import IndexReader, OrderEnd, OrderFilter, Window
+from engine.domain.catalog import Catalog
+from engine.domain.ids import OrderRef, order_no_time_ms, public_id
 from engine.domain.placement import CONTROL_SHARD
 from engine.domain.replies import Problem
 from gateway.call import Answer, Call, Route
@@ -22,6 +23,10 @@ from gateway.history.schemas import (
     DecisionListed,
     DecisionsPage,
     DecisionsQuery,
+    ExceptionListed,
+    ExceptionOrder,
+    ExceptionsPage,
+    ExceptionsQuery,
     IndexAsOf,
     LegHistoryPage,
     LegHistoryQuery,
@@ -56,25 +61,34 @@ def _asked(call: Call, query: Listed, **filters: Any) -> _Asked:
         node = catalog.node_of.get(query.node_id)
         if node is None:
             raise refused("unknown_node", "/node_id", f"no node {query.node_id!r}", parameter="node_id")
-    names = call.principal.channels
-    if query.channel is not None:
-        if not call.principal.may_channel(query.channel):
-            raise Refused(problem("forbidden", f"this key is not for channel {query.channel!r}"))
-        if query.channel not in catalog.channel_of:
-            raise refused("unknown_channel", "/channel", f"no channel {query.channel!r}", parameter="channel")
-        names = frozenset((query.channel,))
-    channels = None
-    if names is not None:
-        channels = tuple(sorted(catalog.channel_of[name] for name in names if name in catalog.channel_of))
+    channels = _channels(call, query.channel)
+    wanted = OrderFilter(query.order_id, query.customer_id, None, node, channels=channels, **filters)
+    return _Asked(wanted, _window(query), query.sku)
+
+
+def _channels(call: Call, wanted: str | None) -> tuple[int, ...] | None:
+    """The channels to look at, None = all; raises Refused."""
+    catalog, names = call.gateway.cluster.catalog, call.principal.channels
+    if wanted is not None:
+        if not call.principal.may_channel(wanted):
+            raise Refused(problem("forbidden", f"this key is not for channel {wanted!r}"))
+        if wanted not in catalog.channel_of:
+            raise refused("unknown_channel", "/channel", f"no channel {wanted!r}", parameter="channel")
+        names = frozenset((wanted,))
+    if names is None:
+        return None
+    return tuple(sorted(catalog.channel_of[name] for name in names if name in catalog.channel_of))
+
+
+def _window(query: Listed | ExceptionsQuery) -> Window:
+    """Raises Refused."""
     newest_first = query.sort == "-opened_at"
     after = _decode(query.cursor, 3)
     if after is not None and bool(after[2]) != newest_first:
         raise Refused(problem("invalid_cursor", "the cursor is of a list that was sorted the other way"))
-    wanted = OrderFilter(query.order_id, query.customer_id, None, node, channels=channels, **filters)
-    window = Window(
+    return Window(
         query.limit, newest_first, after[:2] if after else None, _instant(query.opened_from), _instant(query.opened_to)
     )
-    return _Asked(wanted, window, query.sku)
 
 
 def _instant(at: datetime | None) -> int | None:
@@ -177,10 +191,6 @@ async def list_decisions(call: Call) -> Answer | Problem:
     asked = _asked(call, query)
     catalog = call.gateway.cluster.catalog
 
-    def channel_id(index: int) -> str:
-        channel = catalog.channels[index] if index < len(catalog.channels) else None
-        return channel.channel_id if channel is not None else f"#{index}"
-
     def question(reader: IndexReader) -> DecisionsPage:
         as_of = reader.as_of()
         found = reader.decisions(_with_item(reader, asked), asked.window, query.rung)
@@ -190,9 +200,53 @@ async def list_decisions(call: Call) -> Answer | Problem:
             ref = OrderRef(row.slot, row.order_no)
             ids = public_id("dec", ref, row.number), public_id("alc", ref)
             data.append(
-                DecisionListed(*ids, row.order_id, channel_id(row.channel), row.number, row.rung, iso(row.at_ms))
+                DecisionListed(
+                    *ids, row.order_id, _channel_id(catalog, row.channel), row.number, row.rung, iso(row.at_ms)
+                )
             )
         return DecisionsPage(data, cursor, cursor is not None, _points(as_of))
+
+    return _answer(await call.gateway.history.ask(question))
+
+
+def _channel_id(catalog: Catalog, index: int) -> str:
+    channel = catalog.channels[index] if index < len(catalog.channels) else None
+    return channel.channel_id if channel is not None else f"#{index}"
+
+
+def _ended_order(order: OrderEnd) -> ExceptionOrder:
+    ref = OrderRef(order.slot, order.order_no)
+    is_hold = order.state in HOLD_STATES
+    return ExceptionOrder(
+        None if is_hold else public_id("alc", ref),
+        public_id("res", ref) if is_hold else None,
+        order.state,
+        iso(order_no_time_ms(order.order_no)),
+        iso(order.ended_ms) if order.ended_ms else None,
+    )
+
+
+async def list_exceptions(call: Call) -> Answer | Problem:
+    query = query_of(call, ExceptionsQuery)
+    wanted, window = OrderFilter(query.order_id, channels=_channels(call, query.channel)), _window(query)
+    catalog = call.gateway.cluster.catalog
+
+    def question(reader: IndexReader) -> ExceptionsPage:
+        as_of = reader.as_of()
+        found = reader.duplicates(wanted, window, is_open=query.is_open)
+        rows, cursor = _cut(found, window, lambda row: (row.order.order_no, 0))
+        data = [
+            ExceptionListed(
+                "duplicate_order",
+                row.order_id,
+                _channel_id(catalog, row.channel),
+                not (row.order.ended_ms or row.first.ended_ms),
+                _ended_order(row.order),
+                _ended_order(row.first),
+            )
+            for row in rows
+        ]
+        return ExceptionsPage(data, cursor, cursor is not None, _points(as_of))
 
     return _answer(await call.gateway.history.ask(question))
 
@@ -302,6 +356,21 @@ ROUTES = [
         answer=DecisionsPage,
         problems=_NAMING,
         answer_example=examples.DECISIONS,
+    ),
+    Route(
+        "GET",
+        "/v1/exceptions",
+        "allocate:read",
+        list_exceptions,
+        "List what people should look at",
+        "allocations",
+        "`duplicate_order`: an order was opened while one with the same `order_id` was open for another part of the country. The later one is "
+        "cancelled as far as it was not released to a node; where both are open still (`is_open`), somebody must decide. "
+        f"{_TRUE_AS_OF}",
+        query=ExceptionsQuery,
+        answer=ExceptionsPage,
+        problems=("unknown_channel", "invalid_cursor"),
+        answer_example=examples.EXCEPTIONS,
     ),
     Route(
         "GET",

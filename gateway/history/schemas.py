@@ -17,6 +17,7 @@ Sort = Literal["-opened_at", "opened_at"]
 AllocationStateName = Literal[
     "allocated", "partially_allocated", "parked", "unfilled", "shipped", "delivered", "cancelled"
 ]
+ExceptionKind = Literal["duplicate_order"]
 RungName = Literal["separable", "exact", "time_boxed", "greedy"]
 
 
@@ -45,6 +46,20 @@ class LegHistoryQuery(Listed, kw_only=True):
 
 class DecisionsQuery(Listed, kw_only=True):
     rung: RungName | None = None
+
+
+class ExceptionsQuery(Body, kw_only=True):
+    """`opened_from` (included) and `opened_to` (not included) bound the instant at which the later order was opened."""
+
+    kind: ExceptionKind | None = None
+    is_open: bool | None = None
+    order_id: Id | None = None
+    channel: Id | None = None
+    opened_from: Instant | None = None
+    opened_to: Instant | None = None
+    sort: Sort = "-opened_at"
+    limit: Limit = 100
+    cursor: Cursor | None = None
 
 
 class MovementsQuery(Body, kw_only=True):
@@ -119,3 +134,29 @@ class Movement(Shown):
 
 class MovementsPage(ListPage):
     data: list[Movement]
+
+
+class ExceptionOrder(Shown):
+    """One of the orders that an exception is about. `ended_at` is null while it is open. Exactly one of the two ids is there: an order
+    that is not committed is a reservation."""
+
+    allocation_id: str | None
+    reservation_id: str | None
+    state: str
+    opened_at: str | None
+    ended_at: str | None
+
+
+class ExceptionListed(Shown):
+    """`order` was opened while `first` was open, in another slot, under the same `order_id`. `is_open` = both are open still: look at them."""
+
+    kind: str
+    order_id: str
+    channel: str
+    is_open: bool
+    order: ExceptionOrder
+    first: ExceptionOrder
+
+
+class ExceptionsPage(ListPage):
+    data: list[ExceptionListed]

@@ -13,12 +13,17 @@ import sqlalchemy as sa
 
 from engine.archive.fold import Fold
 from engine.archive.index import IndexWriter, OutOfStep, connect_index, contents, migrate, newest_revision, sqlite_url
+from engine.archive.reader import IndexReader, OrderFilter, Window
 from engine.archive.segment import Record
 from engine.archive.tables import metadata, progress
+from engine.domain.commands import AdjustStock, CancelOrder, StockMove
 from engine.domain.events import ConfigPut, OrdersClosed
+from engine.domain.ids import slot_of
+from engine.domain.replies import OrderView
 from engine.journal.chain import EPOCH_BEGIN
-from engine.journal.port import Misconfigured
+from engine.journal.port import SCHEMA_VERSION, Entry, Misconfigured
 from tests.archive_entries import chained
+from tests.builders import a_destination, a_place, an_order
 from tests.databases import new_database, postgresql_cluster
 from tests.sim.little_cluster import LittleCluster
 from tests.unit.test_verify_books import Traffic
@@ -80,7 +85,7 @@ def test_rows_are_the_same_however_entries_are_cut(engine: sa.Engine, tmp_path: 
         for shard, records in enumerate(journals):
             written(rebuilt, shard, records)
         live, again = contents(engine), contents(rebuilt)
-    assert {name: len(rows) for name, rows in live.items() if not rows} == {"names": 0}
+    assert {name: len(rows) for name, rows in live.items() if not rows} == {"names": 0, "duplicates": 0}
     for name, rows in live.items():
         assert rows == again[name], name
 
@@ -210,3 +215,96 @@ def test_an_index_of_a_newer_version_is_refused(engine: sa.Engine) -> None:
 def test_another_kind_of_database_is_refused(bad: str) -> None:
     with pytest.raises(ValueError, match="QM_INDEX_URL"):
         connect_index(bad)
+
+
+# -- orders of the same id in several slots -----------------------------------------------------------------------
+
+
+def sold_twice(*, cancel_first: bool = False, places: int = 2) -> tuple[LittleCluster, list[OrderView]]:
+    """One order id placed in several slots, one after another; the first is cancelled before the second where told so."""
+    cluster = LittleCluster(shards=2)
+    cluster.ask(0, AdjustStock("N-0", (StockMove("SKU-0", "received", 9),)))
+    cluster.ask(1, AdjustStock("N-1", (StockMove("SKU-0", "received", 9),)))
+    placed: list[OrderView] = []
+    for postal_code in ("10001", "90001", "60601")[:places]:
+        owner = cluster.cores[0].catalog.owner_of_slot(slot_of("US", postal_code))
+        view = cluster.ask(owner, a_place(an_order("SAME", ship_to=a_destination(postal_code=postal_code))))
+        assert isinstance(view, OrderView), view
+        placed.append(view)
+        if cancel_first and len(placed) == 1:
+            cluster.ask(owner, CancelOrder(view.slot, view.order_no))
+    return cluster, placed
+
+
+def folded(engine: sa.Engine, cluster: LittleCluster, order_of_shards: Sequence[int], cuts: random.Random) -> None:
+    """Write the journals of the shards one after the other, from where the index ends, with their entries' own instants."""
+    for shard in order_of_shards:
+        have = IndexWriter(engine).progress(shard)
+        at = len([a for a in cluster.entries[shard] if have is not None and a.seq <= have.seq])
+        entries = [Entry(a.seq, 1, a.time_ms, SCHEMA_VERSION, b"", a.payload, b"") for a in cluster.entries[shard]]
+        while at < len(entries):
+            size = cuts.randint(1, 4)
+            fold = Fold(shard)
+            for entry in entries[at : at + size]:
+                fold.add(entry)
+            IndexWriter(engine).write(fold)
+            at += size
+
+
+@pytest.mark.parametrize("shards", [(0, 1), (1, 0)])
+def test_an_order_id_that_is_open_in_another_slot_makes_a_duplicate(engine: sa.Engine, shards: tuple[int, int]) -> None:
+    """X5: whichever shard was folded first, and however it was cut."""
+    cluster, placed = sold_twice(places=3)
+    folded(engine, cluster, shards, random.Random(1))
+    first, second, third = (view.order_no for view in placed)
+    assert contents(engine)["duplicates"] == [(second, first), (third, first)]
+
+
+@pytest.mark.parametrize("shards", [(0, 1), (1, 0)])
+def test_an_order_id_that_is_used_again_after_its_order_ended_makes_none(
+    engine: sa.Engine, shards: tuple[int, int]
+) -> None:
+    cluster, placed = sold_twice(cancel_first=True, places=3)
+    folded(engine, cluster, shards, random.Random(2))
+    assert contents(engine)["duplicates"] == [(placed[2].order_no, placed[1].order_no)]
+
+
+def test_what_is_to_be_cancelled_is_read_from_the_index_alone(engine: sa.Engine, url: str) -> None:
+    cluster, placed = sold_twice(places=3)
+    folded(engine, cluster, (0, 1), random.Random(3))
+    first, second, third = (view.order_no for view in placed)
+    reader = IndexReader(url)
+    try:
+        pairs, after = reader.open_duplicates(after_no=0, limit=1)
+        assert ([(p.order.order_no, p.older.order_no) for p in pairs], after) == ([(second, first)], second)
+        pairs, after = reader.open_duplicates(after_no=second, limit=2)
+        assert [(p.order.order_no, p.older.order_no) for p in pairs] == [(third, first), (third, second)]
+        assert after is None
+        owner = cluster.cores[0].catalog.owner_of_slot(placed[2].slot)
+        cluster.ask(owner, CancelOrder(placed[2].slot, third, is_duplicate=True))
+        folded(engine, cluster, (owner,), random.Random(4))
+        assert reader.open_duplicates(after_no=second, limit=2) == ([], None)
+        listed = reader.duplicates(OrderFilter(order_id="SAME"), Window(10))
+        assert [(row.order.order_no, row.order.state, row.first.order_no) for row in listed] == [
+            (third, "cancelled", first),
+            (second, "allocated", first),
+        ]
+        ended = [row.order.order_no for row in reader.duplicates(OrderFilter(), Window(10), is_open=False)]
+        still_open = [row.order.order_no for row in reader.duplicates(OrderFilter(), Window(10), is_open=True)]
+        assert (ended, still_open) == ([third], [second])
+    finally:
+        reader.close()
+
+
+def test_an_index_of_the_first_version_learns_its_duplicates(engine: sa.Engine) -> None:
+    from alembic import command
+
+    from engine.archive.index import _alembic
+
+    cluster, _ = sold_twice(places=3)
+    folded(engine, cluster, (0, 1), random.Random(4))
+    before = contents(engine)
+    with engine.begin() as connection:
+        command.downgrade(_alembic(connection), "0001")
+    migrate(engine)
+    assert contents(engine) == before

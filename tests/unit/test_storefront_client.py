@@ -49,6 +49,7 @@ NAMES = {
     "AllocationsPage": "ListPage",
     "DecisionsPage": "ListPage",
     "DemandPage": "ListPage",
+    "ExceptionsPage": "ListPage",
     "LegHistoryPage": "ListPage",
     "MovementsPage": "ListPage",
     "ShortPage": "ListPage",
@@ -132,6 +133,12 @@ def test_keys_are_uuid7_of_now_and_differ() -> None:
     assert before_ms <= made_ms <= time.time_ns() // 1_000_000
 
 
+@pytest.mark.parametrize("key", ["bestellung-\u00fc", "two\nlines", "k" * 256])
+def test_a_key_that_no_header_can_carry_is_refused_before_anything_is_sent(key: str) -> None:
+    with qm.Client("http://127.0.0.1:1", "qm_x") as client, pytest.raises(ValueError, match="idempotency_key"):
+        client.release("res_x", idempotency_key=key)
+
+
 def test_a_shortage_is_an_error_with_its_numbers() -> None:
     found = error_of(
         {
@@ -146,6 +153,12 @@ def test_a_shortage_is_an_error_with_its_numbers() -> None:
     )
     assert isinstance(found, qm.OutOfStock)
     assert found.shortages == [qm.Shortage("/lines/0", "S", 2, 1)]
+    of_a_kit = error_of(
+        {"code": "out_of_stock", "errors": [{"pointer": "/lines/0", "line_id": "1", "sku": "A", "kit": "GIFT"}]},
+        status=409,
+    )
+    assert isinstance(of_a_kit, qm.OutOfStock)
+    assert [(short.line_id, short.kit) for short in of_a_kit.shortages] == [("1", "GIFT")]
     assert "requested=2" in str(found)
     assert "r-1" in str(found)
 

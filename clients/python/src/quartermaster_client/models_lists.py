@@ -81,6 +81,27 @@ class DemandLog(Answer, kw_only=True, frozen=True):
     lost: bool
 
 
+class ExceptionOrder(Answer, kw_only=True, frozen=True):
+    """One of the orders of an exception; `ended_at` is None while it is open. An order that is not committed has a `reservation_id`."""
+
+    allocation_id: str | None
+    reservation_id: str | None
+    state: str
+    opened_at: datetime
+    ended_at: datetime | None
+
+
+class ExceptionListed(Answer, kw_only=True, frozen=True):
+    """`order` was opened while `first` was open under the same `order_id`. `is_open`: both are open still, somebody must decide."""
+
+    kind: str
+    order_id: str
+    channel: str
+    is_open: bool
+    order: ExceptionOrder
+    first: ExceptionOrder
+
+
 class Movement(Answer, kw_only=True, frozen=True):
     """One change of a position, and its balance afterwards where that is known."""
 

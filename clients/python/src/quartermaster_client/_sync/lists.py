@@ -14,6 +14,7 @@ from quartermaster_client.models_lists import (
     DecisionListed,
     DemandLine,
     DemandLog,
+    ExceptionListed,
     ListPage,
     Movement,
     PrioritiseBody,
@@ -90,6 +91,39 @@ class Lists(Orders):
                     node_id=node_id,
                     channel=channel,
                     rung=rung,
+                    opened_from=opened_from,
+                    opened_to=opened_to,
+                    sort=sort,
+                    limit=limit,
+                    cursor=cursor,
+                ),
+            )
+        )
+
+    def exceptions(
+        self,
+        *,
+        kind: str | None = None,
+        is_open: bool | None = None,
+        order_id: str | None = None,
+        channel: str | None = None,
+        opened_from: datetime | None = None,
+        opened_to: datetime | None = None,
+        sort: Sort = "-opened_at",
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> ListPage[ExceptionListed]:
+        """What people should look at: orders whose id was in use by another open order."""
+        return self.send(
+            Operation(
+                name="GET /v1/exceptions",
+                path="/v1/exceptions",
+                read=lambda reply: reply.to(ListPage[ExceptionListed]),
+                params=_query(
+                    kind=kind,
+                    is_open=is_open,
+                    order_id=order_id,
+                    channel=channel,
                     opened_from=opened_from,
                     opened_to=opened_to,
                     sort=sort,
