@@ -121,6 +121,8 @@ def main() -> int:
     step.add_argument("--most", type=int, default=20, help="Lines of each.")
     step.set_defaults(run=waiting)
     asked = options.parse_args()
+    if not (os.environ.get("QM_URL") and os.environ.get("QM_API_KEY")):
+        options.error("set QM_URL and QM_API_KEY: `make demo` prints both")
     try:
         with qm.Client(os.environ["QM_URL"], os.environ["QM_API_KEY"]) as client:
             return int(asked.run(client, asked))

@@ -78,6 +78,8 @@ async def main() -> None:
     options.add_argument("--shoppers", type=int, default=50)
     options.add_argument("--run", default=qm.new_key()[:13], help="Names the run; the same run again changes nothing.")
     said = options.parse_args()
+    if not (os.environ.get("QM_URL") and os.environ.get("QM_API_KEY")):
+        options.error("set QM_URL and QM_API_KEY: `make demo` prints both")
     async with qm.AsyncClient(os.environ["QM_URL"], os.environ["QM_API_KEY"]) as client:
         channel = await anext(client.iter_channels())
         skus = list(islice([item.sku async for item in client.iter_items() if not item.components], 200))

@@ -37,6 +37,8 @@ class Books:
     def find(self, order_id: str) -> dict[str, Any]:
         if order_id not in self.orders:
             raise SystemExit(f"there is no order {order_id}: {', '.join(self.orders) or 'none was bought yet'}")
+        if "allocation_id" not in self.orders[order_id]:
+            raise SystemExit(f"{order_id} was not bought: go on with `buy --order-id {order_id}`")
         return self.orders[order_id]
 
     def save(self) -> None:
@@ -106,6 +108,8 @@ def buy(client: qm.Client, books: Books, asked: argparse.Namespace) -> None:
 
 def edit(client: qm.Client, books: Books, asked: argparse.Namespace) -> None:
     """Another address, other quantities: all of it, or the order stays as it was."""
+    if not (asked.to or asked.line):
+        raise SystemExit("say what to change: --to, --line")
     allocation_id = books.find(asked.order_id)["allocation_id"]
     seen = client.get_allocation(allocation_id)
     made = client.replan(
@@ -135,6 +139,8 @@ def track(client: qm.Client, books: Books, asked: argparse.Namespace) -> None:
 def show(order_id: str, made: qm.Allocation) -> None:
     print(f"{order_id}: {made.state}, {made.cost_minor / 100:.2f} to ship")
     for leg in made.legs:
+        if not leg.lines:  # an edit, or another node, took all of it over
+            continue
         goods = ", ".join(f"{line.quantity} x {line.sku}" for line in leg.lines)
         when = f", at the door by {leg.deliver_by:%a %d %b}" if leg.deliver_by and leg.state != "cancelled" else ""
         print(f"  {leg.state:10} {goods} from {leg.node_id}{when} {' '.join(leg.tracking)}".rstrip())
@@ -177,6 +183,8 @@ def main() -> int:
         step.add_argument("order_id")
         step.set_defaults(run=run)
     asked = options.parse_args()
+    if not (os.environ.get("QM_URL") and os.environ.get("QM_API_KEY")):
+        options.error("set QM_URL and QM_API_KEY: `make demo` prints both")
     try:
         with qm.Client(os.environ["QM_URL"], os.environ["QM_API_KEY"]) as client:
             asked.run(client, Books(asked.books), asked)

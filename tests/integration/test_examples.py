@@ -81,6 +81,7 @@ def test_a_customer_looks_buys_edits_tracks_and_cancels(shop: Shop) -> None:
     assert "WEB-2: cancelled" in shop.run("storefront.py", "cancel", "WEB-2")
 
     edited = shop.run("storefront.py", "edit", "WEB-1", "--to", "60601", "--line", "1=3")
+    assert "cancelled" not in edited, "what was planned before is not shown"
     assert "3 x SKU-1" in edited and re.search(r"^[+-]\d+\.\d\d to ship; 0 parcels", edited, re.M), edited
     short = shop.run("storefront.py", "edit", "WEB-1", "--line", "1=41", code=1)
     assert "of SKU-1 left, 41 wanted" in short, short
@@ -94,6 +95,8 @@ def test_a_customer_looks_buys_edits_tracks_and_cancels(shop: Shop) -> None:
     )
     refused = shop.run("storefront.py", "buy", "SKU-1=41", "--to", "10001", code=1)
     assert refused == "only 40 of SKU-1 left, 41 wanted\n"
+    assert "WEB-3 was not bought" in shop.run("storefront.py", "track", "WEB-3", code=1)
+    assert "say what to change" in shop.run("storefront.py", "edit", "WEB-1", code=1)
     assert "there is no order WEB-9: " in shop.run("storefront.py", "track", "WEB-9", code=1)
 
 
@@ -134,3 +137,18 @@ def test_a_back_office_counts_ships_rejects_and_sees_what_waits(running: Engine,
 def test_every_example_says_how_it_is_used(shop: Shop, example: str) -> None:
     said = shop.run(example, "--help")
     assert "QM_URL=" in said and "QM_API_KEY=" in said, said
+
+
+@pytest.mark.parametrize("step", [["storefront.py", "stock", "X"], ["back_office.py", "waiting"], ["checkout.py"]])
+def test_an_example_without_an_engine_says_what_it_needs(tmp_path: Path, step: list[str]) -> None:
+    bare = {name: value for name, value in os.environ.items() if name not in ("QM_URL", "QM_API_KEY")}
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / step[0], *step[1:]],
+        env=bare,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "set QM_URL and QM_API_KEY" in done.stderr
