@@ -251,7 +251,7 @@ class FollowConfig(Struct, array_like=True, tag=23, frozen=True, gc=False):
 class TryLegs(Struct, array_like=True, tag=30, frozen=True, gc=False):
     """First phase at a node's shard: check stock and capacity and hold. `legs` = (leg no, node, ship day, capacity, lines).
 
-    lines = (item index, units). A transaction id is (home epoch << 40 | counter); it is never used twice.
+    lines = (item index, units). A transaction id is (home epoch << 32 | counter); it is never used twice.
     """
 
     home: int

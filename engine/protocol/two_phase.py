@@ -9,7 +9,7 @@ T3  Any refusal or silence -> nothing is journaled at home; what was held is can
 T4  Every later change (commit, release, expiry, cancel, ship, reject) is journaled at home first, then driven to the legs'
     shards, idempotently, until they acknowledge.
 T5  A shard that holds a leg it heard no more about asks home. Home answers `committed` (a leg of the record names the
-    transaction) and drives it again, `pending` (it is in memory), else `aborted`. A transaction number is (epoch << 40 |
+    transaction) and drives it again, `pending` (it is in memory), else `aborted`. A transaction number is (epoch << 32 |
     counter) and never used twice, so one that neither stands in the record nor in the memory of its own epoch can never
     commit any more. A home that is asked about an epoch newer than its own is a fenced copy and says `pending`.
 T6  Units of a transaction count as claimed at home until it is decided.
@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 
 ROUNDS_MAX = 4
 TRY_TIMEOUT_MS = 2_000
-TXN_COUNTER_BITS = 40
-"""More transactions than one process ever begins: with 24 a busy shard had used them up in hours, and then those of its next epoch."""
+TXN_COUNTER_BITS = 32
+"""A thousand transactions a second for seven weeks of one process. Epochs are seconds since 1970 at least, and a number goes over the
+wire in 64 bits: there is no room for more."""
 
 
 class Purpose(Protocol):

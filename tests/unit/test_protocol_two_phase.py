@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -296,12 +297,15 @@ def test_a_rejected_remote_leg_gets_a_new_one_and_a_stale_attempt_is_undone() ->
 
 
 def test_transaction_numbers_last_for_the_life_of_a_process() -> None:
-    """A thousand a second, for years: none comes twice, and none is of an epoch that is not there yet."""
+    """A thousand a second, for a month: none comes twice, none is of an epoch that is not there yet, and all fit the wire, where
+    epochs are seconds."""
     home = Home()
+    home.core.epoch = 2**31 - 1
     two_phase = home.core.two_phase
     first = two_phase.next_txn()
-    two_phase._counter = 1_000 * 86_400 * 365 * 10
+    two_phase._counter = 1_000 * 86_400 * 31
     later = two_phase.next_txn()
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(later)) == later < 2**63
     assert later > first and later >> TXN_COUNTER_BITS == first >> TXN_COUNTER_BITS == home.core.epoch
     two_phase._counter = 1 << 24
     assert two_phase.next_txn() not in (first, later)
