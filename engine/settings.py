@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     durability: Literal["always", "unverified"] = "always"
     """`unverified` starts although the server's `appendfsync always` cannot be proven; shown in /readyz."""
     shards: int = Field(2, ge=1, le=64)
-    """Stock shards; fixed by the first start of a data folder."""
+    """Stock shards: as many as the data folder has, or more."""
     gateways: int = Field(1, ge=1, le=64)
     """HTTP gateways: processes, one port each."""
     host: str = "127.0.0.1"
