@@ -95,7 +95,7 @@ class Resourcing:
     @property
     def working(self) -> bool:
         """Whether there is something to do beside short positions."""
-        return bool(self._questions or self._nodes_off())
+        return bool(self._questions or self._todo or self._nodes_off())
 
     def lacking(self, position: _Position) -> int:
         """U1, U4."""

@@ -164,6 +164,20 @@ def test_many_short_positions_are_queued_once_however_slowly_they_are_looked_at(
     assert 0 in queued
 
 
+def test_positions_that_are_short_no_more_leave_the_queue_and_let_the_shard_sleep() -> None:
+    positions = 10 * POSITIONS_PER_POLL
+    shop = a_shop({}, items=positions)
+    shop.ask(SetPosition("N-0", tuple([(f"SKU-{n}", 5, "counted", 10_000, 0) for n in range(positions)])))
+    shop.now_ms += LOOK_MS + 1
+    shop.poll()
+    assert shop.core.resourcing._todo
+    shop.ask(SetPosition("N-0", tuple([(f"SKU-{n}", 0, "counted", 10_000, 0) for n in range(positions)])))
+    for _ in range(positions):
+        effects = shop.poll()
+    assert not shop.state.short_positions
+    assert effects.wake_at_ms is None or effects.wake_at_ms > shop.now_ms + 1
+
+
 def test_legs_of_orders_of_other_shards_give_up_in_one_order_with_our_own() -> None:
     cluster = LittleCluster(shards=2, nodes=4, items=2)
     cluster.ask(0, AdjustStock("N-0", (StockMove("SKU-0", "received", 4),)))
