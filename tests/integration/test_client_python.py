@@ -232,7 +232,7 @@ def test_the_synchronous_client_does_the_same(tmp_path: Path) -> None:
             assert made.state == "allocated"
             with pytest.raises(qm.OutOfStock) as caught:
                 client.allocate(an_order("S-2", 7))
-            assert caught.value.shortages == [qm.Shortage("/lines/0", "SKU-0", 7, 6)]
+            assert caught.value.shortages == [qm.Shortage("/lines/0", "SKU-0", 7, 6, "1")]
             results = client.allocate_batch([an_order(f"B-{n}", 2) for n in range(5)])
             assert [result.ok for result in results] == [True, True, True, False, False]
             assert [item.sku for item in client.iter_items()] == ["SKU-0", "SKU-1", "SKU-2"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import queue
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -66,6 +67,56 @@ async def test_the_synchronous_one_does_the_same(gateway: tuple[GatewayEngine, s
     heard = await asyncio.to_thread(listen)
     assert [event.data["changes"][0]["on_hand"] for event in heard] == [2] * 6
     assert len({event.id for event in heard}) == 6
+
+
+async def test_closing_the_client_ends_a_stream_that_waits_in_another_thread(
+    gateway: tuple[GatewayEngine, str],
+) -> None:
+    engine, url = gateway
+    begin = await engine.stock_up("N-0", "SKU-0", 1)
+    await engine.stock_up("N-0", "SKU-0", 2)
+    client = qm.Client(url, engine.admin)
+    heard: queue.SimpleQueue[StreamEvent] = queue.SimpleQueue()
+
+    def listen() -> str:
+        for event in client.stream("stock", after=begin):
+            heard.put(event)
+        return "ended"
+
+    listening = asyncio.create_task(asyncio.to_thread(listen))
+    first = await asyncio.to_thread(heard.get)
+    assert first.data["changes"][0]["on_hand"] == 2
+    client.close()
+    assert await asyncio.wait_for(listening, 5.0) == "ended", "a heartbeat would have woken it after 15 s"
+    assert list(client.stream("stock")) == [], "a closed client has no events"
+
+
+async def test_closing_the_client_ends_a_stream_of_another_task(gateway: tuple[GatewayEngine, str]) -> None:
+    engine, url = gateway
+    begin = await engine.stock_up("N-0", "SKU-0", 1)
+    await engine.stock_up("N-0", "SKU-0", 2)
+    client = qm.AsyncClient(url, engine.admin)
+    heard: asyncio.Queue[StreamEvent] = asyncio.Queue()
+
+    async def listen() -> str:
+        async for event in client.stream("stock", after=begin):
+            heard.put_nowait(event)
+        return "ended"
+
+    listening = asyncio.create_task(listen())
+    await heard.get()
+    await client.close()
+    assert await asyncio.wait_for(listening, 5.0) == "ended"
+
+
+async def test_closing_the_client_ends_the_wait_for_an_engine_that_is_away() -> None:
+    attempts: queue.SimpleQueue[qm.Attempt] = queue.SimpleQueue()
+    patient = qm.RetryPolicy(attempts=100, base_s=3_000.0, cap_s=3_000.0, deadline_s=1e9)
+    client = qm.Client("http://127.0.0.1:1", "qm_x", retry=patient, observer=attempts.put)
+    listening = asyncio.create_task(asyncio.to_thread(lambda: list(client.stream())))
+    assert (await asyncio.to_thread(attempts.get)).status is None
+    client.close()
+    assert await asyncio.wait_for(listening, 5.0) == []
 
 
 async def test_a_refusal_is_raised(gateway: tuple[GatewayEngine, str]) -> None:

@@ -27,6 +27,7 @@ MSGPACK = "application/vnd.msgpack"
 NDJSON = "application/x-ndjson"
 CONNECT_TIMEOUT_S = 5.0
 CODE_BYTES_MAX = 64 * 1024
+KEY_CHARS_MAX = 255
 
 Format: TypeAlias = Literal["json", "msgpack"]
 T = TypeVar("T")
@@ -117,6 +118,12 @@ class Calling(Generic[T]):
         self._retry = config.retry
         self._repeatable = operation.repeatable or operation.key is not None or operation.method in ("GET", "PUT")
         self.key = operation.key or new_key() if operation.key is not None else None
+        if self.key is not None and not (
+            self.key.isascii() and self.key.isprintable() and len(self.key) <= KEY_CHARS_MAX
+        ):
+            raise ValueError(
+                f"idempotency_key is {self.key!r}, expected 1 to {KEY_CHARS_MAX} printable ASCII characters"
+            )
         self._id = f"qmc-{new_key()}"
         self._began_s = time.monotonic()
         self._sent_s = self._began_s

@@ -34,12 +34,14 @@ class Fault(NamedTuple):
 
 
 class Shortage(NamedTuple):
-    """A line that cannot be filled. Units."""
+    """A line that cannot be filled. Units of `sku`: of a kit that is the component that is short, and `kit` the SKU that was ordered."""
 
     pointer: str
     sku: str
     requested: int
     available_to_promise: int
+    line_id: str = ""
+    kit: str | None = None
 
 
 class Terms(NamedTuple):
@@ -180,6 +182,8 @@ def _shortage(fault: Fault) -> Shortage:
         str(fault.facts.get("sku", "")),
         int(fault.facts.get("requested", 0)),
         int(fault.facts.get("available_to_promise", 0)),
+        str(fault.facts.get("line_id", "")),
+        fault.facts.get("kit"),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -53,13 +54,13 @@ class AsyncBase:
             budget=budget or RetryBudget(),
             observer=observer,
         )
-        self._closed = False
+        self._closed = threading.Event()
         self._owned = transport is None
         self._transport = transport or AsyncOverHttpx(http, connections_max=connections_max)
 
     async def close(self) -> None:
         """Give the connections back. Streams end at once, in other threads as well."""
-        self._closed = True
+        self._closed.set()
         if self._owned:
             await self._transport.aclose()
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from types import TracebackType
 from typing import Self, TypeVar
@@ -54,13 +55,13 @@ class Base:
             budget=budget or RetryBudget(),
             observer=observer,
         )
-        self._closed = False
+        self._closed = threading.Event()
         self._owned = transport is None
         self._transport = transport or OverHttpx(http, connections_max=connections_max)
 
     def close(self) -> None:
         """Give the connections back. Streams end at once, in other threads as well."""
-        self._closed = True
+        self._closed.set()
         if self._owned:
             self._transport.close()
 

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
+from weakref import WeakSet
 
 import httpx
 
@@ -34,6 +37,14 @@ class Opened:
         except httpx.RequestError as error:
             raise NotAnswered(f"{type(error).__name__} {error}".rstrip()) from error
 
+    def cut(self) -> None:
+        """End it from wherever: closing a socket does not wake a thread that reads from it, shutting it down does."""
+        stream = self._response.extensions.get("network_stream")
+        found = stream.get_extra_info("socket") if stream is not None else None
+        if found is not None:
+            with suppress(OSError):  # it has ended by itself
+                found.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         self._response.close()
 
@@ -45,6 +56,7 @@ class OverHttpx:
         limits = httpx.Limits(max_connections=connections_max, max_keepalive_connections=connections_max)
         self._owned = http is None
         self._http = http or httpx.Client(limits=limits)
+        self._opened: WeakSet[Opened] = WeakSet()
 
     def send(self, outgoing: Outgoing) -> Incoming:
         timeout = httpx.Timeout(outgoing.timeout_s, connect=outgoing.connect_timeout_s)
@@ -71,14 +83,18 @@ class OverHttpx:
             outgoing.method, outgoing.url, headers=dict(outgoing.headers), timeout=timeout
         )
         try:
-            return Opened(self._http.send(request, stream=True))
+            opened = Opened(self._http.send(request, stream=True))
         except _NEVER:
             raise
         except _NOT_SENT as error:
             raise NotSent(f"{type(error).__name__} {error}".rstrip()) from error
         except httpx.RequestError as error:
             raise NotAnswered(f"{type(error).__name__} {error}".rstrip()) from error
+        self._opened.add(opened)
+        return opened
 
     def close(self) -> None:
+        for opened in list(self._opened):
+            opened.cut()
         if self._owned:
             self._http.close()

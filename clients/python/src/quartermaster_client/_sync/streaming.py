@@ -34,7 +34,8 @@ class Streaming(Base):
 
         kinds: order, leg, stock, config, or types such as leg.shipped; left out, all that the key may see. A connection that breaks is
         made again and goes on behind the last event; `retry` says how patiently, and what ends that is raised. A `gap` event: what
-        happened in that part is not to be had any more, so read again what you keep of it. Needs the transport that comes with it.
+        happened in that part is not to be had any more, so read again what you keep of it. It ends when the client is closed, from
+        another thread or task as well. Needs the transport that comes with the client.
         """
         names = [kinds] if isinstance(kinds, str) else list(kinds)
         params: list[tuple[str, str | int]] = [("kind", kind) for kind in names]
@@ -43,6 +44,8 @@ class Streaming(Base):
         while True:
             reader = EventReader(reader.last_id)
             opened = self._open(reader.last_id, tuple(params))
+            if opened is None:
+                return
             try:
                 for chunk in opened.chunks():
                     for event in reader.feed(chunk):
@@ -54,10 +57,16 @@ class Streaming(Base):
                 raise InvalidAnswer(f"GET /v1/stream: {error}") from error
             finally:
                 opened.close()
-            time.sleep(AGAIN_S)
+            self._rest(AGAIN_S)
 
-    def _open(self, last_id: str, params: tuple[tuple[str, str | int], ...]) -> Opened:
-        """An answer that has begun."""
+    def _rest(self, seconds: float) -> None:
+        """In small parts, so that `close` need not wait for it."""
+        while seconds > 0 and not self._closed.is_set():
+            time.sleep(min(seconds, AGAIN_S))
+            seconds -= AGAIN_S
+
+    def _open(self, last_id: str, params: tuple[tuple[str, str | int], ...]) -> Opened | None:
+        """An answer that has begun; None = the client was closed."""
         open_ = getattr(self._transport, "open", None)
         if open_ is None:
             raise TypeError("this transport cannot stream: use a client without transport=")
@@ -68,9 +77,12 @@ class Streaming(Base):
             name="GET /v1/stream", path="/v1/stream", read=lambda reply: None, params=params, headers=tuple(headers)
         )
         calling = Calling(operation, self._config)
-        while True:
+        while not self._closed.is_set():
             try:
                 opened: Opened = open_(calling.outgoing(), idle_s=IDLE_S)
+                if self._closed.is_set():
+                    opened.close()
+                    return None
                 if opened.status == 200:
                     calling.answered(Incoming(200, opened.headers, b""))
                     return opened
@@ -83,4 +95,9 @@ class Streaming(Base):
                 wait_s = outcome
             except TransportError as error:
                 wait_s = calling.broken(error)
-            time.sleep(wait_s)
+            except RuntimeError:  # httpx: the client has been closed
+                if not self._closed.is_set():
+                    raise
+                return None
+            self._rest(wait_s)
+        return None
