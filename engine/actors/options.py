@@ -27,12 +27,26 @@ _COMMON: dict[str, Any] = {
 }
 
 
+def machine_here() -> str:
+    """Ray's id of the machine of this process."""
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def shard_machines() -> set[str]:
+    """Ray's ids of the living machines that may have shards."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"] and SHARD_SLOT in node["Resources"]}
+
+
+def _on(machine: str) -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(machine, soft=False)
+
+
 def _here() -> NodeAffinitySchedulingStrategy:
     """Stay on the machine of the process that asks: of `up` for the supervisor, and so for what the supervisor makes with it.
 
     Gateways listen at addresses of that machine, and an archive in the data folder is a folder of that machine.
     """
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return _on(machine_here())
 
 
 def supervisor_actor() -> Any:
@@ -50,8 +64,8 @@ def shard_actor(shard: int) -> Any:
     )
 
 
-def solver_actor() -> Any:
-    return ray.remote(SolverActor).options(name="solver", **_COMMON)
+def solver_actor(name: str, machine: str) -> Any:
+    return ray.remote(SolverActor).options(name=name, scheduling_strategy=_on(machine), **_COMMON)
 
 
 def archiver_actor() -> Any:

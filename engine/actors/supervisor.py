@@ -17,6 +17,9 @@ from engine.settings import Settings
 AGAIN_MIN_S = 0.05
 AGAIN_MAX_S = 2.0
 GATEWAY_STOP_S = 12.0
+MACHINES_S = 5.0
+"""How often the machines of a cluster are looked at."""
+SOLVER = "solver"
 log = structlog.get_logger(__name__)
 
 
@@ -30,6 +33,7 @@ class Supervisor:
         self._ports = ports
         self._actors: dict[str, Any] = {}
         self._runs: dict[str, asyncio.Task[None]] = {}
+        self._following: asyncio.Task[None] | None = None
         self._started = False
         self._stopping = False
 
@@ -54,17 +58,43 @@ class Supervisor:
 
     async def start_rest(self) -> None:
         """Make stock shards, the solver and the gateways; returns at once, repeating it changes nothing."""
-        from engine.actors.options import archiver_actor, gateway_actor, shard_actor, solver_actor
+        from engine.actors.options import archiver_actor, gateway_actor, machine_here, shard_actor
 
         self._started = True
         for shard in range(self._settings.shards):
             self._keep(f"shard-{shard}", shard_actor(shard), shard, self._settings_json, self._runtime_dir)
         if self._settings.solver_in_flight_max:
-            self._keep("solver", solver_actor(), self._settings_json, self._runtime_dir)
+            self._keep_solvers(machine_here(), set())
+            if self._settings.ray_address and self._following is None:
+                self._following = asyncio.get_running_loop().create_task(self._follow_machines())
         if self._settings.archives:
             self._keep("archiver", archiver_actor(), self._settings_json)
         for port in self._ports:
             self._keep(f"gateway-{port}", gateway_actor(port), self._settings_json, port)
+
+    def _keep_solvers(self, here: str, others: set[str]) -> None:
+        """One on each machine that may have shards, which reach it over a Unix socket; none where a machine is lost."""
+        from engine.actors.options import solver_actor
+
+        wanted = {SOLVER: here, **{f"{SOLVER}-{machine[:12]}": machine for machine in others - {here}}}
+        for name, machine in wanted.items():
+            self._keep(name, solver_actor(name, machine), self._settings_json, self._runtime_dir)
+        for name in [name for name in self._runs if name.startswith(SOLVER) and name not in wanted]:
+            self._runs.pop(name).cancel()
+            self._actors.pop(name, None)
+
+    async def _follow_machines(self) -> None:
+        """Machines of a cluster come and go."""
+        import ray
+
+        from engine.actors.options import machine_here, shard_machines
+
+        while not self._stopping:
+            try:
+                self._keep_solvers(machine_here(), await asyncio.to_thread(shard_machines))
+            except ray.exceptions.RayError as error:
+                log.warning("Ray does not say which machines there are", error=repr(error))
+            await asyncio.sleep(MACHINES_S)
 
     async def wait_shards(self) -> None:
         """Returns once every stock shard serves, however often one had to be started for that."""

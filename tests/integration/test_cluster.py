@@ -1,7 +1,7 @@
 """Two machines, as the how-to sets them up: shards spread over TCP, a gateway on each, and one Ray node lost with nothing else.
 
 Both are this machine, at two loopback addresses; the second has a host name of its own (a UTS namespace), by which engines tell that a
-Unix socket is not theirs. Every command comes from the page.
+Unix socket is not theirs, and does not see the first one's sockets (a mount namespace). Every command comes from the page.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import pytest
 
 from engine.domain.placement import CONTROL_SHARD
 from engine.journal.discovery import Found, find
+from engine.journal.runtime import runtime_dir
 from tests.conftest import service_missing
 from tests.integration.engine_process import _descendants as descendants
 from tests.integration.network_over_http import fresh, order, post, set_up_network
@@ -71,6 +72,9 @@ class Machines:
         self.ray_ports = {
             second: dict(zip(RAY_PORTS, free_ports(len(RAY_PORTS)), strict=True)) for second in (False, True)
         }
+        self.second = 0
+        """A process of the second machine."""
+        self.sockets = runtime_dir(folder / "data")
         (folder / ".venv").symlink_to(sys.prefix)
 
     @property
@@ -108,8 +112,7 @@ class Machines:
         """A block that stays."""
         shell = ["bash", "-euo", "pipefail", "-c", self.here(block)]
         if second:
-            alone = ["unshare", "--uts"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--uts"]
-            shell = [*alone, "bash", "-c", 'hostname second; exec "$@"', "bash", *shell]
+            shell = [*self._on_second(), *shell]
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("QM_", "RAY_"))}
         with (self.folder / "log").open("ab") as log:
             process = subprocess.Popen(
@@ -122,7 +125,18 @@ class Machines:
                 start_new_session=True,
             )
         self.running.append(process)
+        if second and not self.second:
+            self.second = process.pid
         return process
+
+    def _on_second(self) -> list[str]:
+        """How a program comes onto the second machine: the first one there makes it."""
+        user = os.geteuid() != 0
+        if self.second:
+            enter = ["nsenter", f"--target={self.second}", "--uts", "--mount"]
+            return [*enter, *(["--user", "--preserve-credentials"] if user else []), f"--wd={self.folder}"]
+        make = ["unshare", *(["--user", "--map-root-user"] if user else []), "--uts", "--mount", "bash", "-euc"]
+        return [*make, f'hostname second; mount -t tmpfs none "{self.sockets}"; exec "$@"', "bash"]
 
     def start_ray(self, block: str, *, second: bool = False) -> subprocess.Popen[bytes]:
         """Ray gives its own processes 15 s and no more; a machine that is busy may need another try."""
@@ -133,6 +147,7 @@ class Machines:
             if process.poll() is None:
                 return process
             self.running.remove(process)
+            self.second = 0
         raise AssertionError(self.log())
 
     def _started_or_ended(self, process: subprocess.Popen[bytes], started: int) -> bool:
@@ -189,7 +204,8 @@ class Machines:
                     process.wait(10)
                 for pid in below:
                     kill(pid)
-        shutil.rmtree(self.ray_folder, ignore_errors=True)
+        for folder in (self.ray_folder, self.sockets):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def kill(pid: int) -> None:
@@ -201,7 +217,7 @@ def kill(pid: int) -> None:
 
 @pytest.fixture
 def machines(tmp_path: Path) -> Iterator[Machines]:
-    for program in ("redis-server", "unshare", "curl"):
+    for program in ("redis-server", "unshare", "nsenter", "curl"):
         if shutil.which(program) is None:
             service_missing(program)
     machines = Machines(tmp_path)
@@ -225,6 +241,9 @@ def test_a_ray_node_is_lost_and_nothing_else(machines: Machines) -> None:
     wait_until(lambda: machines.ready(0), "the first gateway")
     machines.start(GATEWAY, second=True)
     wait_until(lambda: machines.ready(1), "the second gateway")
+    for machine in ("/", f"/proc/{worker.pid}/root"):
+        solver = Path(f"{machine}{machines.sockets}") / "solver.sock"
+        wait_until(solver.exists, f"a solver on each machine: {solver}")
     assert "drift 0" in machines.run(CHECK)
 
     before = machines.shards()
