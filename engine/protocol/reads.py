@@ -370,10 +370,10 @@ def _parse_inbound_cursor(cursor: str) -> tuple[int, str] | None:
 
 
 def _dump_inbound(core: ShardCore, first: tuple[int, str], limit: int) -> _Rows:
-    """(node, inbound id, item, units expected, expected at in ms) of own nodes; a cursor names the next row, which may be gone by then."""
+    """(node, inbound id, item, units expected, expected at in ms) of all there is; a cursor names the next row, which may be gone by then."""
     rows: list[tuple[Any, ...]] = []
     for node, part in sorted(core.state.nodes.items()):
-        if node < first[0] or not part.inbound or not core.catalog.owns_node(node):
+        if node < first[0] or not part.inbound:
             continue
         ids = (i for i in part.inbound if (node, i) >= first)
         for inbound_id in nsmallest(limit + 1 - len(rows), ids):

@@ -147,6 +147,14 @@ async def test_a_live_shard_that_expects_something_else_is_drift() -> None:
     assert [cause.text for cause in report.drift[1].causes] == [f"21 expected at {lost[2]} ms"]
 
 
+async def test_what_a_node_of_another_shard_expects_is_drift_where_it_was_left_behind() -> None:
+    it = Auditable(shards=2)
+    await it.begin(5)
+    assert not it.cluster.cores[0].catalog.owns_node(1)
+    it.cluster.cores[0].state.node(1).inbound["PO-OLD"] = (2, 4, 9)
+    assert said(await it.audit()) == [(0, "inbound record", "inbound PO-OLD at N-1", "nothing", "4 of SKU-2 at 9 ms")]
+
+
 async def test_inbound_rows_are_asked_for_with_a_cursor_or_refused() -> None:
     it = Auditable(shards=1)
     await it.begin(5)
