@@ -218,13 +218,15 @@ async def dated(call: Call) -> Answer | Problem:
     if isinstance(found, Problem):
         return found
     replies, as_of = found
-    rows = sorted([row for reply in replies for row in reply.rows], key=_place)
+    rows: dict[str, list[InboundView]] = {sku: [] for sku in skus}
+    for row in sorted([row for reply in replies for row in reply.rows], key=_place):
+        rows[row.sku].append(row)
     now_ms = call.gateway.now_ms()
     data = []
     for n, sku in enumerate(skus):
         free = sum(reply.free[n] for reply in replies)
         waiting = sum(reply.waiting[n] for reply in replies)
-        data.append(_dated(sku, free, waiting, [row for row in rows if row.sku == sku], now_ms))
+        data.append(_dated(sku, free, waiting, rows[sku], now_ms))
     token = make_token({reply.shard: (reply.epoch, reply.seq) for reply in replies})
     return Answer(DatedAvailability(data, as_of, token))
 
