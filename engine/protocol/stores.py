@@ -13,7 +13,7 @@ import numpy as np
 from engine.domain.commands import FindStores
 from engine.domain.config import Node
 from engine.domain.decide_orders import METHOD_TAGS, could_serve, extra_safety, refuse
-from engine.domain.kits import kits_of, tracked_components
+from engine.domain.kits import tracked_components
 from engine.domain.orders import Destination, Method
 from engine.domain.ready import first_ready
 from engine.domain.replies import Problem, StoresReply, StoreView
@@ -67,20 +67,17 @@ def _found(core: ShardCore, command: FindStores, now_ms: int) -> StoresReply | P
         for metres, (index, node) in zip(far_m, serving, strict=True)
         if metres <= command.radius_km * 1_000 and (metres, node.node_id) > command.after
     )
+    units = _units(core, parts, [index for _, _, index in near], command.method)
+    needs = np.array([need for _, need in command.wanted], np.int64)
+    has_all: np.ndarray = np.all(units >= needs[:, None], axis=0)
+    chosen = np.flatnonzero(has_all) if command.in_stock else np.arange(len(near))
     limit = max(1, min(command.limit, STORES_MAX))
-    rows: list[StoreView] = []
-    more = False
-    for metres, node_id, index in near:
-        units = tuple([_units(core, index, part, command.method) for part in parts])
-        has_all = all(have >= need for have, (_, need) in zip(units, command.wanted, strict=True))
-        if command.in_stock and not has_all:
-            continue
-        if len(rows) == limit:
-            more = True
-            break
-        ready_ms = _ready_ms(core, index, command, now_ms) if has_all else 0
-        rows.append(StoreView(node_id, metres, units, ready_ms))
-    return StoresReply(tuple(rows), more, core.shard, core.epoch, core.state.seq)
+    rows = []
+    for place in chosen[:limit].tolist():
+        metres, node_id, index = near[place]
+        ready_ms = _ready_ms(core, index, command, now_ms) if has_all[place] else 0
+        rows.append(StoreView(node_id, metres, tuple(units[:, place].tolist()), ready_ms))
+    return StoresReply(tuple(rows), len(chosen) > limit, core.shard, core.epoch, core.state.seq)
 
 
 def _parts_of(core: ShardCore, command: FindStores) -> list[list[tuple[int, int]]] | Problem:
@@ -99,11 +96,27 @@ def _parts_of(core: ShardCore, command: FindStores) -> list[list[tuple[int, int]
     return parts
 
 
-def _units(core: ShardCore, node: int, components: list[tuple[int, int]], method: int) -> int:
-    """Units of a SKU that a node could hand out."""
-    if not components:
-        return UNLIMITED
-    return kits_of(components, lambda item: free_at(core, node, item, method))
+def _units(core: ShardCore, parts: list[list[tuple[int, int]]], nodes: list[int], method: int) -> np.ndarray:
+    """Units of each SKU (rows) that each node (columns) could hand out: all at once, as a hundred SKUs at a thousand stores, one
+    by one, held the shard for a second."""
+    state = core.state
+    positions = state.positions
+    columns = np.full(len(core.catalog.nodes), -1, np.int64)
+    columns[nodes] = np.arange(len(nodes))
+    extra = np.array([extra_safety(state, node, method) for node in nodes], np.int64)
+    units = np.full((len(parts), len(nodes)), UNLIMITED, np.int64)
+    for n, components in enumerate(parts):
+        for item, each in components:
+            rows = np.fromiter(positions.rows(item), np.int64)
+            at = positions.node[rows]
+            known = at < len(columns)
+            rows, place = rows[known], columns[at[known]]
+            rows, place = rows[place >= 0], place[place >= 0]
+            taken = positions.held[rows] + positions.allocated[rows] + positions.claimed[rows] + positions.fenced[rows]
+            free = np.zeros(len(nodes), np.int64)
+            free[place] = positions.on_hand[rows] - positions.safety[rows] - taken
+            np.minimum(units[n], np.maximum(0, free - extra) // each, out=units[n])
+    return units
 
 
 def free_at(core: ShardCore, node: int, item: int, method: int) -> int:

@@ -12,7 +12,7 @@ from engine.domain.commands import AdjustStock, FindStores, GetAvailability, Sto
 from engine.domain.config import NodeCapacity, Placement
 from engine.domain.orders import Method
 from engine.domain.replies import Problem, StoresReply
-from engine.protocol.stores import UNLIMITED
+from engine.protocol.stores import UNLIMITED, free_at
 from solvers.places import exact_km
 from tests.builders import a_network, a_node, a_place, an_item, an_order
 from tests.sim.lone_core import LoneCore
@@ -158,6 +158,23 @@ def test_distances_are_those_that_planners_count() -> None:
         node = shop.catalog.nodes[shop.catalog.node_of[store.node_id]]
         assert node is not None
         assert exact_km(node.lat, node.lon, 40.75, -73.99) == int(store.distance_m / 1_000 + 0.5)
+
+
+def test_units_at_many_stores_are_those_of_each_position() -> None:
+    """Merged positions and new ones, holds and safety, a kit and what is not tracked: counted at once as one by one."""
+    shop = a_street({f"S-{n}": {"SKU-0": 7 + n, "SKU-1": 3 - n} for n in range(3)}, safety_by_method={"pickup": 2})
+    shop.state.positions.merge()
+    shop.ask(AdjustStock("S-3", (StockMove("SKU-1", "received", 4), StockMove("SKU-0", "received", 3))))
+    assert not isinstance(shop.ask(a_place(an_order("A", [pickup("SKU-0", 2, node="S-1")]))), Problem)
+    wanted = ("SKU-0", "SKU-1", "SKU-2", "CODE", "KIT")
+    reply = near(shop, *[(sku, 1) for sku in wanted])
+    method = Method.PICKUP
+    assert [store.node_id for store in reply.stores] == ["S-0", "S-1", "S-2", "S-3"]
+    for store in reply.stores:
+        node = shop.catalog.node_of[store.node_id]
+        units = [free_at(shop.core, node, shop.catalog.item_of[sku], method) for sku in wanted[:3]]
+        assert store.units == (*units, UNLIMITED, min(units[0] // 2, units[1])), store
+    assert near(shop, ("SKU-0", 1), lat=-40.0).stores == ()
 
 
 def test_a_shard_speaks_of_its_own_stores_only() -> None:
