@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+import msgspec.inspect as mi
 
 from engine.domain import config
 from engine.domain.problems import CODES
@@ -140,10 +142,34 @@ def fault_of(error: Exception) -> tuple[str, str]:
     return pointer, text
 
 
-def decode_problem(error: Exception) -> Problem:
-    """What is wrong with a body that would not decode: a field (422), or that it is no JSON or MessagePack at all (400)."""
+def _allowed(types: Iterable[mi.Type], steps: list[str]) -> list[str]:
+    """The words that the field at the end of a path may be; empty where they are not known."""
+    found: list[str] = []
+    for kind in types:
+        if isinstance(kind, mi.Metadata):
+            found += _allowed([kind.type], steps)
+        elif isinstance(kind, mi.UnionType):
+            found += _allowed(kind.types, steps)
+        elif not steps:
+            found += [str(value) for value in kind.values] if isinstance(kind, mi.LiteralType) else []
+        elif isinstance(kind, mi.StructType):
+            found += _allowed([field.type for field in kind.fields if field.encode_name == steps[0]], steps[1:])
+        elif isinstance(kind, mi.ListType | mi.VarTupleType):
+            found += _allowed([kind.item_type], steps[1:])
+    return found
+
+
+def decode_problem(error: Exception, kind: Any = None) -> Problem:
+    """What is wrong with a body that would not decode: a field (422), or that it is no JSON or MessagePack at all (400).
+
+    kind: what it was to be; names the values that a field may have where it has another one.
+    """
     if isinstance(error, msgspec.ValidationError):
         pointer, sentence = fault_of(error)
+        if kind is not None and sentence.startswith("Invalid enum value"):
+            allowed = _allowed([mi.type_info(kind)], pointer.split("/")[1:])
+            if allowed:
+                sentence = f"expected one of {', '.join(allowed)}; {sentence[0].lower()}{sentence[1:]}"
         return refuse("invalid_field", pointer, sentence)
     if isinstance(error, RecursionError):
         return problem("malformed_body", "the body is nested too deeply")

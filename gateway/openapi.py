@@ -16,6 +16,7 @@ import msgspec
 from engine.domain.api_keys import SCOPES
 from engine.domain.problems import CODES
 from gateway.call import ANY_KEY, PUBLIC, Route
+from gateway.field_help import describe
 from gateway.orders.examples import OUT_OF_STOCK
 from gateway.query_help import QUERY_HELP
 from gateway.schemas import ProblemShown
@@ -100,6 +101,7 @@ def document(routes: Iterable[Route] | None = None) -> dict[str, Any]:
     schemas_out, components = msgspec.json.schema_components(unique, ref_template=REF)
     names = {t: out["$ref"].rpartition("/")[2] for t, out in zip(unique, schemas_out, strict=True)}
     components = {name: _clean(schema) for name, schema in sorted(components.items())}
+    describe(components, unique)
     paths: dict[str, Any] = {}
     shared = _Shared()
     for route in routes:

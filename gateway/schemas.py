@@ -99,7 +99,7 @@ class Decoder(Generic[T]):
         try:
             return (self._packed if call.packed_in else self._json).decode(call.body)
         except DECODE_ERRORS as error:
-            return decode_problem(error)
+            return decode_problem(error, self.kind)
 
 
 _KINDS: dict[type, tuple[frozenset[str], frozenset[str]]] = {}
@@ -136,7 +136,7 @@ def query_of(call: Call, kind: type[T]) -> T:
             query = msgspec.convert({**msgspec.to_builtins(query), **texts}, kind)
         return query
     except msgspec.ValidationError as error:
-        found = decode_problem(error)
+        found = decode_problem(error, kind)
         item = found.errors[0]
         name = item.pointer.split("/")[1] if item.pointer else ""
         raise refused("invalid_field", item.pointer, item.detail, parameter=name) from error

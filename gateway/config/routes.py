@@ -113,7 +113,7 @@ def _putter(kind: Kind) -> Handler:
         try:
             document = decoder.decode(call.body, packed=call.packed_in)
         except DECODE_ERRORS as error:
-            return decode_problem(error)
+            return decode_problem(error, kind.document)
         if getattr(document, key_field) != name:
             return refuse("invalid_field", f"/{key_field}", f"the path says {name!r}")
         refusal = _foreign_channel(call, kind, name)

@@ -49,7 +49,7 @@ LEG: dict[str, Any] = {
     "service": "ground",
     "parcels": 1,
     "ship_by": "2026-12-01T22:00:00Z",
-    "deliver_by": "2026-12-03T23:59:00Z",
+    "deliver_by": "2026-12-04T04:59:59Z",
     "cost_minor": 1234,
     "cost_parts": {
         "parcels_minor": 934,
@@ -72,7 +72,7 @@ ALLOCATION: dict[str, Any] = {
     "opportunity_minor": 190,
     "score": 1424,
     "currency": "USD",
-    "promise": {"ship_by": "2026-12-01T22:00:00Z", "deliver_by": "2026-12-03T23:59:00Z"},
+    "promise": {"ship_by": "2026-12-01T22:00:00Z", "deliver_by": "2026-12-04T04:59:59Z"},
     "decision_id": f"dec_{_TAIL}_0",
     "rung": "separable",
     "version": 2,

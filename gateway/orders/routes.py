@@ -271,7 +271,7 @@ def _one_by_one(call: Call, error: msgspec.ValidationError) -> Awaitable[Answer 
         try:
             orders.append(_batch_order.decode(bytes(item), packed=call.packed_in))
         except DECODE_ERRORS as bad:
-            orders.append(decode_problem(bad))
+            orders.append(decode_problem(bad, BatchOrder))
     return _allocate_all(call, orders)
 
 

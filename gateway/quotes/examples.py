@@ -19,7 +19,7 @@ _STANDARD: dict[str, Any] = {
     "fastest": False,
     "best": True,
     "ship_by": "2026-12-01T22:00:00Z",
-    "deliver_by": "2026-12-03T23:59:00Z",
+    "deliver_by": "2026-12-04T04:59:59Z",
     "cost_minor": 1234,
     "cost_parts": LEG["cost_parts"],
     "service_minor": 0,
@@ -38,11 +38,11 @@ _EXPRESS: dict[str, Any] = {
     "cheapest": False,
     "fastest": True,
     "best": False,
-    "deliver_by": "2026-12-02T23:59:00Z",
+    "deliver_by": "2026-12-03T04:59:59Z",
     "cost_minor": 2310,
     "cost_parts": {**LEG["cost_parts"], "parcels_minor": 2010},
     "score": 2500,
-    "legs": [{**_LEG, "service": "air", "deliver_by": "2026-12-02T23:59:00Z", "cost_minor": 2310}],
+    "legs": [{**_LEG, "service": "air", "deliver_by": "2026-12-03T04:59:59Z", "cost_minor": 2310}],
 }
 QUOTE: dict[str, Any] = {
     "quote_id": "quo_US100_mAHPAAABnLz7E4DPAAABnL0Iz4DECGT1Yw",

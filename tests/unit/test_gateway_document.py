@@ -11,6 +11,7 @@ import pytest
 from gateway.api_page import api_markdown
 from gateway.app import all_routes
 from gateway.call import Route
+from gateway.field_help import FIELD_HELP
 from gateway.health.docs_page import page
 from gateway.openapi import document, document_text
 from gateway.problem_pages import as_markdown
@@ -93,3 +94,13 @@ def test_every_query_parameter_says_what_it_means() -> None:
             for parameter in operation.get("parameters", []):
                 if parameter.get("in") == "query":
                     assert parameter.get("description"), f"{method} {path} {parameter['name']}: gateway/query_help.py"
+
+
+def test_fields_say_what_the_code_says_of_them_and_help_is_for_fields_that_there_are() -> None:
+    shapes = document()["components"]["schemas"]
+    assert shapes["Node"]["properties"]["offers"]["description"].startswith("Methods it serves (ship, pickup")
+    assert "time_zone" in shapes["Promise"]["properties"]["deliver_by"]["description"]
+    assert shapes["Reservation"]["properties"]["on_short"]["description"]
+    fields = {f"{name}.{field}" for name, shape in shapes.items() for field in shape.get("properties", {})}
+    fields |= {name.partition(".")[2] for name in fields}
+    assert set(FIELD_HELP) <= fields

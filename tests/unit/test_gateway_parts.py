@@ -14,8 +14,9 @@ from engine.domain.replies import Problem, ProblemItem
 from gateway.__main__ import FILES_RESERVED, room_for_connections
 from gateway.auth import Keys
 from gateway.demand.schemas import DemandQuery
-from gateway.errors import Refused, fault_of, problem, problem_value, retry_after
+from gateway.errors import Refused, decode_problem, fault_of, problem, problem_value, retry_after
 from gateway.idempotency import WINDOW_MS, fingerprint, hash_key, key_problem, time_of
+from gateway.legs.schemas import LegsQuery
 from gateway.limits import Buckets, InFlight
 from gateway.metrics import Metrics
 from gateway.negotiate import accepts, answer_is_packed, body_is_packed
@@ -349,3 +350,18 @@ def test_null_in_a_query_is_a_text_like_any_other() -> None:
     with pytest.raises(Refused) as refusal:
         query_of(Asked(), DemandQuery)  # type: ignore[arg-type]
     assert refusal.value.problem.errors[0].pointer == "/state"
+
+
+def test_a_word_that_is_none_of_those_allowed_is_answered_with_them() -> None:
+    with pytest.raises(msgspec.ValidationError) as caught:
+        msgspec.json.decode(ORDER.replace('"quantity":1', '"quantity":1,"method":"pick_up"'), type=Order)
+    (fault,) = decode_problem(caught.value, Order).errors
+    assert fault.pointer == "/lines/0/method"
+    assert fault.detail == "expected one of digital, pickup, ship, ship_to_store; invalid enum value 'pick_up'"
+
+    class Asked:
+        query = b"node_id=N-0&state=lost"
+
+    with pytest.raises(Refused) as refused:
+        query_of(Asked(), LegsQuery)  # type: ignore[arg-type]
+    assert "released" in refused.value.problem.errors[0].detail
