@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from heapq import nsmallest
 from typing import TYPE_CHECKING
 
 from engine.domain import inbound
@@ -76,16 +77,16 @@ def list_inbound(core: ShardCore, conn: int, corr: int, command: ListInbound, no
             key = (expected_ms, document.node_id, inbound_id)
             if key > command.after:
                 found.append((key, brings, quantity))
-    found.sort()
     limit = max(1, min(command.limit, ROWS_MAX))
+    page = nsmallest(limit + 1, found)  # a page of very many, on the thread that decides
     rows = [
         InboundView(node_id, inbound_id, catalog.sku(brings), quantity, expected_ms)
-        for (expected_ms, node_id, inbound_id), brings, quantity in found[:limit]
+        for (expected_ms, node_id, inbound_id), brings, quantity in page[:limit]
     ]
     free = [_free(core, item, command, tag) for item in items]
     waiting = [core.demand.waiting_for(item) for item in items]
     reply = InboundReply(
-        tuple(rows), len(found) > limit, core.shard, core.epoch, state.seq, core.token(), tuple(free), tuple(waiting)
+        tuple(rows), len(page) > limit, core.shard, core.epoch, state.seq, core.token(), tuple(free), tuple(waiting)
     )
     core.answer(conn, corr, reply)
 
