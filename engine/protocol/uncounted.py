@@ -39,7 +39,7 @@ class Supply:
             if not self._any:
                 self._any = any(setting[0] == UNCOUNTED for setting in part.settings.values())
             if not core.has_room():
-                self._look_ms = now_ms  # the rest at the next poll
+                self._look_ms = now_ms + 1  # the rest when the entry has gone
                 return
             self.begin_day(node, now_ms)
 

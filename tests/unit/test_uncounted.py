@@ -142,6 +142,18 @@ def test_the_day_is_begun_once_whatever_restarts() -> None:
     assert len(shop.entries) == entries  # nothing was journaled by the restart
 
 
+def test_a_day_that_finds_no_room_in_the_entry_waits_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = a_supplier(5)
+    bought(shop, "A-1", 4)
+    shop.now_ms += 4 * HOUR_MS
+    monkeypatch.setattr(shop.core, "has_room", lambda: False)
+    effects = shop.poll()
+    assert effects.append is None and effects.wake_at_ms == shop.now_ms + 1, "not at once, again and again"
+    monkeypatch.undo()
+    shop.pass_time(1)
+    assert left(shop) == 5
+
+
 def test_a_feed_that_is_late_stays_late_though_suppliers_begin_their_day() -> None:
     """`max_feed_age_s` is about counts: a renewal is none."""
     nodes = [a_node("SUP", time_zone=ZONE, max_feed_age_s=6 * 3_600, on_stale="exclude", working_days=tuple(range(7)))]
