@@ -180,7 +180,11 @@ async def list_legs(call: Call) -> Answer | Problem:
             leg = next((leg for leg in view.legs if leg.leg_no == row.leg_no), None)
             if leg is not None:
                 ref = OrderRef(view.slot, view.order_no)
-                data.append(order_leg(ref, view.order_id, leg, order_state=view.state))
+                data.append(
+                    order_leg(
+                        ref, view.order_id, leg, channel=view.channel, ship_to=view.ship_to, order_state=view.state
+                    )
+                )
         return LegHistoryPage(data, cursor, cursor is not None, _points(as_of))
 
     return _answer(await history.ask(question))
