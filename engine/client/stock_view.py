@@ -6,12 +6,15 @@ W2  A picture is built beside the one in use and takes its place when it is comp
 W3  The age of a picture counts from when its shard was last ASKED what it had then: news that were long on their way, or lay here
     unread, make nothing younger. Asked every PROBE_S.
 W4  A position counts where the placement says that its shard owns the node. When a node has another owner, pictures are void.
+W5  A commit token names the home of its order. The units of other shards move when home has driven them there: a read contains a
+    token when home's picture does, home says which entries of the others settled it, and their pictures contain those.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
@@ -29,7 +32,31 @@ PROBE_S = 0.1
 IDLE_S = 60.0
 IDLE_CHECK_S = 5.0
 ITEMS_KEPT_MAX = 200_000
+SETTLING_MAX = 256
 log = structlog.get_logger(__name__)
+
+
+class Settling:
+    """How far the picture of another shard contains what orders at home at one did there (W5)."""
+
+    __slots__ = ("_next", "upto")
+
+    def __init__(self) -> None:
+        self.upto = (0, 0)
+        """(epoch, seq) of home up to which it does."""
+        self._next: deque[tuple[tuple[int, int], tuple[int, int]]] = deque()
+        """(a point of home, point of the other shard by which it is settled), both ascending."""
+
+    def add(self, home: tuple[int, int], other: tuple[int, int]) -> None:
+        if len(self._next) >= SETTLING_MAX:
+            self._next.pop()  # the newer one says the same, somewhat later
+        if home > (self._next[-1][0] if self._next else self.upto):
+            self._next.append((home, other))
+
+    def seen(self, point: tuple[int, int]) -> None:
+        """The other shard's picture contains this point."""
+        while self._next and self._next[0][1] <= point:
+            self.upto = self._next.popleft()[0]
 
 
 class ShardStock:
@@ -45,6 +72,8 @@ class ShardStock:
         self.heard_s = 0.0
         """Monotonic time (W3): `columns` contain all that the shard had acknowledged by then."""
         self.pictures = 0
+        self.settled: dict[int, Settling] = {}
+        """How far the pictures of other shards contain what this one's orders did there (W5)."""
         self._building: StockColumns | None = None
         self._newest = (0, 0)
         self._changed = changed
@@ -57,15 +86,26 @@ class ShardStock:
         if type(reply) is not StockUpdate:  # it is recovering, or cut off: the link asks again
             return
         self._newest = (reply.epoch, reply.seq)
+        self._settling(reply)
         if reply.begin:
             self.fetch()
+            self._changed(self)
             return
         if self._building is not None:
             self._building.put(reply.rows)
         if self.columns is not None:
             self.columns.put(reply.rows)
             if self._building is None:
-                self._now_at(self._newest)
+                self.point = self._newest
+        self._changed(self)
+
+    def _settling(self, update: StockUpdate) -> None:
+        """W5. A shard that is not named has settled all."""
+        named = {shard: (settled, (epoch, seq)) for shard, settled, epoch, seq in update.settled}
+        for shard, settling in self.settled.items():
+            settled, point = named.get(shard, (update.seq, (0, 0)))
+            if settled:
+                settling.add((update.epoch, settled), point)
 
     def probe(self) -> None:
         """Ask for what is due, and date what there is by it (W3)."""
@@ -111,15 +151,12 @@ class ShardStock:
         self.columns, self._building = building, None
         self.pictures += 1
         self.heard_s = asked_s
-        self._now_at(max(self._newest, (reply.epoch, reply.seq)))
+        self.point = max(self._newest, (reply.epoch, reply.seq))
+        self._changed(self)
 
     def _again(self, building: StockColumns, after: int) -> None:
         if building is self._building:
             self._ask(building, after)
-
-    def _now_at(self, point: tuple[int, int]) -> None:
-        self.point = point
-        self._changed(self)
 
     async def close(self) -> None:
         self._building = None
@@ -140,7 +177,7 @@ class StockView:
         self._owner: list[int] = []
         self._idle: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
-        self._waiters: dict[asyncio.Future[bool], dict[int, tuple[int, int]]] = {}
+        self._waiters: dict[asyncio.Future[bool], tuple[Mapping[int, tuple[int, int]], int | None]] = {}
         self._item_of: dict[str, int] = {}
         self._version = 0
         self.changes = 0
@@ -165,6 +202,8 @@ class StockView:
         self._owner = catalog.owner
         count = catalog.placement.shard_count
         self.shards = [ShardStock(shard, self._new_link(shard), self._changed) for shard in range(count)]
+        for home in self.shards:
+            home.settled = {other: Settling() for other in range(count) if other != home.shard}
         if self._idle is None:
             self._idle = asyncio.get_running_loop().call_later(IDLE_CHECK_S, self._look_idle)
 
@@ -194,8 +233,12 @@ class StockView:
 
     def _changed(self, changed: ShardStock) -> None:
         self.changes += 1
-        for waiter, wanted in list(self._waiters.items()):
-            if not waiter.done() and self.contains(wanted):
+        shards = self.shards
+        for home in shards:
+            for other, settling in home.settled.items():
+                settling.seen(shards[other].point)
+        for waiter, (wanted, only) in list(self._waiters.items()):
+            if not waiter.done() and self.contains(wanted, only):
                 waiter.set_result(True)
 
     async def close(self) -> None:
@@ -207,25 +250,31 @@ class StockView:
 
     # -- tokens ---------------------------------------------------------------------------------------------------
 
-    def contains(self, points: Mapping[int, tuple[int, int]]) -> bool:
-        """Whether the pictures contain these points. A newer epoch contains every acknowledged entry of the ones before; what
-        is no stock shard of this engine is nothing that positions could contain."""
+    def contains(self, points: Mapping[int, tuple[int, int]], only: int | None = None) -> bool:
+        """Whether the pictures contain these points, and what they did at other shards (W5), or at `only` one. A newer epoch
+        contains every acknowledged entry of the ones before; what is no stock shard of this engine is nothing that positions
+        could contain."""
         shards = self.shards
-        return all(
-            shards[shard].columns is not None and shards[shard].point >= point
-            for shard, point in points.items()
-            if shard < len(shards)
-        )
+        for number, point in points.items():
+            if number >= len(shards):
+                continue
+            home = shards[number]
+            if home.columns is None or home.point < point:
+                return False
+            for other, settling in home.settled.items():
+                if only in (None, other) and (settling.upto < point or shards[other].columns is None):
+                    return False
+        return True
 
-    async def wait(self, points: Mapping[int, tuple[int, int]], *, timeout_s: float) -> bool:
-        """Until the pictures contain these points; False = not in time."""
-        if self.contains(points):
+    async def wait(self, points: Mapping[int, tuple[int, int]], *, only: int | None = None, timeout_s: float) -> bool:
+        """Until the pictures contain these points, as `contains` says; False = not in time."""
+        if self.contains(points, only):
             return True
         for shard, point in points.items():
             if shard < len(self.shards) and self.shards[shard].point < point:
                 self.shards[shard].probe()
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiters[waiter] = dict(points)
+        self._waiters[waiter] = (points, only)
         try:
             return await asyncio.wait_for(waiter, timeout_s)
         except TimeoutError:

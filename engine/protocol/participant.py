@@ -276,13 +276,13 @@ class Participant:
                             self._shift(batch, node, old[1], leg, command.version - 1)
                 self._drive(batch, node, leg, command)
                 self._driven(command, now_ms)
-            core.answer(conn, corr, Done(1))
+            core.answer(conn, corr, Done(1, core.token()))
         elif command.lines:
             core.count("drives_without_leg")
             core.answer(conn, corr, refuse("not_found", "", "no such leg is held here"))
         else:
             self._bury(command.home, command.txn, now_ms)
-            core.answer(conn, corr, Done(0))
+            core.answer(conn, corr, Done(0, core.token()))
 
     def _driven(self, command: DriveLeg, now_ms: int) -> None:
         key = leg_key(command.order_no, command.leg_no)

@@ -98,7 +98,9 @@ def availability(core: ShardCore, conn: int, corr: int, command: GetAvailability
                 view = stock_view(core, node, item, now_ms, command.method)
                 views.append(structs.replace(view, available_to_promise=0))
     views.sort(key=lambda view: (view.sku, view.node_id))
-    core.answer(conn, corr, StockReply(tuple(views), core.shard, core.epoch, core.state.seq, core.token()))
+    seq = core.state.seq
+    settled = core.driver.settled(seq)
+    core.answer(conn, corr, StockReply(tuple(views), core.shard, core.epoch, seq, core.token(), settled=settled))
 
 
 def _kit_views(core: ShardCore, kit: Item, command: GetAvailability, tag: str) -> list[StockView]:

@@ -5,6 +5,8 @@ F2  A follower is told of touched positions from the moment it asked, and fetche
     same connection: whatever it has of a position when the last page came is the newest that was sent.
 F3  Nothing is kept or pushed while nobody follows. Values that are not durable yet may be shown: a read promises nothing.
 F4  Claims are not shown: they end within milliseconds, and their end touches nothing.
+F5  With each push goes what the other shards have settled of own orders (driver.py, D4): a commit token names the home of its
+    order only, and units at other shards move after it.
 
 The numbers are those of reads.stock_view; tests/property/test_stock_view.py follows it through breaks and restarts.
 """
@@ -43,6 +45,7 @@ class StockFeed:
         self._seq = 0
         """Newest closed entry: what the values shown contain at least."""
         self._pushed_seq = 0
+        self._pushed_acknowledged = 0
         self._pushed_ms = 0
 
     @property
@@ -111,11 +114,15 @@ class StockFeed:
             self._push(now_ms)
 
     def _push_due(self, now_ms: int) -> None:
-        if self._followers and (self._due or self._seq != self._pushed_seq):
+        if self._followers and self._news():
             self._push(now_ms)
 
+    def _news(self) -> bool:
+        acknowledged = self._core.driver.acknowledged
+        return bool(self._due) or self._seq != self._pushed_seq or acknowledged != self._pushed_acknowledged
+
     def _interval_ms(self) -> int:
-        return HEARTBEAT_MS if self._seq == self._pushed_seq and not self._due else PUSH_INTERVAL_MS
+        return PUSH_INTERVAL_MS if self._news() else HEARTBEAT_MS
 
     def _push(self, now_ms: int) -> None:
         positions, owns_node = self._core.state.positions, self._core.catalog.owns_node
@@ -124,9 +131,11 @@ class StockFeed:
         update = self._update(self._pack(np.array([row for row in found if row >= 0], np.int64)), begin=False)
         self._core.answers_now([Answer(conn, corr, update) for conn, corr in self._followers])
         self._pushed_seq, self._pushed_ms = self._seq, now_ms
+        self._pushed_acknowledged = self._core.driver.acknowledged
 
     def _update(self, rows: bytes, *, begin: bool) -> StockUpdate:
-        return StockUpdate(self._core.shard, self._core.epoch, self._seq, begin, rows)
+        core = self._core
+        return StockUpdate(core.shard, core.epoch, self._seq, begin, rows, core.driver.settled(self._seq))
 
     def _pack(self, rows: np.ndarray) -> bytes:
         state = self._core.state

@@ -5,6 +5,7 @@ Both give the same numbers at the same (epoch, seq); tests/integration/test_gate
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from operator import attrgetter
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from gateway.gateway import Gateway
 
 AFTER_WAIT_S = 1.0
+ASK_AGAIN_S = 0.02
 TABLES_MAX = 1_000
 Points = Mapping[int, tuple[int, int]]
 _by_node = attrgetter("node_id")
@@ -107,13 +109,14 @@ def stock_now(gateway: Gateway, wanted: Wanted, after: Points | None = None) -> 
     now_s = time.monotonic()
     if not view.ready(now_s=now_s, age_max_s=gateway.settings.availability_age_max_ms / 1_000):
         return None
-    if after is not None and not view.contains(after):
+    only = -1
+    if wanted.node_id is not None:
+        only = gateway.cluster.catalog.node_of[wanted.node_id]
+    if after is not None and not view.contains(after, gateway.cluster.catalog.owner[only] if only >= 0 else None):
         return None
     catalog, table = gateway.cluster.catalog, gateway.tables.of(wanted.channel, wanted.method)
     shards: list[ShardStock] = view.shards
-    only = -1
-    if wanted.node_id is not None:
-        only = catalog.node_of[wanted.node_id]
+    if only >= 0:
         shards = [shards[catalog.owner[only]]]
     clock_s = gateway.now_ms() // 1_000
     positions: list[Position] = []
@@ -167,28 +170,39 @@ async def stock_of(
     view = gateway.stock
     age_max_s = gateway.settings.availability_age_max_ms / 1_000
     if not strict and view.ready(now_s=time.monotonic(), age_max_s=age_max_s):
-        if after is not None and not await view.wait(after, timeout_s=AFTER_WAIT_S):
+        only = gateway.cluster.shard_of_node(wanted.node_id) if wanted.node_id is not None else None
+        if after is not None and not await view.wait(after, only=only, timeout_s=AFTER_WAIT_S):
             return _behind()
         await view.find_items(wanted.skus)
         stocks = stock_now(gateway, wanted, after)
         if stocks is not None:
             return stocks
-    return await _asked(gateway, wanted, after)
+    until_s = time.monotonic() + AFTER_WAIT_S
+    while True:
+        asked = await _asked(gateway, wanted, after)
+        if asked is not None:
+            return asked
+        if time.monotonic() >= until_s:
+            return _behind()
+        await asyncio.sleep(ASK_AGAIN_S)
 
 
-async def _asked(gateway: Gateway, wanted: Wanted, after: Points | None) -> Stocks | Problem:
-    """The owners' own answer."""
+async def _asked(gateway: Gateway, wanted: Wanted, after: Points | None) -> Stocks | Problem | None:
+    """The owners' own answer; None = what `after` names has not reached all of them yet."""
     cluster = gateway.cluster
     command = GetAvailability(wanted.skus, wanted.node_id, wanted.channel, wanted.method)
     asked_s = time.monotonic()
+    homes: list[Reply] = []
     if wanted.node_id is not None:
+        first = [cluster.submit(shard, GetAvailability(())) for shard in after or () if shard in cluster.shards]
         reply = await gateway.ask_node(wanted.node_id, command)
         if reply is None:
             return refuse("unknown_node", "/node_id", f"no node {wanted.node_id!r}", parameter="node_id")
         replies: list[Reply] = [reply]
+        homes = [await future for future in first]
     else:
         futures = [cluster.submit(shard, command) for shard in cluster.shards]
-        replies = [await future for future in futures]
+        homes = replies = [await future for future in futures]
     age_ms = int((time.monotonic() - asked_s) * 1_000)
     positions: list[Position] = []
     points: dict[int, tuple[int, int]] = {}
@@ -199,11 +213,28 @@ async def _asked(gateway: Gateway, wanted: Wanted, after: Points | None) -> Stoc
         positions += [position_shown(view) for view in reply.positions]
         points[reply.shard] = (reply.epoch, reply.seq)
         as_of.append(AsOf(reply.shard, reply.epoch, reply.seq, age_ms))
-    # Owners show their newest entry, so only a token of an epoch or an entry that is none of theirs is refused.
-    if after is not None and any(points.get(shard, point) < point for shard, point in after.items()):
-        return _behind()
+    if after:
+        for home in homes:
+            if type(home) is not StockReply:
+                return unexpected(home)
+            point = after.get(home.shard, (0, 0))
+            # Owners show their newest entry, so only a token of an epoch or an entry that is none of theirs is refused.
+            if (home.epoch, home.seq) < point:
+                return _behind()
+            if home.shard in after and not _settled(home, point, points):
+                return None
     positions.sort(key=lambda position: (position.sku, position.node_id))
     return Stocks(positions, as_of, make_token(points))
+
+
+def _settled(home: StockReply, point: tuple[int, int], points: Points) -> bool:
+    """Whether the owners that answered contain what home's entries up to this point did there."""
+    return all(
+        shard not in points
+        or shard == home.shard
+        or (settled > 0 and (home.epoch, settled) >= point and points[shard] >= (epoch, seq))
+        for shard, settled, epoch, seq in home.settled
+    )
 
 
 def _behind() -> Problem:

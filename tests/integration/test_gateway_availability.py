@@ -199,3 +199,81 @@ async def test_a_sku_of_a_new_item_is_found(engine: GatewayEngine) -> None:
     assert booked.status_code == 200, booked.text
     seen = await read(engine.client, sku="NEW", after=booked.json()["token"])
     assert seen["totals"] == [{"sku": "NEW", "available_to_promise": 7}]
+
+
+@pytest.mark.parametrize(
+    "query", [{}, {"consistency": "strict"}, {"node_id": True}], ids=["view", "strict", "one node"]
+)
+async def test_a_token_covers_the_units_that_its_order_has_at_other_shards(
+    engine: GatewayEngine, query: dict[str, Any]
+) -> None:
+    """Units at another shard move when the order's home has driven them there: after its own entry, which the token names."""
+    client = engine.client
+    for n in range(3):
+        await engine.stock_up(f"N-{n}", f"SKU-{n}", 9)
+    await followed(engine)
+    elsewhere = wrong = 0
+    for n in range(20):
+        node, sku = f"N-{n % 3}", f"SKU-{n % 3}"
+        asked = {**query, "node_id": node} if "node_id" in query else query
+
+        async def left(token: str, sku: str = sku, asked: dict[str, Any] = asked) -> int:
+            params, headers = {"sku": sku, **asked}, {"x-qm-after": token}
+            answer = await client.get("/v1/availability", params=params, headers=headers)
+            while answer.status_code == 503 and answer.json()["code"] == "view_behind":  # a busy machine: ask again
+                answer = await client.get("/v1/availability", params=params, headers=headers)
+            assert answer.status_code == 200, answer.text
+            return answer.json()["totals"][0]["available_to_promise"]
+
+        body = an_order_body(f"A-{n}", sku=sku, quantity=4)
+        placed = await client.post("/v1/allocations", json=body, headers=keyed(f"k-{n}"))
+        assert placed.status_code == 201, placed.text
+        wrong += await left(placed.json()["token"]) != 5
+        allocation = placed.json()["allocation_id"]
+        cancelled = await client.post(f"/v1/allocations/{allocation}/cancel", json={}, headers=keyed(f"c-{n}"))
+        assert cancelled.status_code == 200, cancelled.text
+        token = cancelled.json()["token"]
+        elsewhere += int(token.split(":")[0]) != engine.cluster.shard_of_node(node)
+        wrong += await left(token) != 9
+    assert wrong == 0
+    assert (elsewhere > 0) == (len(engine.stock) > 1), "some orders have their units at another shard"
+
+
+async def test_a_token_whose_units_cannot_move_yet_is_view_behind_until_they_have(tmp_path: Path) -> None:
+    """The shard that owns them is away: nobody is shown units that the order still has there, and nobody waits for ever."""
+    engine = await GatewayEngine(tmp_path, shards=2, availability_age_max_ms=30_000).start()
+    client = engine.client
+    for n in range(4):
+        await engine.stock_up(f"N-{n}", "SKU-0", 9)
+    await followed(engine)
+    placed = await client.post("/v1/allocations", json=an_order_body(), headers=keyed("k-1"))
+    home = int(placed.json()["token"].split(":")[0])
+    far = next(node for node in ("N-0", "N-1", "N-2", "N-3") if engine.cluster.shard_of_node(node) != home)
+    await client.post(f"/v1/allocations/{placed.json()['allocation_id']}/cancel", json={}, headers=keyed("c-1"))
+    sku = "SKU-1"
+    await engine.stock_up(far, sku, 9)
+    placed = await client.post("/v1/allocations", json=an_order_body("A-2", sku=sku), headers=keyed("k-2"))
+    assert placed.status_code == 201, placed.text
+    away = engine.cluster.shard_of_node(far)
+    assert away is not None and away != home
+    await read(client, after=placed.json()["token"])
+    await engine.stock[away].stop()
+    cancelled = await client.post(
+        f"/v1/allocations/{placed.json()['allocation_id']}/cancel", json={}, headers=keyed("c-2")
+    )
+    assert cancelled.status_code == 200, cancelled.text
+    token = cancelled.json()["token"]
+    answer = await client.get("/v1/availability", params={"sku": sku}, headers={"x-qm-after": token})
+    assert (answer.status_code, answer.json()["code"]) == (503, "view_behind")
+    near = next(node for node in ("N-0", "N-1", "N-2", "N-3") if engine.cluster.shard_of_node(node) == home)
+    await read(client, after=token, node_id=near)
+    engine.stock[away] = await HostedShard(away, engine.stock[away].folder, engine.server, engine.directory).start()
+
+    async def seen() -> int:
+        answer = await client.get("/v1/availability", params={"sku": sku}, headers={"x-qm-after": token})
+        return answer.json()["totals"][0]["available_to_promise"] if answer.status_code == 200 else -1
+
+    found = [await seen() for _ in range(8)]
+    assert set(found) <= {-1, 9}, "never the units before"
+    assert found[-1] == 9
+    await engine.close()

@@ -274,6 +274,47 @@ def test_an_acknowledgement_of_an_older_target_is_not_one_of_the_newer() -> None
     assert home.take_sent()[-1].command == new.command
 
 
+def test_an_entry_is_settled_when_the_other_shard_has_acknowledged_all_that_it_needed() -> None:
+    home = Home()
+    assert home.core.driver.settled(home.state.seq) == (), "nothing was driven"
+    view = a_remote_hold(home)
+    home.ask(CommitHold(view.slot, view.order_no))
+    committed = home.state.seq
+    old = home.sent.pop()
+    assert home.core.driver.settled(committed) == ((OTHER, committed - 1, 0, 0),)
+    home.ask(CancelOrder(view.slot, view.order_no))
+    cancelled = home.state.seq
+    new = home.sent.pop()
+    home.core.peer_replied(OTHER, old.corr, Done(1, "1:7:20"), now_ms=home.now_ms)
+    assert home.core.driver.settled(cancelled) == ((OTHER, committed - 1, 0, 0),), (
+        "the newer target stands for the older"
+    )
+    home.core.peer_replied(OTHER, new.corr, Done(1, "1:7:21"), now_ms=home.now_ms)
+    assert home.core.driver.settled(cancelled) == ((OTHER, cancelled, 7, 21),)
+
+
+def test_nothing_is_settled_after_a_restart_before_all_drives_are_acknowledged() -> None:
+    home = Home()
+    view = a_remote_hold(home)
+    home.ask(CommitHold(view.slot, view.order_no))
+    again = home.recovered_from({})
+    (send,) = again.poll(now_ms=home.now_ms).sends
+    assert again.driver.settled(again.state.seq) == ((OTHER, 0, 0, 0),)
+    again.peer_replied(OTHER, send.corr, Done(1, "1:7:20"), now_ms=home.now_ms)
+    assert again.driver.settled(again.state.seq) == ((OTHER, again.state.seq, 7, 20),)
+
+
+def test_a_leg_that_the_other_shard_does_not_know_keeps_nobody_waiting() -> None:
+    home = Home()
+    view = a_remote_hold(home)
+    home.ask(CommitHold(view.slot, view.order_no))
+    send = home.sent.pop()
+    home.core.peer_replied(OTHER, send.corr, Problem("not_found", ""), now_ms=home.now_ms)
+    assert [row for row in home.core.driver.settled(home.state.seq) if row[1] < home.state.seq] == []
+    home.pass_time(DRIVE_AGAIN_MS)
+    assert home.take_sent()[-1].command == send.command, "it is driven again all the same"
+
+
 def test_drives_that_were_not_acknowledged_go_on_after_a_restart() -> None:
     home = Home()
     view = a_remote_hold(home)
@@ -418,16 +459,16 @@ def test_a_drive_is_idempotent_and_never_goes_back() -> None:
     owner = Owner()
     owner.ask(a_try(4))
     for _ in range(2):
-        assert owner.ask(a_drive(LegState.ALLOCATED, 3, version=2)) == Done(1)
+        assert owner.ask(a_drive(LegState.ALLOCATED, 3, version=2)) == Done(1, owner.core.token())
         assert owner.position() == (5, 0, 3)
-    assert owner.ask(a_drive(LegState.ALLOCATED, 4, version=1)) == Done(1)
+    assert owner.ask(a_drive(LegState.ALLOCATED, 4, version=1)) == Done(1, owner.core.token())
     assert owner.position() == (5, 0, 3), "an older version changes nothing"
     shipped = a_drive(LegState.ALLOCATED, 1, version=3, shipped=((0, 2),))
     owner.ask(shipped)
     owner.ask(shipped)
     assert owner.position() == (3, 0, 1)
     last = a_drive(LegState.SHIPPED, version=4, shipped=((0, 3),))
-    assert [owner.ask(last), owner.ask(last)] == [Done(1), Done(0)]
+    assert [owner.ask(last).detail, owner.ask(last).detail] == [1, 0]
     assert owner.position() == (2, 0, 0)
     assert not owner.state.foreign_node
 
@@ -466,7 +507,7 @@ def test_capacity_is_given_back_for_what_did_not_ship() -> None:
 
 def test_a_cancel_that_overtakes_its_try_leaves_a_tombstone() -> None:
     owner = Owner()
-    assert owner.ask(a_drive(LegState.CANCELLED, version=0)) == Done(0)
+    assert owner.ask(a_drive(LegState.CANCELLED, version=0)) == Done(0, owner.core.token())
     assert not owner.ask(a_try(3)).ok
     assert owner.position() == (5, 0, 0)
     assert owner.ask(a_try(3, txn=2)).ok
