@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from engine.domain.supply import UNCOUNTED, renewals
 
 if TYPE_CHECKING:
+    from engine.domain.state import NodePart
     from engine.protocol.shard_core import ShardCore
 
 LOOK_MS = 1_000
@@ -20,11 +21,14 @@ class Supply:
         self._look_ms = 0
         self._any = False
         """Whether any own position is uncounted."""
+        self._counted: dict[int, NodePart] = {}
+        """Nodes of whose settings none is uncounted: not looked through again before they change."""
 
     def look_again(self) -> None:
         """Settings of positions changed, or a node came: look at the next poll, and wake for it."""
         self._look_ms = 0
         self._any = True
+        self._counted.clear()
 
     def tick(self, now_ms: int) -> None:
         """Once a second: begin the day of nodes where a new one has come, as far as the entry has room."""
@@ -34,10 +38,12 @@ class Supply:
         core = self._core
         self._any = False
         for node, part in core.state.nodes.items():
-            if not part.settings or not core.catalog.owns_node(node):
+            if not part.settings or self._counted.get(node) is part or not core.catalog.owns_node(node):
                 continue
-            if not self._any:
-                self._any = any(setting[0] == UNCOUNTED for setting in part.settings.values())
+            if not any(setting[0] == UNCOUNTED for setting in part.settings.values()):
+                self._counted[node] = part
+                continue
+            self._any = True
             if not core.has_room():
                 self._look_ms = now_ms + 1  # the rest when the entry has gone
                 return

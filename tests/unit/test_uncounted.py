@@ -154,6 +154,29 @@ def test_a_day_that_finds_no_room_in_the_entry_waits_for_the_next(monkeypatch: p
     assert left(shop) == 5
 
 
+def test_settings_that_leave_every_position_counted_are_looked_through_once() -> None:
+    shop = a_supplier(5)
+    capped(shop, 0, mode="trusted")
+    part = shop.state.nodes[0]
+    looks: list[int] = []
+
+    class Noted(dict[int, tuple[str, int, int]]):
+        def values(self) -> Any:
+            looks.append(1)
+            return super().values()
+
+    part.settings = Noted(part.settings)
+    for _ in range(5):
+        shop.pass_time(1_001)
+    assert len(looks) <= 1
+    capped(shop, 7)
+    assert left(shop) == 7
+    shop.pass_time(5 * HOUR_MS)
+    assert isinstance(bought(shop, "A-1", 7), OrderView)
+    shop.pass_time(24 * HOUR_MS)
+    assert left(shop) == 7, "its days begin as ever"
+
+
 def test_a_feed_that_is_late_stays_late_though_suppliers_begin_their_day() -> None:
     """`max_feed_age_s` is about counts: a renewal is none."""
     nodes = [a_node("SUP", time_zone=ZONE, max_feed_age_s=6 * 3_600, on_stale="exclude", working_days=tuple(range(7)))]
