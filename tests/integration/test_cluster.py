@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import pytest
@@ -72,8 +73,7 @@ class Machines:
         self.ray_ports = {
             second: dict(zip(RAY_PORTS, free_ports(len(RAY_PORTS)), strict=True)) for second in (False, True)
         }
-        self.second = 0
-        """A process of the second machine."""
+        self.on_second: list[subprocess.Popen[bytes]] = []
         self.sockets = runtime_dir(folder / "data")
         (folder / ".venv").symlink_to(sys.prefix)
 
@@ -125,15 +125,16 @@ class Machines:
                 start_new_session=True,
             )
         self.running.append(process)
-        if second and not self.second:
-            self.second = process.pid
+        if second:
+            self.on_second.append(process)
         return process
 
     def _on_second(self) -> list[str]:
         """How a program comes onto the second machine: the first one there makes it."""
         user = os.geteuid() != 0
-        if self.second:
-            enter = ["nsenter", f"--target={self.second}", "--uts", "--mount"]
+        there = [process.pid for process in self.on_second if process.poll() is None]
+        if there:
+            enter = ["nsenter", f"--target={there[0]}", "--uts", "--mount"]
             return [*enter, *(["--user", "--preserve-credentials"] if user else []), f"--wd={self.folder}"]
         make = ["unshare", *(["--user", "--map-root-user"] if user else []), "--uts", "--mount", "bash", "-euc"]
         return [*make, f'hostname second; mount -t tmpfs none "{self.sockets}"; exec "$@"', "bash"]
@@ -147,7 +148,6 @@ class Machines:
             if process.poll() is None:
                 return process
             self.running.remove(process)
-            self.second = 0
         raise AssertionError(self.log())
 
     def _started_or_ended(self, process: subprocess.Popen[bytes], started: int) -> bool:
@@ -232,19 +232,43 @@ def place_of(found: Found) -> tuple[str, int]:
     return host, int(port)
 
 
-def test_a_ray_node_is_lost_and_nothing_else(machines: Machines) -> None:
+class Cluster(NamedTuple):
+    head: subprocess.Popen[bytes]
+    worker: subprocess.Popen[bytes]
+    up: subprocess.Popen[bytes]
+
+
+def start_cluster(machines: Machines) -> Cluster:
+    """Ray on both machines, and the engine; until its gateway is ready."""
+    head = machines.start_ray(HEAD)
+    worker = machines.start_ray(WORKER, second=True)
+    up = machines.start(UP)
+    wait_until(lambda: machines.ready(0), "the first gateway")
+    return Cluster(head, worker, up)
+
+
+def start_all(machines: Machines) -> Cluster:
+    """The page from its beginning to where it is checked."""
     machines.run(SECRETS)
     machines.start(JOURNAL)
-    machines.start_ray(HEAD)
-    worker = machines.start_ray(WORKER, second=True)
-    machines.start(UP)
-    wait_until(lambda: machines.ready(0), "the first gateway")
+    cluster = start_cluster(machines)
     machines.start(GATEWAY, second=True)
     wait_until(lambda: machines.ready(1), "the second gateway")
+    assert "drift 0" in machines.run(CHECK)
+    return cluster
+
+
+def assert_all_there(machines: Machines, acknowledged: list[str]) -> None:
+    (machines.folder / "acknowledged").write_text("".join(f"{order_id}\n" for order_id in acknowledged))
+    said = machines.run(". ./cluster.env\n.venv/bin/quartermaster verify --acknowledged acknowledged")
+    assert "drift 0" in said
+
+
+def test_a_ray_node_is_lost_and_nothing_else(machines: Machines) -> None:
+    worker = start_all(machines).worker
     for machine in ("/", f"/proc/{worker.pid}/root"):
         solver = Path(f"{machine}{machines.sockets}") / "solver.sock"
         wait_until(solver.exists, f"a solver on each machine: {solver}")
-    assert "drift 0" in machines.run(CHECK)
 
     before = machines.shards()
     hosts = {}
@@ -294,6 +318,24 @@ def test_a_ray_node_is_lost_and_nothing_else(machines: Machines) -> None:
     assert {place_of(found)[0] for found in after.values()} == {FIRST}
     assert after[stays].epoch == before[stays].epoch, "it never stopped"
     acknowledged.append(asked["order_id"])
-    (machines.folder / "acknowledged").write_text("".join(f"{order_id}\n" for order_id in acknowledged))
-    said = machines.run(". ./cluster.env\n.venv/bin/quartermaster verify --acknowledged acknowledged")
-    assert "drift 0" in said
+    assert_all_there(machines, acknowledged)
+
+
+def test_the_head_is_lost_and_the_cluster_is_made_again(machines: Machines) -> None:
+    head, worker, up = start_all(machines)
+    before = machines.shards()
+    with machines.client(0) as client:
+        set_up_network(client)
+        bodies = [order({"SKU-1": 1}, near=near) for near in ("NYC", "LAX") * 3]
+        assert [post(client, "/v1/allocations", body).status_code for body in bodies] == [201] * len(bodies)
+    machines.lose(head)
+    for process in (worker, up):
+        machines.running.remove(process)
+        assert process.wait(LOSS_S) == 1, "it ends by itself"
+    start_cluster(machines)
+    wait_until(lambda: machines.ready(1), "the second gateway, which ran all the while")
+    after = machines.shards()
+    assert all(after[shard].epoch > before[shard].epoch for shard in before)
+    with machines.client(1) as client:
+        assert post(client, "/v1/allocations", order({"SKU-1": 1})).status_code == 201
+    assert_all_there(machines, [body["order_id"] for body in bodies])
