@@ -132,6 +132,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _tcp_needs_a_token(self) -> Self:
-        if self.tcp and self.shard_host not in ("127.0.0.1", "::1", "localhost") and self.cluster_token is None:
+        token = self.cluster_token.get_secret_value() if self.cluster_token is not None else ""
+        if self.tcp and self.shard_host not in ("127.0.0.1", "::1", "localhost") and not token:
             raise ValueError("QM_CLUSTER_TOKEN must be set where shards listen beyond this machine")
         return self
