@@ -19,10 +19,11 @@ from engine.domain.events import (
     StockCounted,
     StockMoved,
 )
+from engine.domain.labels import LEG_LABELS, order_label
 from engine.domain.move_events import PartOpened
 from engine.domain.orders import LegState, OrderRecord, decode_record, has_ended
 from engine.domain.placement import CONTROL_SHARD
-from engine.domain.views import LEG_LABELS, RUNG_LABELS, order_label
+from engine.domain.views import RUNG_LABELS
 from engine.journal.port import Corrupt, Entry
 from engine.journal.upgrade import entry_payload
 

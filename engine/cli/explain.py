@@ -17,7 +17,7 @@ from engine.domain.commands import ExplainNode, GetDecision, GetOrder
 from engine.domain.decisions import DecisionRecord, UnknownSchema, decode
 from engine.domain.explanation import Explanation, money
 from engine.domain.ids import OrderRef, parse_public_id
-from engine.domain.replies import DecisionReply, NodeReply, OrderView, Problem, Reply
+from engine.domain.replies import DecisionReply, OrderView, Problem, Reply
 from engine.journal.port import JournalError
 from engine.settings import Settings
 
@@ -76,11 +76,10 @@ async def _explain(
     catalog = engine.cluster.catalog
     if node is not None:
         return await _explain_node(engine, ref, record, order, node)
-    lines = _lines(order)
-    unfilled = {line.line_id for line in order.unfilled}
+    lines, unfilled = explanation.lines_of(order)
     show(
         explanation.explain(
-            record, catalog, lines=len(lines), unfilled=len(unfilled), currency=order.currency, entry=reply.entry
+            record, catalog, lines=lines, unfilled=unfilled, currency=order.currency, entry=reply.entry
         ),
         decision_id,
         order,
@@ -116,12 +115,6 @@ def _from_past(
     return order, reply
 
 
-def _lines(order: OrderView) -> list[str]:
-    """Line ids that the order view names."""
-    ids = [line.line_id for leg in order.legs for line in leg.lines] + [line.line_id for line in order.unfilled]
-    return list(dict.fromkeys(ids))
-
-
 # -- one node -----------------------------------------------------------------------------------------------------
 
 
@@ -139,11 +132,7 @@ async def _explain_node(
         _out.print(said, highlight=False, soft_wrap=True)
         return 0
     reply = await _ask(engine, ref, ExplainNode(ref.slot, ref.order_no, node_id))
-    if not isinstance(reply, NodeReply):
-        _err.print(f"[red]{getattr(reply, 'detail', reply)}[/]", highlight=False)
-        return 1
-    _out.print("It is not among the candidates that the record keeps. If the order were planned now:", highlight=False)
-    _out.print(explanation.verdict_now(reply, catalog, order.currency), highlight=False, soft_wrap=True)
+    _out.print(explanation.why_now(reply, order, catalog, order.currency), highlight=False, soft_wrap=True)
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from engine.domain.commands import ActOnLeg, CommitHold
 from engine.domain.decide_orders import refuse
 from engine.domain.events import Cause
+from engine.domain.labels import order_label
 from engine.domain.orders import DemandRecord, LegRecord, LegState, LineRecord, Method, OrderRecord, OrderState
 from engine.domain.problems import CODES
 from engine.domain.replies import Problem, ProblemItem
@@ -53,12 +54,14 @@ STEPS = {
 }
 
 
-def wrong_state(record: OrderRecord, wanted: str) -> Problem:
-    """The order's state does not allow it; says which state it is in."""
-    label = OrderState(record.state).name.lower()
+def wrong_state(record: OrderRecord, wanted: str, why: str = "") -> Problem:
+    """The order's state does not allow it; says which state it is in, as answers show it."""
+    label = order_label(record)
     code = "expired" if record.state == OrderState.EXPIRED else "wrong_state"
     return Problem(
-        code, CODES[code].title, (ProblemItem("", f"cannot {wanted}: the order is {label}", {"state": label}),)
+        code,
+        CODES[code].title,
+        (ProblemItem("", f"cannot {wanted}: {why or f'the order is {label}'}", {"state": label}),),
     )
 
 
@@ -272,7 +275,9 @@ def cancel(
             return wanted
         drop = wanted
     if not any(drop):
-        return wrong_state(record, "cancel what has left or is being picked;")
+        return wrong_state(
+            record, "cancel", f"all of it has left, is being picked or is cancelled; the order is {order_label(record)}"
+        )
     change = Change(Cause.DUPLICATE_ORDER if is_duplicate else Cause.CANCELLED, [], [], [])
     for i, units in enumerate(drop):
         record.lines[i].cancelled += units

@@ -18,7 +18,7 @@ from engine.domain.decisions import (
     decided_at_ms,
     legs_of,
 )
-from engine.domain.replies import NodeReply
+from engine.domain.replies import NodeReply, OrderView, Problem, Reply
 from engine.domain.views import RUNG_LABELS
 
 _NO_CENTS = frozenset({"JPY", "KRW", "VND", "CLP", "ISK"})
@@ -113,6 +113,24 @@ def explain(
             *(("saw the stock of", _point(*record.views[n : n + 3])) for n in range(0, len(record.views), 3)),
         ],
     )
+
+
+def lines_of(order: OrderView) -> tuple[int, int]:
+    """(lines that the order was placed with, those not wholly covered): what is cancelled afterwards changes no decision."""
+    ordered = {line.line_id for line in order.lines}
+    left = {line.line_id for leg in order.legs for line in leg.lines}
+    unfilled = {line.line_id for line in order.unfilled}
+    return len(ordered | left | unfilled), len(unfilled)
+
+
+def why_now(reply: Reply | None, order: OrderView, catalog: Catalog, currency: str) -> str:
+    """What there is to say of a node that the record is silent about: the shard's answer on the state as it is."""
+    silent = "It is not among the candidates that the record keeps."
+    if isinstance(reply, NodeReply):
+        return f"{silent} If the order were planned now: {verdict_now(reply, catalog, currency)}"
+    if isinstance(reply, Problem) and reply.code in ("wrong_state", "not_found"):
+        return f"{silent} The order is {order.state}: nothing of it is open, so it is not planned again."
+    return silent
 
 
 def sentence(record: DecisionRecord, catalog: Catalog, *, lines: int, unfilled: int, currency: str) -> str:

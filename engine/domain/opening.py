@@ -16,11 +16,12 @@ from engine.domain.catalog import Catalog
 from engine.domain.commands import PlaceOrder
 from engine.domain.decide_orders import Prepared, extra_safety
 from engine.domain.events import Cause, OrderPut
+from engine.domain.labels import LEG_LABELS, STATE_LABELS
 from engine.domain.orders import LegState, OnShort, OrderState
 from engine.domain.plan import Plan
 from engine.domain.replies import LegLineView, LegView, OrderLineView, OrderView
 from engine.domain.state import HOLD_LIFE_MAX_MS, ShardState, remember
-from engine.domain.views import LEG_LABELS, RUNG_LABELS, STATE_LABELS
+from engine.domain.views import RUNG_LABELS
 
 _encode = msgspec.msgpack.Encoder().encode
 _REFUSE = int(OnShort.REFUSE)

@@ -4,28 +4,11 @@ from __future__ import annotations
 
 from engine.domain.catalog import Catalog
 from engine.domain.demand import by_line
-from engine.domain.orders import LegRecord, LegState, LineRecord, OrderRecord, OrderState, Rung
+from engine.domain.labels import LEG_LABELS, order_label
+from engine.domain.orders import LegRecord, LineRecord, OrderRecord, Rung
 from engine.domain.replies import EditView, LegLineView, LegView, OrderLineView, OrderView, UnfilledView
 
-STATE_LABELS = tuple(state.name.lower() for state in OrderState)
-LEG_LABELS = tuple(state.name.lower() for state in LegState)
 RUNG_LABELS = tuple(rung.name.lower() for rung in Rung)
-_GONE = (int(LegState.CANCELLED), int(LegState.REJECTED))
-_SHIPPED = int(LegState.SHIPPED)
-_COMMITTED = int(OrderState.COMMITTED)
-
-
-def order_label(record: OrderRecord) -> str:
-    """held, released, expired, cancelled; a committed order by its legs and demand."""
-    if record.state != _COMMITTED:
-        return STATE_LABELS[record.state]
-    live = [leg.state for leg in record.legs if leg.state not in _GONE]
-    if record.demand:
-        return "partially_allocated" if live else "parked"
-    if not live:
-        return "cancelled" if any(line.cancelled for line in record.lines) else "allocated"
-    lowest = min(live)
-    return LEG_LABELS[lowest] if lowest >= _SHIPPED else "allocated"
 
 
 def leg_view(catalog: Catalog, record: OrderRecord, leg: LegRecord) -> LegView:

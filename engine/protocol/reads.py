@@ -16,11 +16,12 @@ from engine.domain.config import Item
 from engine.domain.decide_orders import METHOD_TAGS, could_serve, extra_safety, refuse
 from engine.domain.ids import EPOCH_2020_MS, shard_of_order_no
 from engine.domain.kits import kits_of, tracked_components
+from engine.domain.labels import LEG_LABELS
 from engine.domain.orders import Method
 from engine.domain.problems import CODES
 from engine.domain.replies import DumpReply, LegList, Problem, StatusReply, StockReply, StockView, WorkLeg
 from engine.domain.state import LEG_NO_MAX, ShardState, leg_key
-from engine.domain.views import LEG_LABELS, leg_view, order_view
+from engine.domain.views import leg_view, order_view
 from engine.protocol.placing import moved
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.domain.commands import ExplainNode, GetDecision, GetOrder
 from engine.domain.ids import parse_public_id
-from engine.domain.replies import DecisionReply, NodeReply, OrderView, Problem
+from engine.domain.replies import DecisionReply, OrderView, Problem
 from gateway.call import Answer, Call, Route
 from gateway.decisions import examples
 from gateway.decisions.shown import Decision, DecisionQuery, decision_shown
@@ -35,8 +35,7 @@ async def get_decision(call: Call) -> Answer | Problem:
     catalog = call.gateway.cluster.catalog
     now = None
     if query.node_id is not None:
-        told = await call.gateway.ask_slot(ref.slot, ExplainNode(ref.slot, ref.order_no, query.node_id))
-        now = told if isinstance(told, NodeReply) else None  # without it the record speaks alone
+        now = await call.gateway.ask_slot(ref.slot, ExplainNode(ref.slot, ref.order_no, query.node_id))
     shown = decision_shown(call.params[0], order, reply, catalog, query.node_id, now)
     return shown if isinstance(shown, Problem) else Answer(shown)
 

@@ -8,7 +8,7 @@ from engine.domain import explanation
 from engine.domain.catalog import Catalog
 from engine.domain.decisions import UnknownSchema, candidates_of, decode, legs_of
 from engine.domain.ids import OrderRef, public_id
-from engine.domain.replies import DecisionReply, NodeReply, OrderView, Problem
+from engine.domain.replies import DecisionReply, OrderView, Problem, Reply
 from gateway.errors import problem, refuse
 from gateway.orders.schemas import CostParts
 from gateway.schemas import Body, Id, Shown
@@ -101,7 +101,7 @@ def decision_shown(
     found: DecisionReply,
     catalog: Catalog,
     node_id: str | None,
-    now: NodeReply | None = None,
+    now: Reply | None = None,
 ) -> Decision | Problem:
     """The record with names for its indexes; a problem where this version cannot read it or there is no such node.
 
@@ -116,16 +116,12 @@ def decision_shown(
         node = catalog.node_of.get(node_id)
         if node is None:
             return refuse("unknown_node", "/node_id", f"no node {node_id!r}", parameter="node_id")
-        why = explanation.why_not(record, catalog, node, order.currency) or (
-            "It is not among the candidates that the record keeps. If the order were planned now: "
-            + explanation.verdict_now(now, catalog, order.currency)
-            if now is not None
-            else "it is not among the candidates that the record keeps"
+        why = explanation.why_not(record, catalog, node, order.currency) or explanation.why_now(
+            now, order, catalog, order.currency
         )
-    lines = {line.line_id for leg in order.legs for line in leg.lines} | {line.line_id for line in order.unfilled}
-    unfilled = {line.line_id for line in order.unfilled}
+    lines, unfilled = explanation.lines_of(order)
     told = explanation.explain(
-        record, catalog, lines=len(lines), unfilled=len(unfilled), currency=order.currency, entry=found.entry
+        record, catalog, lines=lines, unfilled=unfilled, currency=order.currency, entry=found.entry
     )
     legs = []
     for leg, text in zip(legs_of(record), told.legs, strict=True):

@@ -25,9 +25,9 @@ from engine.domain.events import (
     StockMoved,
 )
 from engine.domain.ids import OrderRef, public_id
+from engine.domain.labels import LEG_LABELS, order_label
 from engine.domain.orders import OrderState, decode_record
 from engine.domain.placement import CONTROL_SHARD
-from engine.domain.views import LEG_LABELS, order_label
 from engine.journal.port import Corrupt, Entry
 from engine.journal.upgrade import entry_payload
 from gateway.times import iso

@@ -188,7 +188,12 @@ def test_a_leg_goes_its_way_step_by_step() -> None:
     leg = shipped.legs[0]
     assert (leg.parcels, leg.tracking, leg.actual_cost_minor) == (2, ("T1",), 777)
     assert act(shop, view, "deliver").state == "delivered"
-    assert problem(shop.ask(CancelOrder(view.slot, view.order_no)))[0] == "wrong_state"
+    refused = shop.ask(CancelOrder(view.slot, view.order_no))
+    assert problem(refused)[0] == "wrong_state"
+    public = shop.ask(GetOrder(view.slot, view.order_no)).state
+    (item,) = refused.errors
+    assert item.facts == {"state": public} and public != "committed"
+    assert item.detail.startswith("cannot cancel: ") and item.detail.endswith(f"the order is {public}")
 
 
 def test_an_order_on_hold_is_not_released() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import replace
 
 from engine.domain.decisions import encode
 from engine.domain.explanation import explain
 from engine.domain.ids import OrderRef, public_id
-from engine.domain.replies import DecisionReply, LegLineView, LegView, NodeReply, OrderView, Problem
+from engine.domain.replies import DecisionReply, LegLineView, LegView, NodeReply, OrderLineView, OrderView, Problem
 from gateway.decisions.shown import Decision, decision_shown
 from tests.unit.test_explanation import CATALOG, DALLAS, RENO, a_record
 
@@ -46,7 +47,7 @@ def test_it_carries_the_sentence_the_money_and_the_ids() -> None:
 def test_it_answers_for_one_node() -> None:
     assert shown().why is None
     assert (shown("WH-2").why or "").startswith("Dallas, 800 km away:")
-    assert shown("ST-9").why == "it is not among the candidates that the record keeps"
+    assert shown("ST-9").why == "It is not among the candidates that the record keeps."
     now = NodeReply("ST-9", 12, "dearer", (250, 0, 0, 40), "alone it would cost more")
     asked = decision_shown(DECISION_ID, ORDER, DecisionReply(encode(a_record())), CATALOG, "ST-9", now)
     assert isinstance(asked, Decision) and asked.why is not None
@@ -63,3 +64,27 @@ def test_a_record_of_another_version_is_not_guessed_at() -> None:
         made = decision_shown(DECISION_ID, ORDER, DecisionReply(packed), CATALOG, None)
         assert isinstance(made, Problem)
         assert made.code == "not_found"
+
+
+def test_what_is_cancelled_afterwards_changes_no_sentence() -> None:
+    (leg,) = ORDER.legs
+    one_left = replace(
+        ORDER,
+        legs=(replace(leg, lines=leg.lines[:1]),),
+        lines=(OrderLineView("1", "SKU-0", 1), OrderLineView("2", "SKU-1", 1, cancelled=1)),
+    )
+    made = decision_shown(DECISION_ID, one_left, DecisionReply(encode(a_record())), CATALOG, None)
+    assert isinstance(made, Decision)
+    assert made.sentence == shown().sentence
+
+
+def test_of_an_order_that_has_left_it_says_that_it_is_not_planned_again() -> None:
+    left = replace(ORDER, state="shipped")
+    made = decision_shown(
+        DECISION_ID, left, DecisionReply(encode(a_record())), CATALOG, "ST-9", Problem("wrong_state", "")
+    )
+    assert isinstance(made, Decision)
+    assert made.why == (
+        "It is not among the candidates that the record keeps. The order is shipped: nothing of it is open, so it is not "
+        "planned again."
+    )
