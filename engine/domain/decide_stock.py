@@ -43,6 +43,17 @@ def find_node(state: ShardState, node_id: str) -> int | Problem:
     return node
 
 
+def _kit_fault(state: ShardState, item: int, pointer: str) -> ProblemItem | None:
+    """What is wrong with stock of a kit: it would be shown and never sold, as orders take the components."""
+    document = state.catalog.items[item] if item < len(state.catalog.items) else None
+    if document is None or not document.components:
+        return None
+    parts = [component.sku for component in document.components]
+    return ProblemItem(
+        pointer, f"{document.sku} is a kit: its components have the stock", {"sku": document.sku, "components": parts}
+    )
+
+
 def adjust(state: ShardState, command: AdjustStock) -> StockMoved | Problem:
     """Typed movements at one node, all or none."""
     node = find_node(state, command.node_id)
@@ -67,6 +78,9 @@ def adjust(state: ShardState, command: AdjustStock) -> StockMoved | Problem:
         if (sign and move.quantity < 1) or move.quantity == 0 or abs(move.quantity) > UNITS_MAX:
             return refuse("invalid_field", f"/moves/{n}/quantity", f"{move.quantity} is not a quantity of {move.kind}")
         change = move.quantity * (sign or 1)
+        fault = _kit_fault(state, item, f"/moves/{n}/sku") if change > 0 else None  # what was there before may go
+        if fault is not None:
+            return Problem("invalid_field", CODES["invalid_field"].title, (fault,))
         net[item] = net.get(item, 0) + change
         row = state.positions.find(item, node)
         on_hand = state.positions.v_on_hand[row] if row >= 0 else 0
@@ -114,6 +128,7 @@ def count(state: ShardState, command: CountStock, *, now_ms: int) -> StockCounte
     positions = state.positions
     as_of = divmod(command.as_of_ms - EPOCH_2020_MS, 1_000)
     counted: dict[int, int] = {}
+    kits: list[ProblemItem] = []
     for n, (sku, units) in enumerate(command.rows):
         item = state.catalog.item_of.get(sku)
         if item is None:
@@ -123,6 +138,11 @@ def count(state: ShardState, command: CountStock, *, now_ms: int) -> StockCounte
         if item in counted:
             return refuse("invalid_field", f"/rows/{n}/sku", f"{sku} is listed twice", sku=sku)
         counted[item] = units
+        fault = _kit_fault(state, item, f"/rows/{n}/sku") if units else None
+        if fault is not None:
+            kits.append(fault)
+    if kits:
+        return Problem("invalid_field", CODES["invalid_field"].title, tuple(kits))
     if command.scope != "delta":
         items = positions.items()
         own = positions.node[: positions.size] == node  # empty ones too: an older count must not fill them later
@@ -166,6 +186,9 @@ def set_position(state: ShardState, command: SetPosition) -> PositionSet | Probl
         item = state.catalog.item_of.get(sku)
         if item is None:
             return refuse("unknown_sku", f"/rows/{n}/sku", f"no item {sku!r}", sku=sku)
+        fault = _kit_fault(state, item, f"/rows/{n}/sku")
+        if fault is not None:
+            return Problem("invalid_field", CODES["invalid_field"].title, (fault,))
         if not 0 <= safety <= UNITS_MAX:
             return refuse("invalid_field", f"/rows/{n}/safety", f"{safety} is not a quantity")
         if mode not in SUPPLY_MODES:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ RETRY_FOR_S = 120.0
 RETRY_WAIT_S = 0.5
 _LATER = frozenset(("unavailable", "overloaded", "journal_full", "moved"))
 _encode = msgspec.json.Encoder(order="deterministic").encode
+_ROW_SKU = re.compile(r"^/rows/(\d+)/sku$")
 
 
 class Stopped(Exception):
@@ -210,7 +212,7 @@ async def _whole_counts(
 async def _put_count(
     gateway: Gateway, job: Job, query: CountImportQuery, as_of_ms: int, node_id: str, group: list[Row], part_no: int
 ) -> None:
-    """One command; unknown SKUs and repeated ones are noted by row, the others are put."""
+    """One command; unknown SKUs, kits and repeated ones are noted by row, the others are put."""
     group = _without_repeats(job, group)
     # From the key, not from the job: the file sent again with its key, to another process perhaps, is the same commands.
     source = query.source or f"import-{job.key_id}-{job.key_hash:016x}"
@@ -228,6 +230,12 @@ async def _put_count(
             return
         if reply.code == "unknown_sku":
             group = await _known(gateway, job, group)
+            continue
+        bad = {int(found[1]): e.detail for e in reply.errors if (found := _ROW_SKU.match(e.pointer))}
+        if bad:
+            for n, detail in bad.items():
+                job.fail_row(group[n].line, "/sku", detail)
+            group = [row for n, row in enumerate(group) if n not in bad]
             continue
         for row in group:
             detail = reply.errors[0].detail if reply.errors else reply.detail

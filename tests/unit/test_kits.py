@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from engine.domain.commands import ActOnLeg, AdjustStock, CancelOrder, CountStock, GetAvailability, GetOrder, StockMove
+from engine.domain.commands import (
+    ActOnLeg,
+    AdjustStock,
+    CancelOrder,
+    CountStock,
+    GetAvailability,
+    GetOrder,
+    SetPosition,
+    StockMove,
+)
 from engine.domain.orders import OnShort
 from engine.domain.replies import OrderView, Problem
 from tests.builders import a_line, a_network, a_place, an_item, an_order
@@ -59,6 +68,22 @@ def test_an_answer_names_the_kit_that_was_ordered_beside_the_components_that_lea
     read = shop.ask(GetOrder(opened.slot, opened.order_no))
     assert [(line.sku, line.quantity, line.cancelled) for line in read.lines] == [("KIT", 3, 2)]
     assert read.ship_to == opened.ship_to is not None
+
+
+def test_a_kit_has_no_stock_of_its_own() -> None:
+    """Units booked on it would be shown as available and never sold."""
+    shop = a_shop({"N-0": {"A": 2, "B": 1}})
+    for command, pointer in (
+        (AdjustStock("N-0", (StockMove("A", "received", 1), StockMove("KIT", "received", 3))), "/moves/1/sku"),
+        (CountStock("N-0", "feed", shop.now_ms, 1, "delta", (("A", 2), ("KIT", 3))), "/rows/1/sku"),
+        (SetPosition("N-0", (("KIT", 1, "counted", 10_000, 0),)), "/rows/0/sku"),
+    ):
+        refused = shop.ask(command)
+        assert isinstance(refused, Problem), command
+        assert (refused.code, refused.errors[0].pointer) == ("invalid_field", pointer)
+        assert refused.errors[0].facts["components"] == ["A", "B"]
+    taken = shop.ask(CountStock("N-0", "feed", shop.now_ms, 1, "full", (("A", 2), ("B", 1), ("KIT", 0))))
+    assert not isinstance(taken, Problem), "a feed lists its whole catalogue"
 
 
 def test_a_rejected_part_is_whole_kits_and_finds_another_node() -> None:
