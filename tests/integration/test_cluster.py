@@ -308,6 +308,7 @@ def test_a_ray_node_is_lost_and_nothing_else(machines: Machines) -> None:
             for client in (first, second):
                 answer = place(client, "LAX")
                 assert answer.status_code == 201, f"the other shard answers all the while: {answer.text}"
+                assert client.get("/livez").status_code == 200, "load balancers go on sending"
                 meanwhile += 1
         assert meanwhile > 0
         for client in (first, second):
