@@ -105,10 +105,15 @@ class Route(NamedTuple):
 
 
 def headers_by_name(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Of a repeated header the last counts, but tokens to wait for are a list, as RFC 9110 joins it."""
+    """Of a repeated header the last counts, but tokens to wait for are a list, as RFC 9110 joins it.
+
+    A repeated key, of the caller or of the intent, is refused as malformed: whoever stands between may have read the other one.
+    """
     found = dict(pairs)
-    if len(found) != len(pairs) and b"x-qm-after" in found:
-        found[b"x-qm-after"] = b",".join([value for name, value in pairs if name == b"x-qm-after"])
+    if len(found) != len(pairs):
+        for once, join in ((b"x-qm-after", b","), (b"authorization", b"\n"), (b"idempotency-key", b"\n")):
+            if once in found:
+                found[once] = join.join([value for name, value in pairs if name == once])
     return found
 
 

@@ -15,7 +15,7 @@ from engine.client.node_work import summed
 from engine.domain.commands import GetConfig, GetNodeWork, PutConfig
 from engine.domain.config import Node
 from engine.domain.placement import CONTROL_SHARD
-from engine.domain.replies import ConfigReply, NodeWork
+from engine.domain.replies import ConfigReply, NodeWork, Problem
 from engine.settings import Settings
 
 ASK_TIMEOUT_S = 30.0
@@ -59,7 +59,7 @@ def work(
 ) -> None:
     """Show what a node has still to do: units held and allocated, legs by state.
 
-    Example: until quartermaster nodes work STORE-17 --check; do sleep 60; done
+    Example: while quartermaster nodes work STORE-17 --check; [ $? = 1 ]; do sleep 60; done
     """
     facts = asyncio.run(_work(engine_settings(data_dir, redis_url), node_id))
     if as_json:
@@ -74,11 +74,21 @@ def work(
         raise typer.Exit(1)
 
 
+def _no_node(node_id: str) -> typer.BadParameter:
+    return typer.BadParameter(
+        f"there is no node {node_id!r}: its id is what `quartermaster import nodes` was given", param_hint="'NODE_ID'"
+    )
+
+
 async def _switch(settings: Settings, node_id: str, state: Literal["on", "drain", "off"]) -> None:
     async with connected(settings, kinds=("node",)) as found:
         stored = await found.cluster.ask(CONTROL_SHARD, GetConfig("node", node_id), timeout_s=ASK_TIMEOUT_S)
-        if not isinstance(stored, ConfigReply) or not stored.documents:
-            give_up(f"there is no node {node_id!r}", "its id is what `quartermaster import nodes` was given")
+        if not isinstance(stored, ConfigReply):
+            if isinstance(stored, Problem) and stored.code == "not_found":
+                raise _no_node(node_id)
+            give_up(f"the control shard does not answer: {getattr(stored, 'detail', stored)}", "try again")
+        if not stored.documents:
+            raise _no_node(node_id)
         (doc,) = stored.documents
         node = msgspec.json.decode(doc.document, type=Node)
         if node.state == state:
@@ -96,7 +106,7 @@ async def _work(settings: Settings, node_id: str) -> dict[str, Any]:
         node = catalog.node_of.get(node_id)
         document = catalog.nodes[node] if node is not None else None
         if document is None:
-            give_up(f"there is no node {node_id!r}", "its id is what `quartermaster import nodes` was given")
+            raise _no_node(node_id)
         replies = await found.cluster.ask_all(GetNodeWork(node_id), timeout_s=ASK_TIMEOUT_S)
         silent = [shard for shard, reply in replies.items() if not isinstance(reply, NodeWork)]
         if silent:

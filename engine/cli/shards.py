@@ -210,6 +210,10 @@ async def _moves(settings: Settings, plan: Any, *, rounds: int, dry_run: bool = 
                     for n, one in enumerate(planned):
                         line.update(f"moving {one.part}", n, len(planned))
                         done += await _move(engine, one)
+            else:
+                left = plan(await _owned(engine, await _placement(engine))) if rounds > 1 else []
+                if left:  # orders to new destinations came all the while
+                    raise MoveFailed(f"{done} moved, {len(left)} came meanwhile, {left[0].part} first: run it again")
         except MoveFailed as error:
             errors.print(f"[red]{error}[/]", soft_wrap=True, highlight=False)
             raise typer.Exit(1) from error

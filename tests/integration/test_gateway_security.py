@@ -13,7 +13,7 @@ from gateway.app import HOT, all_routes
 from gateway.call import ANY_KEY, PUBLIC, Route
 from gateway.stream.routes import EVENT_STREAM
 from gateway.stream.told import GROUPS
-from tests.integration.gateway_engine import GatewayEngine
+from tests.integration.gateway_engine import GatewayEngine, an_order_body
 
 ROUTES = all_routes()
 _SAMPLE = {
@@ -152,3 +152,15 @@ async def test_documentation_can_be_switched_off(tmp_path: Path, engine: Gateway
     off = engine.client_for(engine.admin)
     for path in ("/docs", "/openapi.json", "/redoc"):
         assert (await off.get(path)).status_code == 404
+
+
+async def test_a_key_that_is_given_twice_is_no_key(engine: GatewayEngine) -> None:
+    """A proxy in between may read the first where we would read the last."""
+    good = engine.client.headers["authorization"]
+    async with engine.client_for("") as client:
+        for values in ((good, good), ("Bearer qm_aaaaaaaa_x", good), (good, "Bearer qm_aaaaaaaa_x")):
+            answer = await client.get("/v1/nodes", headers=[("authorization", value) for value in values])
+            assert answer.status_code == 401
+        headers = [("authorization", good), ("idempotency-key", "k-1"), ("idempotency-key", "k-2")]
+        twice = await client.post("/v1/allocations", json=an_order_body(), headers=headers)
+    assert (twice.status_code, twice.json()["code"]) == (422, "invalid_field")
