@@ -22,7 +22,7 @@ Base path `/v1`. JSON (`application/json`) or MessagePack (`application/vnd.msgp
 A revoked key is out within milliseconds.
 
 **Retries.** Routes that change orders or stock need `Idempotency-Key`: 1 to 255 printable ASCII characters, unique for the
-intent, the same on every retry. It is scoped to the API key. A repeat gets the first answer, with `Idempotent-Replayed: true`;
+intent, the same on every retry. It is scoped to the API key. A repeat finds what the first made and answers with it as it is now, with `Idempotent-Replayed: true`;
 the same key with another body is `422 key_reused` (bodies are compared by meaning, not by spacing or format). Keys are
 remembered for 24 hours (less when a shard's memory of them is full, never under an hour). A UUIDv7 or ULID older than that is
 `409 key_too_old`. Refusals (`409 out_of_stock`, all `4xx`) are not remembered: a retry decides again. After `503 unavailable`
@@ -33,7 +33,8 @@ has cause and cure in [problems.md](problems.md). Query parameters are pointed a
 `429` and `503` carry `Retry-After`.
 
 **Read your writes.** Answers carry a commit `token`. Send it as `X-QM-After` and the next decision sees at least that: it waits
-up to a second, then `503 view_behind`.
+up to a second, then `503 view_behind`. A token covers the order that it came with. A read of availability contains the order's units at
+all shards, also those that move a moment after the answer; a decision at another shard may still count those as they were.
 
 **Versions.** Orders and documents have a strong `ETag`, one for each format. `If-None-Match` answers `304`. Replacing a document needs `If-Match`
 (`428` without, `412` when stale); `If-None-Match: *` only creates.

@@ -378,7 +378,7 @@ ROUTES = [
         "Allocate an order",
         "allocations",
         "Decides and commits in one step: when this answers 201, the stock is held durably. A repeat of the same "
-        "idempotency key gets the first answer with `Idempotent-Replayed: true`.",
+        "idempotency key gets the same allocation, as it is now, with `Idempotent-Replayed: true`.",
         body=Order,
         values_max=VALUES_PER_LINE_MAX * LINES_LIMIT_MAX,
         answer=Allocation,
