@@ -27,6 +27,9 @@ FIELD_HELP = {
     "OrderLeg.state": _LEG_STATES,
     "Leg.lines": "Units still in the leg: none once it is cancelled or rejected. Components of a kit have the line id of the kit's line.",
     "OrderLeg.lines": "Units still in the leg. Components of a kit have the line id of the kit's line.",
+    "Movement.kind": "As it was booked (received, damaged, ...); counted; what an order did: reserved, allocated, committed, released, "
+    "expired, cancelled, ...; leg_held, leg_allocated, leg_shipped, ... of orders that live at another shard (`order_id` may be null there); "
+    "leg_shifted: units went from one leg of an order to another.",
     "Allocation.decision_id": "The newest decision; `GET /v1/decisions?order_id=` lists all of them.",
     "HeldOrder.decision_id": "The newest decision; `GET /v1/decisions?order_id=` lists all of them.",
     "deliver_by": "The end of the last day on which it may arrive, local to the node. Show the date that this instant has in the node's "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -37,6 +38,7 @@ from gateway.reservations.routes import shown_hold
 from gateway.schemas import Body, Decoder, Id, Reason, ShipTo
 
 _REPLAN = b"replan"
+_UNITS_OF_LINE = re.compile(r"^/lines/\d+/quantity$")
 
 
 class Replan(Body, kw_only=True):
@@ -74,7 +76,7 @@ async def _replan_order(call: Call, prefix: str, what: str) -> Reply:
         return ref
     body = _replan.of(call)
     if type(body) is Problem:
-        return body
+        return _said_better(body)
     assert type(body) is Replan
     lines = line_pairs(body.lines)
     if type(lines) is Problem:
@@ -108,6 +110,15 @@ async def _replan_order(call: Call, prefix: str, what: str) -> Reply:
         of_hold=prefix == "res",
     )
     return await call.gateway.ask_slot(ref.slot, command)
+
+
+def _said_better(found: Problem) -> Problem:
+    """Who asks for none of a line means to remove it."""
+    fault = found.errors[0] if found.errors else None
+    if fault is None or not _UNITS_OF_LINE.match(fault.pointer):
+        return found
+    detail = f"{fault.detail}; a line of which nothing is wanted goes into remove_lines"
+    return replace(found, errors=(replace(fault, detail=detail),))
 
 
 def _seen(call: Call) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ import pytest
 import quartermaster_client as qm
 from tests.conftest import eventually
 from tests.integration.cutting_proxy import CuttingProxy
-from tests.integration.engine_process import Engine
+from tests.integration.engine_process import Engine, command
 from tests.integration.gateway_engine import GatewayEngine
 from tests.integration.network_over_http import set_up_network
 
@@ -374,6 +375,12 @@ def test_the_snippets_of_the_documentation_run(running: Engine, tmp_path: Path, 
     program = tmp_path / "page.py"
     program.write_text("\n\n".join(blocks).replace("WEB-", f"{tmp_path.name}-").replace("checkout-7f3a", tmp_path.name))
     environment = {**os.environ, "QM_URL": running.url, "QM_API_KEY": running.facts["key"]}
+    if "QM_BUYERS_KEY" in program.read_text():  # with the keys that the page names, not with one that may do all
+        environment["QM_BUYERS_KEY"] = environment["QM_API_KEY"]
+        (asked,) = re.findall(r"^quartermaster (keys add storefront [^`]*?)\n```", (ROOT / page).read_text(), re.M)
+        code, said = command(running, *asked.replace("\\\n", " ").split(), "--json")
+        assert code == 0, said
+        environment["QM_API_KEY"] = json.loads(said)["token"]
     run = subprocess.run(
         [sys.executable, "-W", "error", program],
         capture_output=True,

@@ -91,6 +91,17 @@ async def test_closing_the_client_ends_a_stream_that_waits_in_another_thread(
     assert list(client.stream("stock")) == [], "a closed client has no events"
 
 
+async def test_hello_is_a_place_in_all_shards_to_begin_from(gateway: tuple[GatewayEngine, str]) -> None:
+    engine, url = gateway
+    async with qm.AsyncClient(url, engine.admin) as client:
+        hello = await anext(client.stream("stock", hello=True))
+        await engine.stock_up("N-0", "SKU-0", 3)
+        event = await anext(client.stream("stock", after=hello.id))
+    assert hello.type == "hello"
+    assert {place.split(":")[0] for place in hello.id.split(";")} == {"0", "1", "255"}
+    assert event.data["changes"][0]["on_hand"] == 3
+
+
 async def test_closing_the_client_ends_a_stream_of_another_task(gateway: tuple[GatewayEngine, str]) -> None:
     engine, url = gateway
     begin = await engine.stock_up("N-0", "SKU-0", 1)

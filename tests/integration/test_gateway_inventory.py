@@ -268,6 +268,23 @@ async def test_csv_of_nodes_and_stock(engine: GatewayEngine) -> None:
     assert [(p["node_id"], p["sku"], p["on_hand"]) for p in seen["data"]] == [("C-1", "SKU-0", 5), ("N-1", "SKU-1", 6)]
 
 
+async def test_an_import_takes_the_rows_beside_those_of_kits(engine: GatewayEngine) -> None:
+    kit = {"sku": "KIT", "components": [{"sku": "SKU-0", "quantity": 2}]}
+    assert (await engine.client.put("/v1/items/KIT", json=kit)).status_code == 201
+    job = await finished(
+        engine,
+        await engine.client.post(
+            "/v1/inventory/import",
+            content="node_id,sku,quantity\nN-0,KIT,5\nN-0,SKU-0,6\n",
+            headers=keyed("i-1", **{"content-type": "text/csv"}),
+        ),
+    )
+    assert [(e["line"], e["pointer"]) for e in job["errors"]] == [(2, "/sku")]
+    assert "its components have the stock" in job["errors"][0]["detail"]
+    seen = (await engine.client.get("/v1/availability", params={"sku": ["SKU-0", "KIT"]})).json()
+    assert {p["sku"]: p["on_hand"] for p in seen["data"]} == {"SKU-0": 6, "KIT": 3}
+
+
 async def test_a_full_count_is_one_command_a_node(engine: GatewayEngine) -> None:
     await engine.stock_up("N-0", "SKU-2", 9)
     rows = "node_id,sku,quantity\nN-0,SKU-0,5\nN-1,SKU-0,6\nN-0,SKU-1,1\n"

@@ -144,6 +144,8 @@ async def test_bad_edits_name_their_field(tmp_path: Path, body: Any, status: int
         order = await allocated(engine)
         answer = await replan(engine, order, "k-2", body)
         assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (status, pointer), answer.text
+        if pointer == "/lines/0/quantity":
+            assert "goes into remove_lines" in answer.json()["errors"][0]["detail"]
         path = f"/v1/allocations/{order['allocation_id']}/replan"
         assert (await engine.client.post(path, json={"service": "standard"})).status_code == 400
         seen = await replan(engine, order, "k-3", {"service": "standard"}, **{"if-match": '"99"'})

@@ -111,6 +111,15 @@ def test_the_client_has_what_a_storefront_needs_and_asks_for_nothing_else() -> N
     assert needed <= asked
 
 
+def test_the_readme_lists_every_route_and_every_method() -> None:
+    rows = re.findall(r"^\| `([A-Z]+ /[^`]*)` \| (.*?) \|", (ROOT / "clients/python/README.md").read_text(), re.M)
+    served = [f"{verb.upper()} {path}" for path, verbs in OPENAPI["paths"].items() for verb in verbs]
+    assert sorted(route for route, _ in rows) == sorted(served)
+    named = {name for _, names in rows for name in re.findall(r"`(\w+)`", names)}
+    methods = {name for name in dir(qm.Client) if not name.startswith("_")}
+    assert named == methods - {"close", "send"}
+
+
 def test_the_synchronous_client_is_what_the_tool_makes_of_the_asynchronous_one() -> None:
     tool = ROOT / "clients" / "python" / "tools" / "unasync.py"
     run = subprocess.run([sys.executable, tool, "--check"], capture_output=True, text=True, check=False)

@@ -41,7 +41,7 @@ class DecisionListed(Answer, kw_only=True, frozen=True):
 
 
 class DemandLine(Answer, kw_only=True, frozen=True):
-    """Units of a line that wait for stock. `ahead`: units of the same item that are served before it."""
+    """Units of a line that wait for stock. `ahead`: orders that wait for the same item and are served before it."""
 
     demand_id: str
     allocation_id: str

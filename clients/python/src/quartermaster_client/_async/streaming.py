@@ -28,12 +28,14 @@ class AsyncStreaming(AsyncBase):
         channel: str | None = None,
         node_id: str | None = None,
         after: str | None = None,
+        hello: bool = False,
     ) -> AsyncIterator[StreamEvent]:
         """Events from now on, or from `after` (an event's id, or any `token`), each once, for as long as you iterate.
 
         kinds: order, leg, stock, config, or types such as leg.shipped; left out, all that the key may see. A connection that breaks is
         made again and goes on behind the last event; `retry` says how patiently, and what ends that is raised. A `gap` event: what
-        happened in that part is not to be had any more, so read again what you keep of it. It ends when the client is closed, from
+        happened in that part is not to be had any more, so read again what you keep of it. hello: tell those of
+        the stream itself as well; the id of the first one is a place in all shards, which a token is not. It ends when the client is closed, from
         another thread or task as well. Needs the transport that comes with the client.
         """
         names = [kinds] if isinstance(kinds, str) else list(kinds)
@@ -48,7 +50,7 @@ class AsyncStreaming(AsyncBase):
             try:
                 async for chunk in opened.chunks():
                     for event in reader.feed(chunk):
-                        if event.type != "hello":
+                        if hello or event.type != "hello":
                             yield event
             except NotAnswered:
                 pass  # it broke, or was silent for too long: the next one goes on behind the last event
