@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from engine.domain import decide_legs
+from engine.domain.catalog import Catalog
 from engine.domain.commands import ExplainNode
 from engine.domain.decide_orders import refuse
-from engine.domain.orders import LegState
+from engine.domain.decisions import NodeVerdict
+from engine.domain.orders import LegState, OrderRecord
 from engine.domain.replies import NodeReply
 from engine.protocol.placing import moved
 from engine.protocol.recommit import own_units_free, prepare_again
@@ -39,7 +42,20 @@ def explain_node(core: ShardCore, conn: int, corr: int, command: ExplainNode, no
     if not any(wanted):
         core.answer(conn, corr, refuse("wrong_state", "", "nothing of the order is open any more"))
         return
-    request = prepare_again(core, command.slot, record, record.ship_to, wanted).request
+    prepared = prepare_again(core, command.slot, record, record.ship_to, wanted)
     with own_units_free(core.state, record, states=_OPEN):
-        verdict = core.planner.explain_node(request, node, now_ms=now_ms)
-    core.answer(conn, corr, NodeReply(command.node_id, verdict.km, verdict.verdict, verdict.numbers, verdict.text))
+        verdict = core.planner.explain_node(prepared.request, node, now_ms=now_ms)
+    component = missing_component(core.catalog, record, prepared.planned, verdict)
+    core.answer(
+        conn, corr, NodeReply(command.node_id, verdict.km, verdict.verdict, verdict.numbers, verdict.text + component)
+    )
+
+
+def missing_component(catalog: Catalog, record: OrderRecord, planned: Sequence[int], verdict: NodeVerdict) -> str:
+    """Which component of a kit a node is short of; empty where it is no kit that it is short of."""
+    if verdict.verdict != "short":
+        return ""
+    line = record.lines[planned[verdict.numbers[0]]]
+    if line.kits <= 0 or line.kit < 0:
+        return ""
+    return f" ({catalog.sku(line.item)}, a component of {catalog.sku(line.kit)})"

@@ -17,8 +17,10 @@ from engine.domain.commands import (
     SetPosition,
     StockMove,
 )
+from engine.domain.decisions import NodeVerdict
 from engine.domain.orders import OnShort
 from engine.domain.replies import OrderView, Problem
+from engine.protocol.explaining import missing_component
 from tests.builders import a_line, a_network, a_place, an_item, an_order
 from tests.sim.lone_core import LoneCore
 
@@ -129,3 +131,16 @@ def test_kits_whose_component_is_not_there_leave_the_node_whole(elsewhere: bool)
     whole = sum(units["B"] for _, _, units in live(shop, view))
     assert whole + sum(entry.quantity for entry in order.unfilled) == 3
     assert all(node == "N-1" for node, _, _ in live(shop, view)) or not elsewhere
+
+
+def test_a_node_that_is_short_of_a_component_is_told_which() -> None:
+    shop = a_shop({"N-0": {"A": 6, "B": 3}})
+    opened = placed(shop)
+    record = shop.state.order(opened.slot, opened.order_no)
+    assert record is not None
+    said = [
+        missing_component(shop.core.catalog, record, (0, 1), NodeVerdict(1, 5, "short", (line, 0), ""))
+        for line in (0, 1)
+    ]
+    assert sorted(said) == [" (A, a component of KIT)", " (B, a component of KIT)"]
+    assert missing_component(shop.core.catalog, record, (0, 1), NodeVerdict(1, 5, "dearer", (0,), "")) == ""
