@@ -5,6 +5,7 @@ Unknown fields are refused everywhere. Requests decode straight into these struc
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import parse_qsl
 
@@ -22,6 +23,7 @@ VALUE_MAX_MINOR = 1_000_000_000_000_000
 """Most that one order may be worth: far beyond any order, far inside 64 bits whatever is added up."""
 INT_MAX = (1 << 63) - 1
 PAGE_DEFAULT = 100
+_ZIP_CODE = re.compile(r"[0-9]{5}(-?[0-9]{4})?")
 PAGE_MAX = 1_000
 
 Quantity = Annotated[int, Meta(ge=1, le=UNITS_MAX)]
@@ -160,6 +162,8 @@ def ship_to_problem(ship_to: ShipTo, pointer: str = "/ship_to") -> Problem | Non
         return refuse("invalid_field", f"{pointer}/country", f"{ship_to.country} is not a country (ISO 3166-1)")
     if (ship_to.lat is None) != (ship_to.lon is None):
         return refuse("invalid_field", pointer, "lat and lon go together")
+    if ship_to.country == "US" and _ZIP_CODE.fullmatch(ship_to.postal_code) is None:
+        return refuse("invalid_field", f"{pointer}/postal_code", "a ZIP code has 5 digits, or 5 and 4 more")
     return None
 
 

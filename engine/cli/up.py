@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from engine.bootstrap import Stack
 
 _console = Console(stderr=True)
+STILL_EVERY_S = 15.0
+"""Between two signs of life of a start that takes long."""
 
 
 def settings_from(**options: Any) -> Settings:
@@ -87,16 +91,33 @@ def stop_on_signals(stop: asyncio.Event) -> None:
 
 async def _serve(settings: Settings, ready_file: Path | None, stop: asyncio.Event) -> None:
     """Until it is cancelled."""
-    from engine.bootstrap import running_stack
+    from engine.bootstrap import ADMIN_KEY_FILE, running_stack
+
+    said = "starting"
 
     def say(text: str) -> None:
+        nonlocal said
+        said = text
         stop_on_signals(stop)
         _console.print(f"[dim]{text}[/]")
 
-    async with running_stack(settings, say=say) as stack:
+    async def still_there() -> None:
+        began_s = time.monotonic()
+        while True:
+            await asyncio.sleep(STILL_EVERY_S)
+            _console.print(f"[dim]still {said}: {time.monotonic() - began_s:.0f} s since the start[/]")
+
+    waiting = asyncio.create_task(still_there())
+    async with AsyncExitStack() as opened:
+        try:
+            stack = await opened.enter_async_context(running_stack(settings, say=say))
+        finally:
+            waiting.cancel()
         for url in stack.base_urls:
             _console.print(f"[bold green]ready[/] {url}")
-        _console.print(f"key   {stack.api_key}")
+        # An output that goes into a file or to a collector of logs is no place for a key that may do everything.
+        key = stack.api_key if _console.is_terminal else f"in {(settings.data_dir / ADMIN_KEY_FILE).resolve()}"
+        _console.print(f"key   {key}", soft_wrap=True)
         _console.print(f"data  {settings.data_dir.resolve()}")
         if ready_file is not None:
             _write_ready(ready_file, stack)

@@ -58,6 +58,7 @@ BAD_ORDERS: list[tuple[str, dict[str, Any], int, str, str]] = [
     ("a line twice", {"lines": [line(), line()]}, 422, "invalid_field", "/lines/1/line_id"),
     ("unknown country", {"ship_to": {"country": "XX", "postal_code": "1"}}, 422, "invalid_field", "/ship_to/country"),
     ("bad country", {"ship_to": {"country": "usa", "postal_code": "1"}}, 422, "invalid_field", "/ship_to/country"),
+    ("short ZIP", {"ship_to": {"country": "US", "postal_code": "1000"}}, 422, "invalid_field", "/ship_to/postal_code"),
     ("half a place", {"ship_to": {"country": "US", "postal_code": "1", "lat": 1}}, 422, "invalid_field", "/ship_to"),
     ("pickup nowhere", {"lines": [line(method="pickup")]}, 422, "invalid_field", "/lines/0/pickup_node_id"),
     ("unknown channel", {"channel": "NO"}, 422, "unknown_channel", "/channel"),

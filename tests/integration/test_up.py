@@ -40,6 +40,9 @@ def test_state_survives_an_orderly_restart_and_a_kill_of_everything(tmp_path: Pa
             set_up_network(client)
             first = post(client, "/v1/allocations", order({"SKU-1": 1, "SKU-2": 2}))
             assert first.status_code == 201, first.text
+        log = engine.log.read_text()
+        assert engine.facts["key"] not in log, "a log is no place for it"
+        assert "admin.key" in log
         assert engine.stop() == 0
 
         engine.start()
