@@ -153,6 +153,7 @@ _SAMPLE = re.compile(r"^(quartermaster_[a-z0-9_]+?)(_total|_bucket|_count|_sum)?
 _UNITS = {
     *("seconds", "bytes", "ratio", "requests", "commands", "connections", "orders", "answers", "problems"),
     *("decisions", "holds", "entries", "positions", "parts", "legs", "claims", "transactions", "documents"),
+    *("streams", "events", "gaps"),
 }
 """What the last word of a measurement's name may be; those of the shards' own counts of events are words of their own."""
 
