@@ -23,6 +23,7 @@ from pydantic import SecretStr
 from engine.actors.journals import open_journal
 from engine.bootstrap_ray import (
     StartError,
+    check_machines,
     end_leftovers,
     forget_old_sessions,
     in_thread,
@@ -191,6 +192,7 @@ async def _start_supervisor(settings: Settings, folder: Path, ports: list[int], 
     from engine.actors.options import supervisor_actor
 
     if settings.ray_address:
+        await in_thread(partial(check_machines, settings))
         await end_leftovers(settings)
     supervisor = supervisor_actor().remote(dump_settings(settings), str(folder), ports)
 

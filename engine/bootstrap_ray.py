@@ -112,6 +112,29 @@ def start_ray_patiently(settings: Settings, temp_dir: Path) -> None:
                 raise StartError(f"Ray did not start: {error}") from error
 
 
+def check_machines(settings: Settings) -> None:
+    """On a cluster that others run: say at once what would keep shards from starting, or from being found. Raises StartError."""
+    from engine.actors.options import shard_machines
+
+    if fault := fault_of_machines(settings, len(shard_machines())):
+        raise StartError(fault)
+
+
+def fault_of_machines(settings: Settings, machines: int) -> str | None:
+    """What is wrong with so many machines that may have shards, and what helps."""
+    if not machines:
+        return (
+            "no machine of this Ray cluster may have shards: start its nodes with --resources='{\"shard_slot\": 64}', "
+            "see docs/how-to/run-on-a-cluster.md"
+        )
+    if machines > 1 and not settings.serves_other_machines:
+        return (
+            f"{machines} machines of this Ray cluster may have shards, which would not find each other: set QM_TCP=true, "
+            "QM_SHARD_HOST=node and QM_CLUSTER_TOKEN, see docs/how-to/run-on-a-cluster.md"
+        )
+    return None
+
+
 async def end_leftovers(settings: Settings) -> None:
     """On a cluster that others run: end the actors of an earlier command of this engine, which was killed.
 

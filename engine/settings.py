@@ -120,6 +120,11 @@ class Settings(BaseSettings):
         return Pace(self.clock_speed, self.clock_since_ms)
 
     @property
+    def serves_other_machines(self) -> bool:
+        """Whether shards listen where other machines can reach them."""
+        return self.tcp and self.shard_host not in ("127.0.0.1", "::1", "localhost")
+
+    @property
     def archives(self) -> bool:
         """Whether journals are archived and indexed."""
         return self.archive_url != "off"
@@ -133,6 +138,6 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _tcp_needs_a_token(self) -> Self:
         token = self.cluster_token.get_secret_value() if self.cluster_token is not None else ""
-        if self.tcp and self.shard_host not in ("127.0.0.1", "::1", "localhost") and not token:
+        if self.serves_other_machines and not token:
             raise ValueError("QM_CLUSTER_TOKEN must be set where shards listen beyond this machine")
         return self

@@ -163,6 +163,12 @@ class Machines:
         assert ran.returncode == 0, f"exit {ran.returncode}\n{ran.stdout}\n{ran.stderr}\n{self.log()}"
         return ran.stdout
 
+    def fails(self, block: str) -> str:
+        """What a block says that must end with an error."""
+        with pytest.raises(AssertionError) as failed:
+            self.run(block)
+        return str(failed.value)
+
     def log(self) -> str:
         """The end of what all of them said."""
         return self._log()[-6_000:]
@@ -266,6 +272,8 @@ def assert_all_there(machines: Machines, acknowledged: list[str]) -> None:
 
 def test_a_ray_node_is_lost_and_nothing_else(machines: Machines) -> None:
     worker = start_all(machines).worker
+    alone = UP.replace("exec ", "QM_TCP=false exec ").replace("./data", "./other").replace("8080", "0")
+    assert "would not find each other" in machines.fails(alone)
     for machine in ("/", f"/proc/{worker.pid}/root"):
         solver = Path(f"{machine}{machines.sockets}") / "solver.sock"
         wait_until(solver.exists, f"a solver on each machine: {solver}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from engine.bootstrap_ray import fault_of_machines
 from engine.settings import Settings
 
 
@@ -19,3 +20,13 @@ def test_shards_that_do_not_need_none() -> None:
     assert Settings(tcp=True, shard_host="127.0.0.1").cluster_token is None
     assert Settings(tcp=False, shard_host="node").cluster_token is None
     assert Settings(tcp=True, shard_host="node", cluster_token=SecretStr("s")).shard_host == "node"
+
+
+def test_a_cluster_on_which_shards_cannot_start_or_meet_is_refused() -> None:
+    alone = Settings(ray_address="10.0.0.1:6380")
+    apart = Settings(ray_address="10.0.0.1:6380", tcp=True, shard_host="node", cluster_token=SecretStr("s"))
+    assert "shard_slot" in str(fault_of_machines(apart, 0))
+    assert "QM_TCP" in str(fault_of_machines(alone, 2))
+    assert "QM_TCP" in str(fault_of_machines(Settings(ray_address="10.0.0.1:6380", tcp=True), 2)), "on loopback only"
+    assert fault_of_machines(alone, 1) is None
+    assert fault_of_machines(apart, 2) is None
