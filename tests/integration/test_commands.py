@@ -81,7 +81,7 @@ def test_files_become_an_order_that_can_be_explained(engine: Engine, tmp_path: P
     assert again == 0 and "2 orders taken" in said, said
 
     with engine.client() as client:
-        seen = client.get("/v1/availability", params={"sku": "A-1"}).json()
+        seen = client.get("/v1/availability", params={"sku": "A-1", "consistency": "strict"}).json()
         assert sum(position["allocated"] for position in seen["data"]) == 2, "sent twice, taken once"
     code, said = _quartermaster(engine, "status", f"--data-dir={engine.data_dir}")
     assert code == 0 and re.search(r"shard 0 +control", said) and "…" not in said, said
@@ -127,7 +127,7 @@ def test_the_commands_of_the_how_to_do_what_it_says(engine: Engine, tmp_path: Pa
     # The feed counted before the first file did: what is newer stands.
     with engine.client() as client:
         for sku, units in (("HT-1", {"WH-H": 20, "CHI": 5, "NJ-1": 4}), ("HT-2", {"WH-H": 7})):
-            seen = client.get("/v1/availability", params={"sku": sku}).json()["data"]
+            seen = client.get("/v1/availability", params={"sku": sku, "consistency": "strict"}).json()["data"]
             assert {at["node_id"]: at["on_hand"] for at in seen if at["on_hand"]} == units, (sku, seen)
 
 

@@ -53,7 +53,7 @@ class Original:
     def _history(self, client: httpx.Client) -> None:
         set_up_network(client)
         self.paths = [f"/v1/nodes/{node_id}" for node_id in NODES]
-        self.paths += [f"/v1/availability?sku={sku}" for sku in SKUS]
+        self.paths += [f"/v1/availability?sku={sku}&consistency=strict" for sku in SKUS]
         for near in NODES:
             made = post(client, "/v1/allocations", order({"SKU-1": 2, "SKU-2": 1}, near=near)).json()
             self.paths += [f"/v1/allocations/{made['allocation_id']}", f"/v1/decisions/{made['decision_id']}"]

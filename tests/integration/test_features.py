@@ -59,7 +59,7 @@ def allocate(
 
 
 def atp(client: httpx.Client, sku: str) -> dict[str, int]:
-    answer = client.get("/v1/availability", params={"sku": sku})
+    answer = client.get("/v1/availability", params={"sku": sku, "consistency": "strict"})
     assert answer.status_code == 200, answer.text
     return {p["node_id"]: p["available_to_promise"] for p in answer.json()["data"]}
 
@@ -214,7 +214,9 @@ def test_a_leg_goes_all_the_way_to_delivered(client: httpx.Client) -> None:
     assert final["state"] == "delivered"
 
     def gone() -> bool:
-        positions = client.get("/v1/availability", params=[("sku", east), ("sku", west)]).json()["data"]
+        positions = client.get(
+            "/v1/availability", params=[("sku", east), ("sku", west), ("consistency", "strict")]
+        ).json()["data"]
         return all((p["on_hand"], p["allocated"]) == (1, 0) for p in positions)
 
     eventually(gone)

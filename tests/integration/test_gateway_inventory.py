@@ -45,7 +45,7 @@ async def test_movements_one_by_one_and_together(engine: GatewayEngine) -> None:
     assert [(p["sku"], p["on_hand"]) for p in several.json()["positions"]] == [("SKU-0", 7), ("SKU-1", 4)]
     again = await adjust(engine, "a-1", node_id="N-0", sku="SKU-0", kind="received", quantity=10)
     assert again.headers["idempotent-replayed"] == "true"
-    seen = await engine.client.get("/v1/availability", params={"sku": ["SKU-0", "SKU-1"]})
+    seen = await engine.client.get("/v1/availability", params={"sku": ["SKU-0", "SKU-1"], "consistency": "strict"})
     assert seen.json()["totals"] == [
         {"sku": "SKU-0", "available_to_promise": 7},
         {"sku": "SKU-1", "available_to_promise": 4},
@@ -112,12 +112,15 @@ async def test_a_supplier_that_nobody_counts_promises_its_cap(engine: GatewayEng
     (position,) = answer.json()["positions"]
     assert (position["available_to_promise"], position["supply"]) == (3, "uncounted")
     taken = await engine.client.post(
-        "/v1/allocations", json=an_order_body("A-1", sku="SKU-2", quantity=2), headers=keyed("u-1")
+        "/v1/allocations",
+        json=an_order_body("A-1", sku="SKU-2", quantity=2),
+        headers={**keyed("u-1"), "x-qm-after": answer.json()["token"]},
     )
     assert taken.status_code == 201, taken.text
     for consistency in ("local", "strict"):
         params = {"sku": "SKU-2", "consistency": consistency}
-        shown = (await engine.client.get("/v1/availability", params=params)).json()
+        seen = {"x-qm-after": taken.json()["token"]}
+        shown = (await engine.client.get("/v1/availability", params=params, headers=seen)).json()
         assert shown["totals"] == [{"sku": "SKU-2", "available_to_promise": 1}]
         assert shown["data"][0]["supply"] == "uncounted"
     refused = await adjust(engine, "u-2", node_id="N-1", sku="SKU-2", kind="received", quantity=1)
@@ -127,7 +130,7 @@ async def test_a_supplier_that_nobody_counts_promises_its_cap(engine: GatewayEng
 async def test_availability_says_where_and_as_of_when(engine: GatewayEngine) -> None:
     await engine.stock_up("N-0", "SKU-0", 3)
     await engine.stock_up("N-1", "SKU-0", 4)
-    seen = (await engine.client.get("/v1/availability", params={"sku": "SKU-0"})).json()
+    seen = (await engine.client.get("/v1/availability", params={"sku": "SKU-0", "consistency": "strict"})).json()
     assert [(p["node_id"], p["available_to_promise"]) for p in seen["data"]] == [("N-0", 3), ("N-1", 4)]
     assert [a["shard"] for a in seen["as_of"]] == [0, 1]
     one = (await engine.client.get("/v1/availability", params={"sku": "SKU-0", "node_id": "N-1"})).json()
@@ -264,7 +267,9 @@ async def test_csv_of_nodes_and_stock(engine: GatewayEngine) -> None:
         ),
     )
     assert [(e["line"], e["pointer"]) for e in job["errors"]] == [(3, "/sku"), (5, "/sku"), (6, "/node_id")]
-    seen = (await engine.client.get("/v1/availability", params={"sku": ["SKU-0", "SKU-1"]})).json()
+    seen = (
+        await engine.client.get("/v1/availability", params={"sku": ["SKU-0", "SKU-1"], "consistency": "strict"})
+    ).json()
     assert [(p["node_id"], p["sku"], p["on_hand"]) for p in seen["data"]] == [("C-1", "SKU-0", 5), ("N-1", "SKU-1", 6)]
 
 
@@ -281,7 +286,9 @@ async def test_an_import_takes_the_rows_beside_those_of_kits(engine: GatewayEngi
     )
     assert [(e["line"], e["pointer"]) for e in job["errors"]] == [(2, "/sku")]
     assert "its components have the stock" in job["errors"][0]["detail"]
-    seen = (await engine.client.get("/v1/availability", params={"sku": ["SKU-0", "KIT"]})).json()
+    seen = (
+        await engine.client.get("/v1/availability", params={"sku": ["SKU-0", "KIT"], "consistency": "strict"})
+    ).json()
     assert {p["sku"]: p["on_hand"] for p in seen["data"]} == {"SKU-0": 6, "KIT": 3}
 
 
@@ -297,7 +304,11 @@ async def test_a_full_count_is_one_command_a_node(engine: GatewayEngine) -> None
         ),
     )
     assert [(e["line"], e["pointer"]) for e in job["errors"]] == [(4, "/node_id")]
-    seen = (await engine.client.get("/v1/availability", params={"sku": ["SKU-0", "SKU-2"], "node_id": "N-0"})).json()
+    seen = (
+        await engine.client.get(
+            "/v1/availability", params={"sku": ["SKU-0", "SKU-2"], "node_id": "N-0", "consistency": "strict"}
+        )
+    ).json()
     assert {p["sku"]: p["on_hand"] for p in seen["data"]} == {"SKU-0": 5, "SKU-2": 0}
 
 
@@ -325,7 +336,9 @@ async def test_a_file_sent_again_after_a_restart_is_not_counted_again(engine: Ga
     again = await finished(engine, await engine.client.post("/v1/inventory/import", content=row, headers=headers))
     assert again["job_id"] != first["job_id"]
     assert (again["state"], again["rows_done"], again["rows_failed"]) == ("done", 1, 0)
-    seen = (await engine.client.get("/v1/availability", params={"sku": "SKU-0", "node_id": "N-0"})).json()["data"][0]
+    seen = (
+        await engine.client.get("/v1/availability", params={"sku": "SKU-0", "node_id": "N-0", "consistency": "strict"})
+    ).json()["data"][0]
     assert (seen["on_hand"], seen["available_to_promise"]) == (5, 3)
 
 

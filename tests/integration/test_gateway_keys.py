@@ -30,7 +30,9 @@ def to(postal_code: str, order_id: str = "A-1", **fields: Any) -> dict[str, Any]
 
 
 async def held_and_allocated(engine: GatewayEngine) -> int:
-    answer = await engine.client.get("/v1/availability", params={"sku": "SKU-0", "node_id": "N-0"})
+    answer = await engine.client.get(
+        "/v1/availability", params={"sku": "SKU-0", "node_id": "N-0", "consistency": "strict"}
+    )
     [position] = answer.json()["data"]
     return int(10 - position["available_to_promise"])
 

@@ -304,7 +304,7 @@ async def test_the_other_hot_routes_are_lean_too(engine: GatewayEngine) -> None:
         )
         assert batch.json()["results"][0]["status"] == 201
         assert isinstance(protocols(engine)[0].cycle, LeanCycle)
-        seen = await client.get("/v1/availability", params={"sku": "SKU-0"})
+        seen = await client.get("/v1/availability", params={"sku": "SKU-0", "consistency": "strict"})
         assert seen.json()["totals"][0]["available_to_promise"] == 9_998
         odd = await client.delete("/v1/reservations/res%5FUS100")
         assert odd.status_code == 404

@@ -44,7 +44,7 @@ async def test_a_quote_needs_no_key_and_holds_nothing(engine: GatewayEngine) -> 
     assert option["cheapest"] and option["fastest"] and option["best"]
     assert option["legs"][0]["node_id"] == "N-0"
     assert option["score"] == sum(option[f"{part}_minor"] for part in ("cost", "service", "policy", "opportunity"))
-    stock = await engine.client.get("/v1/availability?sku=SKU-0")
+    stock = await engine.client.get("/v1/availability?sku=SKU-0&consistency=strict")
     assert stock.json()["totals"][0]["available_to_promise"] == 10
 
 
@@ -91,7 +91,7 @@ async def test_units_that_went_meanwhile_are_a_change_and_nothing_is_held(engine
         1,
     )
     assert (line["pointer"], line["requested"], line["available_to_promise"]) == ("/lines/0", 2, 1)
-    stock = await engine.client.get("/v1/availability?sku=SKU-0")
+    stock = await engine.client.get("/v1/availability?sku=SKU-0&consistency=strict")
     assert stock.json()["totals"][0]["available_to_promise"] == 1
 
 
@@ -155,7 +155,7 @@ async def test_an_id_that_was_made_up_or_bent_is_none_of_ours(engine: GatewayEng
             "invalid_quote",
             "/quote_id",
         ), wrong
-    stock = await engine.client.get("/v1/availability?sku=SKU-0")
+    stock = await engine.client.get("/v1/availability?sku=SKU-0&consistency=strict")
     assert stock.json()["totals"][0]["available_to_promise"] == 10
 
 

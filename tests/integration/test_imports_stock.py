@@ -45,7 +45,7 @@ async def run(engine: GatewayEngine, *arguments: str) -> Result:
 async def on_hand(engine: GatewayEngine, node_id: str, sku: str) -> int:
     found: dict[str, int] = {}
     for method in ("ship", "pickup"):
-        answer = (await engine.client.get(f"/v1/availability?sku={sku}&method={method}")).json()
+        answer = (await engine.client.get(f"/v1/availability?sku={sku}&method={method}&consistency=strict")).json()
         found |= {row["node_id"]: row["on_hand"] for row in answer["data"]}
     return found.get(node_id, 0)
 

@@ -59,7 +59,7 @@ def test_state_survives_an_orderly_restart_and_a_kill_of_everything(tmp_path: Pa
             for answer in (first, second):
                 again = client.get(f"/v1/allocations/{answer.json()['allocation_id']}")
                 assert again.status_code == 200
-            seen = client.get("/v1/availability", params={"sku": "SKU-1"}).json()
+            seen = client.get("/v1/availability", params={"sku": "SKU-1", "consistency": "strict"}).json()
             assert sum(p["allocated"] for p in seen["data"]) == 2
     finally:
         engine.stop()
@@ -108,7 +108,7 @@ def test_shards_killed_under_load_come_back_with_nothing_lost(tmp_path: Path) ->
         assert code == 0, said
         assert "drift 0" in said
         with engine.client() as client:
-            seen = client.get("/v1/availability", params={"sku": "SKU-1"}).json()
+            seen = client.get("/v1/availability", params={"sku": "SKU-1", "consistency": "strict"}).json()
             assert sum(p["allocated"] for p in seen["data"]) == len(acknowledged)
     finally:
         engine.stop()
@@ -213,7 +213,7 @@ def test_without_its_server_writes_are_refused_and_it_heals(tmp_path: Path) -> N
             finally:
                 os.kill(engine.pids["server"], signal.SIGCONT)
             wait_until(lambda: post(client, "/v1/allocations", body, key=key).status_code == 201)
-            seen = client.get("/v1/availability", params={"sku": "SKU-1"}).json()
+            seen = client.get("/v1/availability", params={"sku": "SKU-1", "consistency": "strict"}).json()
             assert sum(p["allocated"] for p in seen["data"]) == 1
     finally:
         engine.stop()
@@ -232,7 +232,7 @@ def test_a_killed_server_is_started_again_with_all_it_had(tmp_path: Path) -> Non
             wait_until(lambda: post(client, "/v1/allocations", body, key=key).status_code == 201)
             again = client.get(f"/v1/allocations/{first.json()['allocation_id']}")
             assert again.status_code == 200
-            seen = client.get("/v1/availability", params={"sku": "SKU-1"}).json()
+            seen = client.get("/v1/availability", params={"sku": "SKU-1", "consistency": "strict"}).json()
             assert sum(p["allocated"] for p in seen["data"]) == 2
     finally:
         engine.stop()

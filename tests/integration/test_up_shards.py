@@ -48,7 +48,7 @@ def test_parts_move_under_load_and_a_killed_source_loses_nothing(tmp_path: Path)
             assert again.json()["allocation_id"] == first.json()["allocation_id"], (
                 "a repeat after moves is the first order"
             )
-            seen = client.get("/v1/availability", params={"sku": "SKU-1"}).json()
+            seen = client.get("/v1/availability", params={"sku": "SKU-1", "consistency": "strict"}).json()
             assert sum(p["allocated"] for p in seen["data"]) == len(acknowledged) + 1
         ids = tmp_path / "acknowledged"
         ids.write_text("".join(f"{order_id}\n" for order_id in [body["order_id"], *acknowledged]))
