@@ -19,12 +19,20 @@ import argparse
 import json
 import os
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import quartermaster_client as qm
 
 HOLD_S = 900
+WESTERNMOST = ZoneInfo("America/Los_Angeles")
+"""`deliver_by` is the end of a day at a node: in the zone of the westernmost one its date is right for all of them."""
+
+
+def day(deliver_by: datetime | None) -> str:
+    return f"{deliver_by.astimezone(WESTERNMOST):%a %d %b}" if deliver_by is not None else "a day not known yet"
 
 
 class Books:
@@ -60,7 +68,7 @@ def quote(client: qm.Client, books: Books, asked: argparse.Namespace) -> None:
     for option in found.options:
         marks = [name for name in ("cheapest", "fastest", "best") if getattr(option, name)]
         print(
-            f"{option.option_id}: {option.service}, at the door by {option.deliver_by:%a %d %b}, {option.cost_minor / 100:.2f} to ship, "
+            f"{option.option_id}: {option.service}, at the door by {day(option.deliver_by)}, {option.cost_minor / 100:.2f} to ship, "
             f"{len(option.legs)} parcels {' '.join(marks)}".rstrip()
         )
     print(f"valid until {found.valid_until:%H:%M:%S}: {found.quote_id}")
@@ -85,7 +93,7 @@ def buy(client: qm.Client, books: Books, asked: argparse.Namespace) -> None:
     order.quote_id, order.quote_option = asked.quote, asked.option
     held = client.reserve(order, ttl_s=HOLD_S, idempotency_key=f"{checkout}-reserve")
     if held.expires_at is not None:  # a checkout that is run again after its end holds nothing any more
-        print(f"{order_id}: held until {held.expires_at:%H:%M:%S}, delivered by {held.promise.deliver_by:%a %d %b}")
+        print(f"{order_id}: held until {held.expires_at:%H:%M:%S}, delivered by {day(held.promise.deliver_by)}")
     if asked.decline:
         client.release(held.reservation_id, idempotency_key=f"{checkout}-release")
         del books.orders[order_id]
@@ -142,7 +150,7 @@ def show(order_id: str, made: qm.Allocation) -> None:
         if not leg.lines:  # an edit, or another node, took all of it over
             continue
         goods = ", ".join(f"{line.quantity} x {line.sku}" for line in leg.lines)
-        when = f", at the door by {leg.deliver_by:%a %d %b}" if leg.deliver_by and leg.state != "cancelled" else ""
+        when = f", at the door by {day(leg.deliver_by)}" if leg.deliver_by and leg.state != "cancelled" else ""
         print(f"  {leg.state:10} {goods} from {leg.node_id}{when} {' '.join(leg.tracking)}".rstrip())
     for short in made.unfilled:
         print(f"  waits      {short.quantity} of line {short.line_id}")
