@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -205,6 +206,7 @@ def cluster(tmp_path: Path) -> Iterator[str]:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait(10)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_cluster_that_is_joined_is_left_as_it_was(tmp_path: Path, server: EmbeddedServer, cluster: str) -> None:
