@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from gateway.gateway import Gateway
 from gateway.times import iso
 from tests.integration.gateway_engine import GatewayEngine, an_order_body, keyed
 
@@ -173,7 +172,7 @@ async def test_a_short_position_is_listed_and_its_legs_go_elsewhere(engine: Gate
         "node_id": "N-0",
         "source": "wms",
         "source_seq": 1,
-        "as_of": iso(Gateway.now_ms()),
+        "as_of": iso(engine.door.gateway.now_ms()),
         "scope": "delta",
         "rows": [{"sku": "SKU-0", "quantity": 0}],
     }

@@ -98,19 +98,22 @@ async def test_stores_of_all_shards_come_by_distance_in_pages(city: GatewayEngin
 
 async def test_a_chosen_store_gets_the_order_and_a_kit_is_collected_whole(city: GatewayEngine) -> None:
     await city.stock_up("S-1", "SKU-0", 5)
-    await city.stock_up("S-1", "SKU-1", 1)
+    stocked = await city.stock_up("S-1", "SKU-1", 1)
     await city.stock_up("S-2", "SKU-0", 9)
     page = await got(city, sku=["KIT", "SKU-0"], quantity=[1, 2], in_stock="true")
     (store,) = page["data"]
     assert [entry["available_to_promise"] for entry in store["units"]] == [1, 5]
     line = {"line_id": "1", "sku": "KIT", "quantity": 1, "method": "pickup", "pickup_node_id": store["node_id"]}
     body = {**an_order_body("A-1"), "lines": [line]}
-    placed = await city.client.post("/v1/allocations", json=body, headers=keyed("k-1"))
+    headers = {**keyed("k-1"), "x-qm-after": stocked}
+    placed = await city.client.post("/v1/allocations", json=body, headers=headers)
     assert placed.status_code == 201, placed.text
     (leg,) = placed.json()["legs"]
     assert leg["node_id"] == "S-1" and leg["ready_at"] and leg["carrier"] is None
     for consistency in ("local", "strict"):
-        shown = (await city.client.get("/v1/availability", params={"sku": "KIT", "consistency": consistency})).json()
+        params = {"sku": "KIT", "consistency": consistency}
+        after = {"x-qm-after": placed.json()["token"]}
+        shown = (await city.client.get("/v1/availability", params=params, headers=after)).json()
         assert shown["totals"] == [{"sku": "KIT", "available_to_promise": 0}]
         assert [(row["node_id"], row["on_hand"], row["supply"]) for row in shown["data"]] == [("S-1", 1, "kit")]
 
