@@ -218,6 +218,9 @@ async def dated(call: Call) -> Answer | Problem:
     if isinstance(found, Problem):
         return found
     replies, as_of = found
+    if any(reply.more for reply in replies):  # what is not told would be missing from the dates
+        detail = f"over {STEPS_MAX} records are expected of these SKUs: ask for fewer at once, or of one node"
+        return refuse("invalid_field", "/sku", detail, parameter="sku", limit=STEPS_MAX)
     rows: dict[str, list[InboundView]] = {sku: [] for sku in skus}
     for row in sorted([row for reply in replies for row in reply.rows], key=_place):
         rows[row.sku].append(row)

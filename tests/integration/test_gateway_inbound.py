@@ -132,3 +132,14 @@ async def test_faults_name_their_field(tmp_path: Path, fields: dict[str, Any], p
         assert (await engine.client.get(INBOUND, params={"cursor": "bm8"})).json()["code"] == "invalid_cursor"
     finally:
         await engine.close()
+
+
+async def test_dates_that_would_leave_something_out_are_refused(
+    engine: GatewayEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.inventory.inbound.STEPS_MAX", 2)
+    for n in range(3):
+        await stated(engine, "N-0", f"in-{n}", 5, days=n + 1)
+        answer = await engine.client.get("/v1/availability/dated", params={"sku": "SKU-0"})
+        assert answer.status_code == (200 if n < 2 else 422)
+    assert answer.json()["errors"][0]["limit"] == 2
