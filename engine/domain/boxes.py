@@ -98,6 +98,8 @@ def clear_part(state: ShardState, part: str) -> None:
         node = int(name)
         part_of_node = state.nodes.pop(node, None)
         if part_of_node is not None:
+            if part_of_node.inbound:
+                state.expected.forget()
             state.dedupe_count -= len(part_of_node.dedupe)
             for key in part_of_node.foreign:
                 if state.foreign_node.get(key) == node:

@@ -226,6 +226,7 @@ def _load_node(state: ShardState, node: int, loaded: NodeSnapshot, is_first: boo
     part.settings = {item: (mode, trust_bp, cap) for item, mode, trust_bp, cap in loaded.settings}
     part.foreign = {leg_key(leg.order_no, leg.leg_no): leg for leg in loaded.foreign}
     part.inbound = {inbound_id: (item, units, ms) for inbound_id, item, units, ms in loaded.inbound}
+    state.expected.forget()
     state.dedupe_count += len(part.dedupe)
     for key in part.foreign:
         note_holder(state, key, node)

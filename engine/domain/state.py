@@ -44,6 +44,7 @@ from engine.domain.events import (
     StockMoved,
     WaveDone,
 )
+from engine.domain.expected import Expected
 from engine.domain.ids import EPOCH_2020_MS, order_no_time_ms
 from engine.domain.keys import IdTable, KeyTable, hash_of
 from engine.domain.movements import Movements
@@ -139,6 +140,7 @@ class ShardState:
         self.grace_until_ms = 0
         self.waves_ms: dict[int, int] = {}
         """Until when each node's release waves are done for this home's orders."""
+        self.expected = Expected(self)
         self.boxes: dict[str, Box] = {}
         """Parts on their way to or from another shard: nothing of them is live here."""
         self.gone: dict[str, None] = {}
@@ -418,10 +420,13 @@ def _apply_inbound(state: ShardState, event: InboundSet, seq: int, time_ms: int,
         return
     inbound = state.node(event.node).inbound
     for inbound_id, item, quantity, expected_ms in event.rows:
-        if quantity:
-            inbound[inbound_id] = (item, quantity, expected_ms)
-        else:
-            inbound.pop(inbound_id, None)
+        old = inbound.get(inbound_id)
+        new = (item, quantity, expected_ms) if quantity else None
+        if new is not None:
+            inbound[inbound_id] = new
+        elif old is not None:
+            del inbound[inbound_id]
+        state.expected.changed(event.node, inbound_id, old, new)
     _remember_at_node(state, event, time_ms)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from heapq import nsmallest
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from engine.domain import inbound
@@ -61,34 +61,49 @@ def list_inbound(core: ShardCore, conn: int, corr: int, command: ListInbound, no
             return
         items.append(index)
     tag = METHOD_TAGS[Method(command.method)]
-    wanted = set(items)
-    found = []
-    for node, part in state.nodes.items():
+    limit = max(1, min(command.limit, ROWS_MAX))
+    rows: list[InboundView] = []
+    more = False
+    for node, inbound_id in _places(core, items, command):
         document = catalog.nodes[node] if node < len(catalog.nodes) else None
-        if document is None or not part.inbound or not catalog.owns_node(node):
-            continue
-        if command.node_id not in (None, document.node_id):
+        if document is None or not catalog.owns_node(node) or command.node_id not in (None, document.node_id):
             continue
         if command.selling and not could_serve(document, tag, command.channel):
             continue
-        for inbound_id, (brings, quantity, expected_ms) in part.inbound.items():
-            if (wanted and brings not in wanted) or (command.before_ms and expected_ms >= command.before_ms):
-                continue
-            key = (expected_ms, document.node_id, inbound_id)
-            if key > command.after:
-                found.append((key, brings, quantity))
-    limit = max(1, min(command.limit, ROWS_MAX))
-    page = nsmallest(limit + 1, found)  # a page of very many, on the thread that decides
-    rows = [
-        InboundView(node_id, inbound_id, catalog.sku(brings), quantity, expected_ms)
-        for (expected_ms, node_id, inbound_id), brings, quantity in page[:limit]
-    ]
+        brings, quantity, expected_ms = state.nodes[node].inbound[inbound_id]
+        if command.before_ms and expected_ms >= command.before_ms:
+            break
+        if len(rows) == limit:
+            more = True
+            break
+        rows.append(InboundView(document.node_id, inbound_id, catalog.sku(brings), quantity, expected_ms))
     free = [_free(core, item, command, tag) for item in items]
     waiting = [core.demand.waiting_for(item) for item in items]
     reply = InboundReply(
-        tuple(rows), len(page) > limit, core.shard, core.epoch, state.seq, core.token(), tuple(free), tuple(waiting)
+        tuple(rows), more, core.shard, core.epoch, state.seq, core.token(), tuple(free), tuple(waiting)
     )
     core.answer(conn, corr, reply)
+
+
+def _places(core: ShardCore, items: list[int], command: ListInbound) -> Iterator[tuple[int, str]]:
+    """(node, inbound id) of the records that are asked for, in the order of the list, behind `after`; others may be among them."""
+    state, catalog = core.state, core.catalog
+    if items:
+        found: Iterable[tuple[int, str]] = state.expected.of(items)
+    elif command.node_id is not None:
+        node = catalog.node_of.get(command.node_id, -1)
+        part = state.nodes.get(node)
+        found = [(node, inbound_id) for inbound_id in part.inbound] if part is not None else []
+    else:
+        yield from state.expected.after(command.after)
+        return
+    places = [
+        (state.nodes[node].inbound[inbound_id][2], catalog.node_id(node), inbound_id, node)
+        for node, inbound_id in found
+    ]
+    for expected_ms, node_id, inbound_id, node in sorted(places):
+        if (expected_ms, node_id, inbound_id) > command.after:
+            yield node, inbound_id
 
 
 def _free(core: ShardCore, item: int, command: ListInbound, tag: str) -> int:

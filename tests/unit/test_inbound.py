@@ -50,6 +50,22 @@ def listed(shop: LoneCore, **fields: Any) -> list[tuple[str, str, str, int, int]
     ]
 
 
+def in_pages(shop: LoneCore, **fields: Any) -> list[tuple[str, str, str, int, int]]:
+    """The same, two at a time."""
+    rows: list[tuple[str, str, str, int, int]] = []
+    after = (-1, "", "")
+    while True:
+        reply = shop.ask(ListInbound(after=after, limit=2, **fields))
+        assert isinstance(reply, InboundReply), reply
+        rows += [
+            (row.node_id, row.inbound_id, row.sku, row.quantity, (row.expected_at_ms - shop.now_ms) // DAY_MS)
+            for row in reply.rows
+        ]
+        if not reply.more:
+            return rows
+        after = (reply.rows[-1].expected_at_ms, reply.rows[-1].node_id, reply.rows[-1].inbound_id)
+
+
 def free(shop: LoneCore) -> int:
     return sum(p.available_to_promise for p in shop.ask(GetAvailability(("SKU-0",))).positions)
 
@@ -197,7 +213,13 @@ def test_units_are_expected_or_on_hand_and_never_sold_before_they_came(seed: int
         expected = sum(records.values())
         assert sold <= came
         assert free(shop) == came - sold
-        assert sum(row[3] for row in listed(shop)) == expected
+        rows = listed(shop)
+        assert sum(row[3] for row in rows) == expected
+        assert {(row[0], row[1]) for row in rows} == set(records)
+        assert rows == sorted(rows, key=lambda row: (row[4], row[0], row[1]))
+        assert rows == listed(shop, skus=("SKU-0",)) == in_pages(shop) == in_pages(shop, skus=("SKU-0",))
+        assert [row for row in rows if row[0] == "N-1"] == in_pages(shop, node_id="N-1")
+        shop.now_ms += rng.choice([0, DAY_MS])  # dates are days from now
     parts = [f"node:{node}" for node in shop.state.nodes]
     packed = {part: (shop.state.seq, pack_part(shop.state, part, RowIndex())) for part in parts}
     shop.check_recovery(packed)
