@@ -17,6 +17,11 @@ from tests.integration.test_up_archive import until
 pytestmark = pytest.mark.timeout(400)
 
 
+def only(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows once there is one of them, else none."""
+    return rows if len(rows) == 1 else []
+
+
 def placed(client: httpx.Client, order_id: str, place: str, **fields: Any) -> dict[str, Any]:
     body = {**order({"SKU-1": 2}), "order_id": order_id, "ship_to": {"country": "US", "postal_code": ZIPS[place]}}
     answer = post(client, "/v1/allocations", {**body, **fields}, key=fresh("dup"))
@@ -68,7 +73,7 @@ def test_the_later_of_two_orders_of_one_id_is_cancelled(tmp_path: Path) -> None:
             assert answer.status_code == 201, answer.text
             path = f"/v1/reservations/{answer.json()['reservation_id']}"
             until(lambda: client.get(path).json()["state"] == "released", within_s=60.0)
-            (open_one,) = until(lambda: exceptions(client, is_open=True))
+            (open_one,) = until(lambda: only(exceptions(client, is_open=True)))  # the index is a moment behind
             assert (open_one["order_id"], open_one["order"]["state"]) == ("BOTH", "allocated")
             assert [state(client, one) for one in (kept, both, held, again)] == ["allocated"] * 4
             page = client.get("/v1/exceptions", params={"limit": 2}).json()
