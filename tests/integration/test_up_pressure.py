@@ -134,7 +134,7 @@ def test_a_full_journal_takes_no_new_work_lets_work_finish_and_heals(tmp_path: P
             before = server.info("memory")["used_memory"]
             os.kill(engine.pids["archiver"], signal.SIGCONT)
             wait_until(accepts, within_s=120)
-            assert server.info("memory")["used_memory"] < before
+            wait_until(lambda: server.info("memory")["used_memory"] < before)  # trimming and snapshots take turns
         code, said = command(engine, "verify")
         assert code == 0, said
     finally:
