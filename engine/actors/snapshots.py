@@ -24,7 +24,7 @@ import msgspec
 import structlog
 
 from engine.domain.parts import UnknownSchema
-from engine.journal.port import Acquired, Behind, Corrupt, Fenced, Misconfigured, PartRef, Unavailable
+from engine.journal.port import Acquired, Behind, Corrupt, Fenced, Full, Misconfigured, PartRef, Unavailable
 from engine.journal.upgrade import entry_payload, part_data
 
 if TYPE_CHECKING:
@@ -223,16 +223,27 @@ class Snapshotter:
         return min(kept, ENTRIES_KEPT_TIGHT, fitting)
 
     async def _write_packed(self) -> None:
+        """Write what is packed. A part that finds no room waits behind the others: once they are written, trimming may make some."""
         packed = self._packed
-        while packed and not self._runner.frozen:
+        refused: Full | None = None
+        for _ in range(len(packed)):
+            if self._runner.frozen:
+                return
             part, seq, data = packed[0]
-            ref = await self._runner.journal.write_part(part, seq, data)
+            try:
+                ref = await self._runner.journal.write_part(part, seq, data)
+            except Full as error:
+                refused = error
+                packed.rotate(-1)
+                continue
             packed.popleft()
             self._seqs[part] = seqs = [ref.seq, *self._seqs.get(part, [])][:2]
             if self._damaged.get(part, seqs[0]) not in seqs:
                 del self._damaged[part]
             self._written += 1
             self._written_bytes += len(data)
+        if refused is not None and not self._due:
+            raise refused
 
     async def _trim(self) -> None:
         runner = self._runner
@@ -276,6 +287,9 @@ class Snapshotter:
         while self._due:
             part = self._due.popleft()
             seq, data = core.pack_part(part)
+            older = next((n for n, (owed, _, _) in enumerate(self._packed) if owed == part), None)
+            if older is not None:  # it found no room in an earlier cycle: the newer one takes its place
+                del self._packed[older]
             self._packed.append((part, seq, data))
             if time.perf_counter() >= until:
                 return

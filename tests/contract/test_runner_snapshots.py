@@ -12,7 +12,7 @@ from engine.actors.runner import Runner
 from engine.domain.commands import GetAvailability, GetStatus
 from engine.domain.replies import Done, OrderView, Problem, StockReply
 from engine.journal.memory import MemoryJournal
-from engine.journal.port import Behind, PartRef, Unavailable
+from engine.journal.port import Behind, Full, PartRef, Unavailable
 from engine.protocol.effects import Send
 from tests.builders import a_place, an_order
 from tests.conftest import eventually
@@ -72,6 +72,39 @@ async def test_a_part_that_could_not_be_written_is_written_before_the_floor_move
     await runner.snapshots.cycle()
     await engine.restart(0)
     assert await allocated(engine) == 7
+
+
+async def test_a_part_without_room_does_not_keep_the_others_from_being_written(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The floor waits for it, and only the newest of what it was packed as is owed."""
+    await engine.stock_up("N-0", "SKU-0", 50)
+    await place(engine, 1)
+    runner = runner_of(engine)
+    snapshots, journal = runner.snapshots, runner.journal
+    write = journal.write_part
+    asked: list[str] = []
+    written: list[str] = []
+
+    async def cramped(part: str, seq: int, data: bytes) -> PartRef:
+        asked.append(part)
+        if part == "node:0" and asked.count(part) <= 2:
+            raise Full("OOM command not allowed")
+        written.append(part)
+        return await write(part, seq, data)
+
+    monkeypatch.setattr(journal, "write_part", cramped)
+    for n in (2, 3):
+        with pytest.raises(Full):
+            await snapshots.cycle()
+        assert "slot:US100" in written
+        assert not {"floor", "node:0"} & set(written)
+        await place(engine, n)
+    await snapshots.cycle()
+    assert (asked.count("node:0"), asked[-1]) == (3, "floor"), (
+        "of three versions that were packed only the newest is written"
+    )
+    assert "node:0" in snapshots._seqs
 
 
 async def test_an_answer_of_a_peer_waits_while_parts_are_packed(left: list[str]) -> None:
