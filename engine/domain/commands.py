@@ -2,6 +2,7 @@
 
 Every command that changes something carries `key_hash` (64 bits of the caller's idempotency key, scoped to its API key; 0 =
 none) and `fingerprint` (64 bits of its body): a repeat gets the first answer, another body under the same key is refused.
+One file, because it is one register: the tags of all commands, in the order in which they came to be.
 """
 
 from __future__ import annotations

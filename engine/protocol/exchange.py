@@ -10,6 +10,7 @@ X3  What was planned for is the record at one version: where it has changed mean
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ _HELD, _ALLOCATED = int(LegState.HELD), int(LegState.ALLOCATED)
 _ENDED = (int(LegState.CANCELLED), int(LegState.REJECTED))
 
 
-class Exchange:
+class Exchange(ABC):
     """One attempt: the purpose of a transaction (two_phase.Purpose). Subclasses say what for, and what comes of it."""
 
     cause = 0
@@ -64,21 +65,24 @@ class Exchange:
         return record.state == OrderState.COMMITTED
 
     def change(self, core: ShardCore, record: OrderRecord, plan: Plan, change: Change, *, time_ms: int) -> None:
-        """Everything that changes beside the legs, before the old ones are given up."""
+        """Everything that changes beside the legs, before the old ones are given up. Nothing, unless a subclass says so."""
+        return
 
     def key(self) -> tuple[int, int]:
         """(hash, fingerprint) of the idempotency key."""
         return 0, 0
 
     def done(self, core: ShardCore, record: OrderRecord, *, now_ms: int) -> None:
-        """It is in the entry being built."""
+        """It is in the entry being built. Nothing more is to do, unless a subclass says so."""
+        return
 
+    @abstractmethod
     def overtaken(self, core: ShardCore, *, now_ms: int) -> None:
         """The order or the stock changed: nothing was done."""
-        raise NotImplementedError
 
+    @abstractmethod
     def planned_again(self, core: ShardCore, plan: Plan, *, now_ms: int) -> None:
-        raise NotImplementedError
+        """Another plan, made with the numbers that owners refused the last one with."""
 
     def over_cap(self, core: ShardCore, pending: Pending) -> bool:
         """Owners will not hold so much; True = it is answered."""

@@ -1,4 +1,7 @@
-"""Orders as the API takes them and shows them; and between those and the domain's own types."""
+"""Orders as the API takes them and shows them; and between those and the domain's own types.
+
+One file: a field of an order is taken, checked, handed on and shown again, and changes in all four places at once.
+"""
 
 from __future__ import annotations
 

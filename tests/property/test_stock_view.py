@@ -245,6 +245,7 @@ def test_a_view_ends_as_its_owner_and_never_shows_what_is_older_than_its_point(
         for op in draw.choices(OPS, WEIGHTS, k=steps):
             meeting.step(op)
         meeting.settle()
+        assert shown(meeting.shard) == meeting.owner.truth()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stock_view, "PAGE_ROWS", page_rows)

@@ -77,4 +77,7 @@ def test_a_result_is_written_as_it_is(kills: list[dict[str, float]]) -> None:
 
 
 def test_a_chart_of_one_point_is_a_chart() -> None:
-    ElementTree.fromstring(chart("one", "x", [Panel("p", "u", {"l": [(1.0, 0.0)]})]))
+    made = ElementTree.fromstring(chart("one", "x", [Panel("p", "u", {"l": [(1.0, 0.0)]})]))
+    texts = [text.strip() for text in made.itertext()]
+    assert "one" in texts
+    assert any(text.startswith("p") for text in texts), "the panel is named"
