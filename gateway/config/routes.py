@@ -5,8 +5,6 @@ Every change has a version, which is the document's ETag. Replacing a document n
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -21,6 +19,7 @@ from gateway.call import Answer, Call, Route
 from gateway.config import examples
 from gateway.config.follow import in_use
 from gateway.config.schemas import DocumentPage, ListQuery
+from gateway.cursors import decode_cursor, encode_cursor
 from gateway.errors import DECODE_ERRORS, decode_problem, problem, refuse
 from gateway.idempotency import fingerprint
 from gateway.orders.routes import unexpected
@@ -90,7 +89,7 @@ def _getter(kind: Kind) -> Handler:
 def _lister(kind: Kind) -> Handler:
     async def list_documents(call: Call) -> Answer | Problem:
         query = query_of(call, ListQuery)
-        after = decode_cursor(query.cursor)
+        after = decode_cursor(query.cursor) if query.cursor else ""
         if after is None:
             return problem("invalid_cursor")
         command = ListConfig(kind.name, after, query.limit)
@@ -174,21 +173,6 @@ def _own_problem(found: Problem) -> Problem:
         ]
     )
     return msgspec.structs.replace(found, errors=errors)
-
-
-def encode_cursor(name: str) -> str:
-    return base64.urlsafe_b64encode(name.encode()).decode().rstrip("=")
-
-
-def decode_cursor(cursor: str | None) -> str | None:
-    """The name to continue after, '' for the beginning; None = it is none of ours."""
-    if not cursor:
-        return ""
-    try:
-        text = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        return text.decode("ascii")
-    except (binascii.Error, ValueError):
-        return None
 
 
 def _routes_of(kind: Kind) -> list[Route]:

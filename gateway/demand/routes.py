@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 
 from engine.domain.commands import CancelDemand, ListDemand, PrioritiseDemand, ReadDemandLog
 from engine.domain.ids import OrderRef, parse_public_id
 from engine.domain.replies import DemandList, DemandNotes, DemandView, Problem
 from gateway.call import Answer, Call, Route
+from gateway.cursors import decode_cursor, encode_cursor, is_number
 from gateway.demand import examples
 from gateway.demand.schemas import (
     CancelDemandBody,
@@ -80,21 +79,20 @@ def _place(view: DemandView) -> _Place:
 
 def _encode(numbers: list[tuple[int, ...]]) -> str:
     text = ";".join(".".join(str(number) for number in group) for group in numbers)
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    return encode_cursor(text)
 
 
 def _decode(cursor: str | None, width: int) -> list[tuple[int, ...]] | None:
     """Groups of numbers, none for the beginning; None = it is no cursor of ours."""
     if not cursor:
         return []
-    try:
-        text = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
+    text = decode_cursor(cursor)
+    if text is None:
         return None
     groups = []
-    for group in text.split(b";"):
-        parts = group.split(b".")
-        if len(parts) != width or not all(part.isdigit() and len(part) < 20 for part in parts):
+    for group in text.split(";"):
+        parts = group.split(".")
+        if len(parts) != width or not all(is_number(part, 19) for part in parts):
             return None
         numbers = tuple([int(part) for part in parts])
         if any(number >= 1 << 63 for number in numbers):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
@@ -15,6 +13,7 @@ from engine.domain.ids import OrderRef, order_no_time_ms, public_id
 from engine.domain.placement import CONTROL_SHARD
 from engine.domain.replies import Problem
 from gateway.call import Answer, Call, Route
+from gateway.cursors import decode_cursor, encode_cursor
 from gateway.errors import Refused, problem, refused
 from gateway.history import examples
 from gateway.history.schemas import (
@@ -110,7 +109,7 @@ def _item(reader: IndexReader, sku: str) -> int:
 
 
 def _encode(*numbers: int) -> str:
-    return base64.urlsafe_b64encode(".".join(map(str, numbers)).encode()).decode().rstrip("=")
+    return encode_cursor(".".join(map(str, numbers)))
 
 
 def _decode(cursor: str | None, width: int) -> tuple[Any, ...] | None:
@@ -118,9 +117,8 @@ def _decode(cursor: str | None, width: int) -> tuple[Any, ...] | None:
     if not cursor:
         return None
     try:
-        text = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        numbers = tuple(int(part) for part in text.decode("ascii").split("."))
-    except (binascii.Error, ValueError):
+        numbers = tuple(int(part) for part in (decode_cursor(cursor) or "").split("."))
+    except ValueError:
         raise Refused(problem("invalid_cursor")) from None
     if len(numbers) != width or not all(-_INT_MAX <= number <= _INT_MAX for number in numbers):
         raise Refused(problem("invalid_cursor"))

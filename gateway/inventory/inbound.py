@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import time
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -14,6 +12,7 @@ from engine.domain.commands import CancelInbound, ListInbound, PutInbound, Recei
 from engine.domain.replies import InboundReply, InboundView, Problem, StockReply
 from engine.protocol.tokens import make_token
 from gateway.call import Answer, Call, Route
+from gateway.cursors import decode_cursor, encode_cursor, is_number
 from gateway.errors import problem, refuse
 from gateway.idempotency import fingerprint
 from gateway.inventory import examples
@@ -279,21 +278,18 @@ def _shown(row: InboundView, now_ms: int) -> InboundShown:
 
 def _encode(last: InboundView) -> str:
     text = "\0".join((str(last.expected_at_ms), last.node_id, last.inbound_id))
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    return encode_cursor(text)
 
 
 def _decode(cursor: str | None) -> tuple[int, str, str] | None:
     """(instant, node id, inbound id) of the last record shown; None = it is no cursor of ours."""
     if not cursor:
         return (-1, "", "")
-    try:
-        text = base64.b64decode(
-            cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True
-        ).decode()
-    except (binascii.Error, ValueError):
+    text = decode_cursor(cursor)
+    if text is None:
         return None
     words = text.split("\0")
-    if len(words) != 3 or not (words[0].isascii() and words[0].isdigit() and len(words[0]) < 15):
+    if len(words) != 3 or not is_number(words[0], 14):
         return None
     return (int(words[0]), words[1], words[2])
 

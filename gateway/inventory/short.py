@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -11,6 +9,7 @@ from msgspec import Meta
 from engine.domain.commands import ListShort
 from engine.domain.replies import Problem, ShortList, ShortView
 from gateway.call import Answer, Call, Route
+from gateway.cursors import decode_cursor, encode_cursor, is_number
 from gateway.errors import problem, refuse
 from gateway.inventory.examples import POSITION
 from gateway.inventory.schemas import Position, position_shown
@@ -60,7 +59,7 @@ async def list_short(call: Call) -> Answer | Problem:
     rows.sort(key=lambda row: row.key)
     more = more or len(rows) > query.limit
     rows = rows[: query.limit]
-    cursor = base64.urlsafe_b64encode(str(rows[-1].key).encode()).decode().rstrip("=") if more and rows else None
+    cursor = encode_cursor(str(rows[-1].key)) if more and rows else None
     data = [ShortPosition(position_shown(row.stock), row.lacking, row.legs) for row in rows]
     return Answer(ShortPage(data, cursor, cursor is not None))
 
@@ -69,11 +68,8 @@ def _decode(cursor: str | None) -> int | None:
     """The key of the last position shown, -1 for the beginning; None = it is no cursor of ours."""
     if not cursor:
         return -1
-    try:
-        text = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return int(text) if text.isdigit() and len(text) < 19 else None
+    text = decode_cursor(cursor)
+    return int(text) if text is not None and is_number(text, 18) else None
 
 
 SHORT_PAGE: dict[str, Any] = {

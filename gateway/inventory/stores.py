@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import time
 from typing import Annotated, Any, Literal
 
@@ -14,6 +12,7 @@ from engine.domain.config import Node
 from engine.domain.replies import Problem, StoresReply, StoreView
 from engine.protocol.tokens import make_token
 from gateway.call import Answer, Call, Route
+from gateway.cursors import decode_cursor, encode_cursor, is_number
 from gateway.errors import problem, refuse
 from gateway.inventory.availability import channel_asked
 from gateway.inventory.schemas import AsOf, SkuTotal
@@ -170,21 +169,18 @@ def _shown(view: StoreView, node: Node, wanted: tuple[tuple[str, int], ...]) -> 
 
 
 def _encode(last: StoreView) -> str:
-    return base64.urlsafe_b64encode(f"{last.distance_m}:{last.node_id}".encode()).decode().rstrip("=")
+    return encode_cursor(f"{last.distance_m}:{last.node_id}")
 
 
 def _decode(cursor: str | None) -> tuple[int, str] | None:
     """(metres, node id) of the last store shown, (-1, "") for the beginning; None = it is no cursor of ours."""
     if not cursor:
         return (-1, "")
-    try:
-        text = base64.b64decode(
-            cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True
-        ).decode()
-    except (binascii.Error, ValueError):
+    text = decode_cursor(cursor)
+    if text is None:
         return None
     metres, _, node_id = text.partition(":")
-    if not (metres.isascii() and metres.isdigit() and len(metres) < 10 and node_id):
+    if not (is_number(metres, 9) and node_id):
         return None
     return (int(metres), node_id)
 

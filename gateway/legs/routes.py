@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,6 +9,7 @@ from engine.domain.commands import ActOnLeg, GetOrder, ListLegs
 from engine.domain.ids import OrderRef, parse_public_id
 from engine.domain.replies import LegList, LegView, OrderView, Problem, Reply, WorkLeg
 from gateway.call import Answer, Ask, Call, Route
+from gateway.cursors import decode_cursor, encode_cursor, is_number
 from gateway.errors import problem, refuse
 from gateway.idempotency import fingerprint
 from gateway.legs import examples
@@ -122,26 +121,17 @@ async def list_legs(call: Call) -> Answer | Problem:
         order_leg(OrderRef(row.slot, row.order_no), row.order_id, row.leg, channel=row.channel, ship_to=row.ship_to)
         for row in rows
     ]
-    next_cursor = _encode_cursor(f"{rows[-1].order_no}-{rows[-1].leg.leg_no}") if more and rows else None
+    next_cursor = encode_cursor(f"{rows[-1].order_no}-{rows[-1].leg.leg_no}") if more and rows else None
     return Answer(LegPage(data, next_cursor, next_cursor is not None))
-
-
-def _encode_cursor(text: str) -> str:
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def _decode_cursor(cursor: str | None) -> str | None:
     """The shards' own form, '' for the beginning; None = it is none of ours."""
     if not cursor:
         return ""
-    try:
-        text = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    parts = text.split(b"-")
-    if len(parts) != 2 or not all(part.isdigit() and len(part) < 20 for part in parts):
-        return None
-    return text.decode()
+    text = decode_cursor(cursor)
+    parts = text.split("-") if text is not None else []
+    return text if len(parts) == 2 and all(is_number(part, 19) for part in parts) else None
 
 
 def _reason(body: Step) -> dict[str, Any]:
