@@ -251,8 +251,8 @@ async def test_a_token_whose_units_cannot_move_yet_is_view_behind_until_they_hav
     far = next(node for node in ("N-0", "N-1", "N-2", "N-3") if engine.cluster.shard_of_node(node) != home)
     await client.post(f"/v1/allocations/{placed.json()['allocation_id']}/cancel", json={}, headers=keyed("c-1"))
     sku = "SKU-1"
-    await engine.stock_up(far, sku, 9)
-    placed = await client.post("/v1/allocations", json=an_order_body("A-2", sku=sku), headers=keyed("k-2"))
+    stocked = {"x-qm-after": await engine.stock_up(far, sku, 9)}
+    placed = await client.post("/v1/allocations", json=an_order_body("A-2", sku=sku), headers=keyed("k-2", **stocked))
     assert placed.status_code == 201, placed.text
     away = engine.cluster.shard_of_node(far)
     assert away is not None and away != home
