@@ -18,6 +18,7 @@ _CAUSES = (
     "leg picked", "leg shipped", "leg delivered", "leg rejected", "planned again", "demand cancelled", "demand expired",
     "prioritised", "re-sourced", "holds cleared",
 )  # fmt: skip
+_LATER_CAUSES = {33: "edited", 34: "not accepted", 36: "leg overdue", 37: "duplicate order"}
 _decode = msgspec.msgpack.Decoder().decode
 
 
@@ -45,7 +46,7 @@ def _mentions(event: list[Any]) -> list[tuple[Key, str]]:
     kind = event[0]
     if kind == 1:
         cause, slot, order_no, _record, stock = event[1:6]
-        label = _CAUSES[cause] if cause < len(_CAUSES) else f"cause {cause}"
+        label = _CAUSES[cause] if cause < len(_CAUSES) else _LATER_CAUSES.get(cause, f"cause {cause}")
         order = f"order {order_no} ({slot}) {label}"
         return [(order_no, order), *_stock(stock, order)]
     if kind == 2:

@@ -1,4 +1,6 @@
-"""The tutorial, run as it is written: every command of it, in order, in a shell, against an engine of its own."""
+"""The tutorial, run as it is written: every command of it, in order, in a shell, against an engine of its own. And of all
+other pages, every command that asks or changes such an engine; what other tests run is named here.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,19 @@ from tests.integration.engine_process import Engine
 
 ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial" / "first-allocation.md"
-HOW_TO = ROOT / "docs" / "how-to"
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "clients").rglob("*.md")]
+)
 BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.M | re.S)
-ASKING = re.compile(r"^quartermaster (?:status|verify|explain|nodes) .*$", re.M)
+SHELL_BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.M | re.S)
+RUN_HERE = ("--help", "status", "verify", "explain", "nodes", "keys", "shards list")
+RUN_ELSEWHERE = {
+    r"quartermaster up ": "every test that starts an engine_process.Engine",
+    r"quartermaster shards (rebalance|move|drain|add|end)": "test_up_shards, test_up_shards_online",
+    r"quartermaster import |export QM_API_KEY=": "test_commands",
+    r"make |\.venv/bin/uv pip compile |python3 -m pip install \./clients/python$": "whoever sets up, tests, measures or locks",
+}
+"""What a line looks like: where it runs."""
 
 
 @pytest.mark.timeout(400)  # two starts of a whole engine
@@ -39,9 +51,12 @@ def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
         found = re.search(r"dec_\w+", first)
         assert found is not None
         (tmp_path / "acknowledged.txt").write_text("A-1001\nA-1002\n")
-        told = [(HOW_TO / page).read_text("utf-8") for page in ("operate.md", "tune.md")]
-        for command in dict.fromkeys(ASKING.findall("\n".join(told))):
-            command = command.replace("DECISION_ID", found[0]).replace("STORE-17", "NYC")
+        for command in _commands(RUN_HERE):
+            if "KEY_ID" in command:
+                command = command.replace("KEY_ID", _key_id(_run(tmp_path, ".venv/bin/quartermaster keys list")))
+            command = (
+                command.replace("DECISION_ID", found[0]).replace("STORE-17", "NYC").replace("./restored", "./data")
+            )
             said = _run(tmp_path, f".venv/bin/{command}")
             assert said.strip(), command
 
@@ -50,6 +65,32 @@ def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
         assert "drift 0" in _run(tmp_path, last)
     finally:
         engine.stop()
+
+
+def test_every_command_of_the_pages_is_run_somewhere() -> None:
+    here = set(_commands(RUN_HERE))
+    assert len(here) > 12
+    lost = [
+        line for line in _commands() if line not in here and not any(re.match(form, line) for form in RUN_ELSEWHERE)
+    ]
+    assert not lost
+
+
+def _commands(kinds: tuple[str, ...] | None = None) -> list[str]:
+    """Each line of the `sh` blocks of all pages, once; of the given `quartermaster` commands only, if given."""
+    found: list[str] = []
+    for page in PAGES:
+        for body in SHELL_BLOCK.findall(page.read_text("utf-8")):
+            lines = re.sub(r"\\\n\s*", " ", body).splitlines()
+            found += [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    wanted = tuple(f"quartermaster {kind}" for kind in kinds or ())
+    return [line for line in dict.fromkeys(found) if kinds is None or line.startswith(wanted)]
+
+
+def _key_id(listed: str) -> str:
+    """The id of the key that the how-to has just added, out of `keys list`."""
+    [line] = [line for line in listed.splitlines() if "web shop" in line]
+    return re.findall(r"\w+", line)[0]
 
 
 def _run(folder: Path, script: str) -> str:

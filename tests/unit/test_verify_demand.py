@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 
 from engine.domain.commands import AdjustStock, CancelDemand, CountStock, PrioritiseDemand, StockMove
+from engine.domain.events import Cause
 from engine.domain.orders import OnShort
 from engine.domain.replies import OrderView
-from engine.verify.causes import newest_causes
+from engine.verify.causes import _mentions, newest_causes
 from tests.builders import a_destination, a_place, an_order
 from tests.sim.little_cluster import LittleCluster
 from tests.unit.test_verify_books import _fold, assert_agree
+
+_WORDS = {Cause.REPLANNED: "planned again", Cause.RESOURCED: "re-sourced"}
 
 
 def _receive(cluster: LittleCluster, node: int, units: int) -> None:
@@ -63,3 +66,10 @@ async def test_causes_are_named() -> None:
     found = await newest_causes(entries(), {order.order_no})
     texts = [cause.text for cause in found[order.order_no]]
     assert [text.split(") ")[-1] for text in texts][:2] == ["demand cancelled", "prioritised"]
+
+
+def test_every_cause_has_words() -> None:
+    """The auditor keeps words of its own; a new cause must not be shown as a number."""
+    for cause in Cause:
+        event = [1, int(cause), "US100", 7, b"", []]
+        assert _mentions(event)[0] == (7, f"order 7 (US100) {_WORDS.get(cause, cause.name.lower().replace('_', ' '))}")
