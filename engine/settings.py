@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     durability: Literal["always", "unverified"] = "always"
     """`unverified` starts although the server's `appendfsync always` cannot be proven; shown in /readyz."""
     shards: int = Field(2, ge=1, le=64)
-    """Stock shards: as many as the data folder has, or more."""
+    """Stock shards of a new data folder. An older one has its own, also those that were added since; a number above all that it ever had adds some."""
     gateways: int = Field(1, ge=1, le=64)
     """HTTP gateways: processes, one port each."""
     host: str = "127.0.0.1"
@@ -106,6 +106,8 @@ class Settings(BaseSettings):
     """Movements older than this leave the index (orders and balances stay); 0 = never."""
     close_after_s: int = Field(3_600, ge=0)
     """An order whose legs are all at their end leaves the shard's memory after this long; the index keeps it. Never before it is there."""
+    assume_delivered_after_days: int = Field(30, ge=0)
+    """Shipped legs that nobody reports as delivered are taken to have arrived so many days after they left, or should have arrived; 0 = never."""
     lease_s: float = Field(2.0, gt=0.1)
     """A shard that cannot renew its epoch for so long stops answering reads and refusals."""
 

@@ -184,6 +184,7 @@ class ShardActor:
             solver_deadline_ms=settings.solver_deadline_ms,
             solver_in_flight_max=settings.solver_in_flight_max,
             close_after_ms=settings.close_after_s * 1_000,
+            assume_delivered_after_ms=settings.assume_delivered_after_days * 86_400_000,
             hold_limits=HoldLimits(
                 settings.hold_units_per_key, settings.hold_units_per_customer, settings.hold_position_share_bp
             ),

@@ -48,6 +48,8 @@ class Cause(IntEnum):
     """Nobody else can serve a leg that its node did not accept in time: it stays there, for a person to look at."""
     DUPLICATE_ORDER = 37
     """Cancelled, as far as it was not released to a node, because an order of the same id was opened earlier in another slot and is still open."""
+    DELIVERY_ASSUMED = 38
+    """Nobody reported what became of shipped legs for a long time: they are taken to have arrived."""
 
 
 class OrderPut(Struct, array_like=True, tag=1, frozen=True, gc=False):

@@ -488,6 +488,7 @@ def index_order(state: ShardState, slot: str, order_no: int, record: OrderRecord
 
 
 _HELD, _COMMITTED, _LEG_RELEASED = int(OrderState.HELD), int(OrderState.COMMITTED), int(LegState.RELEASED)
+_LEG_SHIPPED = int(LegState.SHIPPED)
 _ON_WORK_LIST = tuple(
     int(state)
     for state in (LegState.ALLOCATED, LegState.RELEASED, LegState.ACCEPTED, LegState.PICKING, LegState.SHIPPED)
@@ -522,11 +523,13 @@ class Derived(NamedTuple):
     """Orders that may leave the state."""
     to_accept: list[tuple[str, int]]
     """Orders with released legs that have a deadline."""
+    on_their_way: list[tuple[str, int]]
+    """Orders with legs that are shipped and not yet delivered."""
 
 
 def rebuild_indexes(state: ShardState) -> Derived:
     """After loading and replaying: recount what is derived."""
-    derived = Derived([], [], {}, [], [], [])
+    derived = Derived([], [], {}, [], [], [], [])
     state.open_holds = state.open_orders = 0
     state.work.clear()
     state.dedupe_count = sum(len(table) for table in state.key_tables())
@@ -541,10 +544,11 @@ def rebuild_indexes(state: ShardState) -> Derived:
         for order_no in numbers:
             record = decode_record(part.orders[order_no])
             ids[hash_of(record.order_id)] = order_no
-            driving = unaccepted = False
+            driving = unaccepted = shipped = False
             for leg in record.legs:
                 driving = driving or leg.driving
                 unaccepted = unaccepted or (leg.accept_by_s != 0 and leg.state == _LEG_RELEASED)
+                shipped = shipped or leg.state == _LEG_SHIPPED
             if driving:
                 derived.driving.append((slot, order_no))
             if record.state == _HELD:
@@ -559,6 +563,8 @@ def rebuild_indexes(state: ShardState) -> Derived:
                     derived.waiting.append((slot, order_no))
                 if unaccepted:
                     derived.to_accept.append((slot, order_no))
+                if shipped:
+                    derived.on_their_way.append((slot, order_no))
         for order_no in numbers:
             maker = order_no >> 14 & 0xFF
             if order_no > newest.get(maker, 0):

@@ -240,6 +240,8 @@ def _act(core: ShardCore, conn: int, corr: int, command: ActOnLeg, now_ms: int) 
     _put(core, command, record, change, now_ms)
     if command.action == "release":
         core.acceptance.watch(command.slot, command.order_no, record)
+    elif command.action == "ship":
+        core.arrivals.watch(command.slot, command.order_no, record)
     if change.freed:
         core.replans.start(command.slot, command.order_no, now_ms=now_ms)
         record = core.state.order(command.slot, command.order_no)  # with its new legs, where they are ours

@@ -104,6 +104,7 @@ def slot_came(core: ShardCore, slot: str, now_ms: int) -> None:
             state.open_orders += 1
             index_work(state, slot, order_no, record)
             core.acceptance.watch(slot, order_no, record)
+            core.arrivals.watch(slot, order_no, record)
             if record.demand:
                 core.demand.index(slot, order_no, record)
         core.driver.drive(state.seq, slot, order_no, record)

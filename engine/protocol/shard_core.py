@@ -32,6 +32,7 @@ from engine.domain.problems import CODES
 from engine.domain.replies import ConfigDoc, Problem, Reply
 from engine.domain.state import ShardState, apply, index_work, rebuild_indexes
 from engine.protocol.acceptance import Acceptance
+from engine.protocol.arrivals import Arrivals
 from engine.protocol.claims import Claims
 from engine.protocol.closing import Closing
 from engine.protocol.demand_log import DemandLog
@@ -112,6 +113,7 @@ class ShardCore:
         solver_in_flight_max: int = 0,
         hold_limits: HoldLimits = HoldLimits(),
         close_after_ms: int = 3_600_000,
+        assume_delivered_after_ms: int = 30 * 86_400_000,
     ) -> None:
         self.shard = shard
         self.catalog = catalog
@@ -133,6 +135,7 @@ class ShardCore:
         self.supply = Supply(self)
         self.edits = Edits(self)
         self.acceptance = Acceptance(self)
+        self.arrivals = Arrivals(self, assume_delivered_after_ms)
         self.waves = Waves(self)
         self.views = ViewFeed(self)
         self.moves = Moves(self)
@@ -196,6 +199,7 @@ class ShardCore:
         self.participant.recovered(now_ms)
         self.demand.recovered(derived.waiting, now_ms)
         self.acceptance.recovered(derived.to_accept, now_ms)
+        self.arrivals.recovered(derived.on_their_way)
         for slot, order_no in derived.ended:
             self.closing.ended(slot, order_no, state.time_ms)
         if state.open_holds:
@@ -395,6 +399,7 @@ class ShardCore:
         self.two_phase.tick(now_ms)
         self.claims.tick(now_ms)
         self.acceptance.tick(now_ms, self._room)
+        self.arrivals.tick(now_ms, self._room)
         self.waves.tick(now_ms, self._room)
         if self.demand.entries or self.demand.working:
             self.demand.tick(now_ms, self._room)
@@ -491,6 +496,7 @@ class ShardCore:
             self.resourcing.wake_at_ms(now_ms),
             self.moves.wake_at_ms(now_ms),
             self.acceptance.wake_at_ms(now_ms),
+            self.arrivals.wake_at_ms(now_ms),
             self.waves.wake_at_ms(now_ms),
             self.supply.wake_at_ms(),
         ]

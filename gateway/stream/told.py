@@ -48,6 +48,7 @@ _LEG_CAUSES = {
     Cause.LEG_REJECTED: "leg.rejected",
     Cause.LEG_OVERDUE: "leg.overdue",
     Cause.NOT_ACCEPTED: "leg.not_accepted",
+    Cause.DELIVERY_ASSUMED: "leg.delivery_assumed",
 }
 _TYPE_OF_CAUSE = {int(cause): _LEG_CAUSES.get(cause, "order." + cause.name.lower()) for cause in Cause}
 TYPES = (*_TYPE_OF_CAUSE.values(), "stock.changed", "stock.settings_changed", "config.changed")
