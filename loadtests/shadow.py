@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 
 from engine.actors.planner import SolverPlanner
 from engine.domain.decide_orders import prepare
@@ -81,7 +82,7 @@ class Pricer:
         found = prepare(self._state, self._planner, command)
         if isinstance(found, Problem):
             raise ValueError(f"{found.code}: {found.errors}")
-        return found.request._replace(max_legs=LEGS_MAX)
+        return replace(found.request, max_legs=LEGS_MAX)
 
     def _promised_day(self, order: Order, now_ms: int) -> int:
         channel = next(one for one in self._network.channels if one.channel_id == order.channel)

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from msgspec.structs import replace
 
 from engine.actors.planner_output import Results, planned_leg
 from engine.domain.decisions import Verdict, decode
@@ -92,7 +93,7 @@ class Component:
     def answered(self, packed: bytes | None) -> list[Plan]:
         """Final plans. Raises AssertionError where the answer costs more than the greedy plans (J1 of the solver)."""
         if packed is None:
-            return [plan._replace(component=0) for plan in self.plans]
+            return [replace(plan, component=0) for plan in self.plans]
         answer = unpack_answer(packed)
         ptr, cost, way_of = self.joint.arrays.ptr.tolist(), self.joint.arrays.cost.tolist(), self.joint.way_of.tolist()
         columns = [ptr[n] + chosen for n, chosen in enumerate(answer.chosen)]

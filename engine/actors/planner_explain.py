@@ -42,7 +42,7 @@ def explain_node(
         return NodeVerdict(node, km, "holds_none", (), "holds none of the goods that could be promised")
     others = tuple(n for n in range(len(state.catalog.nodes)) if n != node)
     partly = replace(request.order, on_short=OnShort.PARTIAL)
-    (alone,) = plans([request._replace(order=partly, excluded=others)])
+    (alone,) = plans([replace(request, order=partly, excluded=others)])
     return _compare(chosen, alone, request, held, node, km)
 
 

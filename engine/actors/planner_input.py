@@ -56,7 +56,9 @@ class Flattener:
         part_count = line_count = 0
         heads: dict[tuple[int, str, str, bool, int], tuple[int, ...]] = {}
         """Of orders without terms of their own: one for many of a batch."""
-        for order, asked, channel_index, without, max_legs in requests:
+        for request in requests:
+            order, asked, channel_index = request.order, request.lines, request.channel
+            without, max_legs = request.excluded, request.max_legs
             first_part.append(part_count)
             ship_to = order.ship_to
             if ship_to is not None:

@@ -52,8 +52,8 @@ class Results:
             self.row_ends.append(end)
         node, service, parcels, ship_day, ship_by, deliver_by, cap_units = [legs[n] for n in _LEG_COLUMNS]
         cash = list(zip(*[legs[n] for n in _CASH], strict=True))
-        columns = zip(node, takes, service, parcels, ship_day, ship_by, deliver_by, cash, cap_units, strict=True)
-        self.legs = list(map(PlannedLeg._make, columns))
+        columns = (node, takes, service, parcels, ship_day, ship_by, deliver_by, cash, cap_units)
+        self.legs = list(map(PlannedLeg, *columns))
         service_minor = map(add, legs[at.G_LATE], legs[at.G_TRANSIT])
         self._money = list(zip(map(sum, cash), service_minor, legs[at.G_POLICY], legs[at.G_OPPORTUNITY], strict=True))
 

@@ -6,7 +6,8 @@ A plan is a proposal. What makes it an order is the OrderPut made here, applied 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from engine.domain.catalog import Catalog
 from engine.domain.commands import PlaceOrder
@@ -45,7 +46,7 @@ UNITS_MAX = 1_000_000_000
 LINES_MAX = 10_000
 
 
-class Prepared(NamedTuple):
+class Prepared(Struct, frozen=True, gc=False):
     """An order looked up and ready to plan. `lines` are all lines; `request.lines` those that need stock."""
 
     slot: str
@@ -443,21 +444,21 @@ def legs_of(
     """Leg records of a plan; numbers start at `first`, line indexes are those of the order's record."""
     owner, shard = state.catalog.owner, state.catalog.shard
     legs: list[LegRecord] = []
-    for node, lines, service, parcels, ship_day, ship_by_ms, deliver_by_ms, cash_minor, capacity_units in plan.legs:
-        local = owner[node] == shard
+    for leg in plan.legs:
+        local = owner[leg.node] == shard
         record = LegRecord(
             first,
-            node,
+            leg.node,
             local,
             leg_state,
-            [(prepared_index[i], units) for i, units in lines],
-            service,
-            parcels,
-            ship_day,
-            ship_by_ms // 1_000,
-            deliver_by_ms // 1_000,
-            cash_minor,
-            capacity_units,
+            [(prepared_index[i], units) for i, units in leg.lines],
+            leg.service,
+            leg.parcels,
+            leg.ship_day,
+            leg.ship_by_ms // 1_000,
+            leg.deliver_by_ms // 1_000,
+            leg.cash_minor,
+            leg.capacity_units,
         )
         if not local:
             record.txn = txn

@@ -8,7 +8,7 @@ hold one path to the other, and replay knows only the events.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import msgspec
 
@@ -30,13 +30,13 @@ _LEG_HELD, _LEG_ALLOCATED = int(LegState.HELD), int(LegState.ALLOCATED)
 _RESERVED_CAUSE, _ALLOCATED_CAUSE = int(Cause.RESERVED), int(Cause.ALLOCATED)
 
 
-class Opening(NamedTuple):
+class Opening(msgspec.Struct, frozen=True, gc=False):
     """A plain order that is ready to be made: what is asked, what is planned, and the rows of its positions, in leg order."""
 
     command: PlaceOrder
     prepared: Prepared
     plan: Plan
-    rows: list[int]
+    rows: Sequence[int]
 
 
 def is_plain(catalog: Catalog, prepared: Prepared, plan: Plan) -> bool:
@@ -62,10 +62,11 @@ def find_rows(state: ShardState, plans: list[tuple[PlaceOrder, Prepared, Plan]])
     for command, prepared, plan in plans:
         lines, known = prepared.lines, iter(plan.rows)
         rows = []
-        for node, taken, _, _, ship_day, _, _, _, capacity_units in plan.legs:
+        for leg in plan.legs:
+            node = leg.node
             document = nodes[node]
             safety_by_method = document.safety_by_method if document is not None else None
-            for i, units in taken:
+            for i, units in leg.lines:
                 item = lines[i].item
                 row = next(known, -1)
                 if not 0 <= row < size or node_of[row] != node or item_of[row] != item:
@@ -76,9 +77,9 @@ def find_rows(state: ShardState, plans: list[tuple[PlaceOrder, Prepared, Plan]])
                 rows.append(row)
                 if safety_by_method:
                     kept[row] = max(kept.get(row, 0), extra_safety(state, node, lines[i].method))
-            if capacity_units:
-                day = (node, ship_day)
-                room[day] = room.get(day, 0) + capacity_units
+            if leg.capacity_units:
+                day = (node, leg.ship_day)
+                room[day] = room.get(day, 0) + leg.capacity_units
         openings.append(Opening(command, prepared, plan, rows))
     on_hand, safety, held = positions.v_on_hand, positions.v_safety, positions.v_held
     allocated, claimed, fenced = positions.v_allocated, positions.v_claimed, positions.v_fenced
@@ -98,7 +99,7 @@ def open_event(
     opening: Opening, order_no: int, *, now_ms: int, config: int, decided_at: tuple[int, int, int] | None
 ) -> OrderPut:
     """The event that makes the order: the same as decide_orders.open_order(build_record(...))."""
-    command, prepared, plan, _ = opening
+    command, prepared, plan = opening.command, opening.prepared, opening.plan
     order = command.order
     held = command.ttl_s > 0
     lines = prepared.lines
@@ -108,14 +109,27 @@ def open_event(
     leg_state = _LEG_HELD if held else _LEG_ALLOCATED
     ship_by_s = deliver_by_s = 0
     for leg_no, leg in enumerate(plan.legs, 1):
-        node, taken, service, parcels, ship_day, leg_ship_by_ms, leg_deliver_by_ms, cash_minor, units_of_day = leg
-        by_s, at_s = leg_ship_by_ms // 1_000, leg_deliver_by_ms // 1_000
+        node, taken, ship_day, units_of_day = leg.node, leg.lines, leg.ship_day, leg.capacity_units
+        by_s, at_s = leg.ship_by_ms // 1_000, leg.deliver_by_ms // 1_000
         if by_s > ship_by_s:
             ship_by_s = by_s
         if at_s > deliver_by_s:
             deliver_by_s = at_s
         legs.append(
-            (leg_no, node, True, leg_state, taken, service, parcels, ship_day, by_s, at_s, cash_minor, units_of_day)
+            (
+                leg_no,
+                node,
+                True,
+                leg_state,
+                taken,
+                leg.service,
+                leg.parcels,
+                ship_day,
+                by_s,
+                at_s,
+                leg.cash_minor,
+                units_of_day,
+            )
         )
         if held:
             for i, units in taken:
@@ -138,7 +152,7 @@ def open_event(
         else ship_to,
         [
             (line.line_id, line.item, line.quantity, line.unit_price_minor)
-            if line.splittable and not line.group and line.pickup_node < 0 and not line.method
+            if line.splittable and not line.group  # plain lines are shipped: none is collected
             else line
             for line in lines
         ],
@@ -166,8 +180,8 @@ def open_event(
 
 def _add_tail(record: list[object], opening: Opening, expires_at_ms: int, promise_ms: tuple[int, int]) -> None:
     """The rest of the record up to its last field that is not the default (see orders.encode_record)."""
-    command, prepared, plan, _ = opening
-    order = command.order
+    prepared, plan = opening.prepared, opening.plan
+    order = opening.command.order
     max_legs = prepared.request.max_legs
     if (
         promise_ms == (0, 0)
@@ -256,31 +270,31 @@ def apply_opened(state: ShardState, opening: Opening, event: OrderPut, id_hash: 
 
 def opened_view(catalog: Catalog, opening: Opening, order_no: int, *, token: str, expires_at_ms: int) -> OrderView:
     """The same as views.order_view of the order's record."""
-    command, prepared, plan, _ = opening
-    order = command.order
+    prepared, plan = opening.prepared, opening.plan
+    order = opening.command.order
     lines = order.lines
     nodes, service_name = catalog.nodes, catalog.service_name
     label = LEG_LABELS[_LEG_HELD if expires_at_ms else _LEG_ALLOCATED]
     legs = []
     for leg_no, leg in enumerate(plan.legs, 1):
-        node, taken, service, parcels, _, ship_by_ms, deliver_by_ms, cash_minor, _ = leg
         shown = []
-        for i, units in taken:
+        for i, units in leg.lines:
             line = lines[i]
             shown.append(LegLineView(line.line_id, line.sku, units))
-        document = nodes[node]
-        carrier, name = service_name(service)
+        document = nodes[leg.node]
+        carrier, name = service_name(leg.service)
+        cash_minor = leg.cash_minor
         legs.append(
             LegView(
                 leg_no,
-                document.node_id if document is not None else f"#{node}",
+                document.node_id if document is not None else f"#{leg.node}",
                 label,
                 tuple(shown),
                 carrier,
                 name,
-                parcels,
-                ship_by_ms // 1_000 * 1_000,
-                deliver_by_ms // 1_000 * 1_000,
+                leg.parcels,
+                leg.ship_by_ms // 1_000 * 1_000,
+                leg.deliver_by_ms // 1_000 * 1_000,
                 sum(cash_minor),
                 cash_minor,
             )

@@ -1,18 +1,22 @@
 """What a planner hands to `decide`: the legs chosen for an order, with money and promise, and the packed why.
 
 The planner is the only port of the domain: the solvers stand behind it in production, a tiny greedy one in the simulator.
+
+Structs, not named tuples: there are several for every order, and making one takes a fifth of the time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+from msgspec import Struct
 
 from engine.domain.decisions import NodeVerdict
 from engine.domain.orders import Destination, LineRecord, OrderRequest, Rung
 
 
-class PlannedLeg(NamedTuple):
+class PlannedLeg(Struct, frozen=True, gc=False):
     """One node's part. `lines` = (index into the request's expanded lines, units)."""
 
     node: int
@@ -27,14 +31,14 @@ class PlannedLeg(NamedTuple):
     capacity_units: int = 0
 
 
-class LegTerms(NamedTuple):
+class LegTerms(Struct, frozen=True, gc=False):
     """What is particular about a leg: most have nothing of it."""
 
     ready_ms: int = 0
     """When the customer can collect it at the node of its lines; 0 = it goes to the door."""
 
 
-class Plan(NamedTuple):
+class Plan(Struct, frozen=True, gc=False):
     """A way to serve an order as far as stock allows. Nothing is held by it: `decide` checks and holds."""
 
     legs: list[PlannedLeg]
@@ -54,7 +58,7 @@ class Plan(NamedTuple):
     """By leg, or none where no leg has any. Planners leave it alone: it is added to what they say."""
 
 
-class PlanRequest(NamedTuple):
+class PlanRequest(Struct, frozen=True, gc=False):
     """One order to plan. `excluded` = node indexes never to use (rejecters); `free` = own units that count as free.
 
     `lines` are expanded (kits to components) and looked up; quantities are what is still to be placed.

@@ -15,6 +15,8 @@ from datetime import date, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
+from msgspec.structs import replace
+
 from engine.domain.catalog import Catalog
 from engine.domain.config import Node
 from engine.domain.orders import LineRecord, Method
@@ -113,11 +115,11 @@ def with_ready_times(catalog: Catalog, request: PlanRequest, plan: Plan, *, now_
     for leg, term in zip(plan.legs, terms, strict=True):
         ready_ms = term.ready_ms or _ready_ms(catalog, request, leg, now_ms)
         if ready_ms and leg.node == request.lines[leg.lines[0][0]].pickup_node:
-            leg = leg._replace(ship_by_ms=ready_ms, deliver_by_ms=ready_ms)
+            leg = replace(leg, ship_by_ms=ready_ms, deliver_by_ms=ready_ms)
         legs.append(leg)
-        made.append(term._replace(ready_ms=ready_ms))
+        made.append(replace(term, ready_ms=ready_ms))
     promise_ms = (
         max(leg.ship_by_ms for leg in legs),
         max(max(leg.deliver_by_ms, term.ready_ms) for leg, term in zip(legs, made, strict=True)),
     )
-    return plan._replace(legs=legs, terms=tuple(made), promise_ms=promise_ms)
+    return replace(plan, legs=legs, terms=tuple(made), promise_ms=promise_ms)

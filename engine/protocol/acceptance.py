@@ -14,6 +14,8 @@ import heapq
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from engine.domain.decide_legs import Change
 from engine.domain.events import Cause
 from engine.domain.orders import LegRecord, LegState, OrderRecord, OrderState
@@ -171,4 +173,4 @@ def _elsewhere(core: ShardCore, slot: str, record: OrderRecord, leg: LegRecord) 
     prepared = prepare_again(core, slot, record, ship_to, keep)
     request = prepared.request
     max_legs = max(1, legs_left(record) + 1)
-    return prepared._replace(request=request._replace(excluded=(*request.excluded, leg.node), max_legs=max_legs))
+    return replace(prepared, request=replace(request, excluded=(*request.excluded, leg.node), max_legs=max_legs))

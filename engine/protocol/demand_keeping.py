@@ -210,7 +210,7 @@ class Keeping:
             if free > 0:
                 some.append(replace(line, quantity=min(line.quantity, free), group=0, splittable=True))
         others = tuple([other for other in range(len(core.catalog.nodes)) if other != node])
-        plan = plan_alone(core, request._replace(lines=some, excluded=others), now_ms=now_ms)
+        plan = plan_alone(core, replace(request, lines=some, excluded=others), now_ms=now_ms)
         return bool(plan.legs)
 
 

@@ -333,8 +333,8 @@ def _prepare(
     on_short = OnShort.REFUSE if whole else OnShort.PARTIAL
     legs_left = record.max_legs - sum(leg.state in _FIXED_OPEN for leg in record.legs)
     order = replace(order, on_short=on_short, max_legs=max(1, legs_left))
-    request = request._replace(order=order, excluded=excluded, max_legs=max(0, legs_left))
-    return prepared._replace(request=request, on_short=on_short)
+    request = replace(request, order=order, excluded=excluded, max_legs=max(0, legs_left))
+    return replace(prepared, request=request, on_short=on_short)
 
 
 def _short(prepared: Prepared, plan: Plan) -> dict[int, tuple[int, str]]:

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from engine.domain.decide_edit import give_up, keepable, refresh
 from engine.domain.decide_legs import Change
 from engine.domain.decide_orders import Prepared, fits, legs_of, stock_of
@@ -120,7 +122,7 @@ class Exchange(ABC):
         if places:
             self.gone = tuple([leg_no for leg_no in self.gone if leg_no not in self._kept])
             new = [n for n in range(len(plan.legs)) if n not in places]
-            plan = plan._replace(legs=[plan.legs[n] for n in new], rows=(), **_terms(plan, new))
+            plan = replace(plan, legs=[plan.legs[n] for n in new], rows=(), **_terms(plan, new))
         first = self.first_leg_no(core)
         if first + len(plan.legs) > LEG_NO_MAX:
             self.overtaken(core, now_ms=now_ms)

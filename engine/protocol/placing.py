@@ -128,7 +128,8 @@ def open_plain(core: ShardCore, flights: list[Flight], plans: list[Plan], *, now
     time_ms, seq, epoch, config = batch.time_ms, batch.seq, core.epoch, catalog.version
     decisions, events = batch.decisions, batch.events
     made: list[OrderPut] = []
-    for opening in openings:
+    legs, token, answers = 0, batch.token, batch.answers
+    for flight, opening in zip(chosen, openings, strict=True):
         why = opening.plan.record
         decided_at = None
         if why:
@@ -138,13 +139,7 @@ def open_plain(core: ShardCore, flights: list[Flight], plans: list[Plan], *, now
         event = open_event(opening, core.next_order_no(time_ms), now_ms=time_ms, config=config, decided_at=decided_at)
         batch.size += 96 + len(event.record)
         made.append(event)
-    for flight, opening, event in zip(chosen, openings, made, strict=True):
         apply_opened(state, opening, event, flight.id_hash, time_ms=time_ms)
-    events += made
-    if core.moves.watching:
-        core.moves.note(made)
-    legs, token, answers = 0, batch.token, batch.answers
-    for flight, opening, event in zip(chosen, openings, made, strict=True):
         ttl_s = opening.command.ttl_s
         expires_at_ms = 0
         if ttl_s > 0:
@@ -156,6 +151,9 @@ def open_plain(core: ShardCore, flights: list[Flight], plans: list[Plan], *, now
             answers.append(Answer(conn, corr, view))
         if flight.registered:
             core.flights.close(flight)
+    events += made
+    if core.moves.watching:
+        core.moves.note(made)
     core.counts["placed"] += len(openings)
     core.counts["legs"] += legs
     return rest

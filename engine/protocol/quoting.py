@@ -114,7 +114,7 @@ class Quoting:
     def _plan(self, begun: _Begun, level: str, now_ms: int) -> None:
         """One option, or why there is none."""
         request = begun.prepared.request
-        request = request._replace(order=replace(request.order, service=level))
+        request = replace(request, order=replace(request.order, service=level))
         plan = plan_alone(self._core, request, now_ms=now_ms)
         if is_refused(begun.place, begun.prepared, plan) or (plan.unfilled and not plan.legs):
             begun.refused = begun.refused or plan
@@ -184,7 +184,7 @@ class Quoting:
                     facts = {"valid_until": _iso(quoted.valid_until_ms), "option_id": quoted.option}
                     settle(core, flight, refuse("quote_expired", "/quote_id", detail, **facts))
                     continue
-                flight.prepared = flight.prepared._replace(plain=False)
+                flight.prepared = replace(flight.prepared, plain=False)
             rest.append(flight)
         return rest
 
@@ -199,7 +199,7 @@ class Quoting:
         found = within(core, flight.prepared.request, quoted, now_ms=now_ms)
         if found is not None:
             request, kept = found
-            flight.prepared = flight.prepared._replace(request=request)
+            flight.prepared = replace(flight.prepared, request=request)
             core.count("quotes_kept")
             return kept
         core.count("quotes_changed")
@@ -254,7 +254,7 @@ def within(core: ShardCore, request: PlanRequest, quoted: Quoted, *, now_ms: int
     if not quoted.deliver_by_ms or request.order.quote_id == MUST_KEEP:
         return None
     for by_ms in (quoted.deliver_by_ms + 1, quoted.deliver_by_ms + 1 - DAY_MS):
-        strict = request._replace(order=replace(request.order, promised_by_ms=by_ms, quote_id=MUST_KEEP))
+        strict = replace(request, order=replace(request.order, promised_by_ms=by_ms, quote_id=MUST_KEEP))
         plan = plan_alone(core, strict, now_ms=now_ms)
         if _keeps(plan, quoted):
             return strict, plan

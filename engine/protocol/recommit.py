@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from engine.domain import decide_legs
 from engine.domain.commands import CommitHold, Quoted
 from engine.domain.decide_legs import Change
@@ -147,7 +149,7 @@ def _use(core: ShardCore, recommit: Recommit, plan: Plan, *, now_ms: int) -> Non
             _answer(core, recommit.askers, core.quoting.changed(quoted, recommit.prepared, plan, pointer="/ship_to"))
             return
         request, plan = found
-        recommit.prepared = recommit.prepared._replace(request=request)
+        recommit.prepared = replace(recommit.prepared, request=request)
     if plan.unfilled:
         _answer(core, recommit.askers, shortage(core.state, recommit.prepared, plan))
     elif any(core.catalog.owner[leg.node] != core.shard for leg in plan.legs):

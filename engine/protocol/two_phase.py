@@ -23,6 +23,8 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING, Protocol
 
+from msgspec.structs import replace
+
 from engine.domain.commands import DriveLeg, ResolveTxn, TryLegs
 from engine.domain.decide_orders import Prepared, extra_safety, fits
 from engine.domain.orders import LegState, OrderRecord
@@ -371,8 +373,8 @@ class TwoPhase:
         request = purpose.prepared.request
         without = self._to_avoid(pending)
         if without:
-            request = request._replace(excluded=(*request.excluded, *without))
-            purpose.prepared = purpose.prepared._replace(request=request)
+            request = replace(request, excluded=(*request.excluded, *without))
+            purpose.prepared = replace(purpose.prepared, request=request)
         purpose.planned_again(core, plan_alone(core, request, now_ms=now_ms), now_ms=now_ms)
 
     def _to_avoid(self, pending: Pending) -> list[int]:

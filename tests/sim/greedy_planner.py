@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from engine.domain.decide_orders import extra_safety
 from engine.domain.decisions import NodeVerdict
 from engine.domain.orders import Destination, LineRecord, Rung
@@ -174,11 +176,11 @@ class CollidingPlanner(GreedyPlanner):
             return plans
         self._count += 1
         chosen = [requests[n] for n in collide]
-        better = [plan._replace(rung=Rung.EXACT) for plan in self._other.plan(chosen, now_ms=now_ms)]
+        better = [replace(plan, rung=Rung.EXACT) for plan in self._other.plan(chosen, now_ms=now_ms)]
         greedy = [plans[n] for n in collide]
         self._components[self._count] = (chosen, greedy, better)
         for n in collide:
-            plans[n] = plans[n]._replace(component=self._count)
+            plans[n] = replace(plans[n], component=self._count)
         return plans
 
     def component_problem(self, component: int) -> bytes:

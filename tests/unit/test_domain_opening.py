@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import engine.protocol.placing as placing
 from engine.domain.commands import AdjustStock, PlaceOrder, StockMove
@@ -25,7 +26,8 @@ class Varied(GreedyPlanner):
         plans = []
         for n, plan in enumerate(super().plan(requests, now_ms=now_ms)):
             legs = [
-                leg._replace(
+                replace(
+                    leg,
                     service=k % 2 - 1,
                     parcels=k + 1,
                     ship_by_ms=now_ms + 3_600_000 * k + 123,
@@ -41,7 +43,8 @@ class Varied(GreedyPlanner):
                     max(leg.deliver_by_ms for leg in legs) // 1_000 * 1_000,
                 )
             plans.append(
-                plan._replace(
+                replace(
+                    plan,
                     legs=legs,
                     money_minor=(100 * n, n, -n, 3),
                     promise_ms=promise_ms,
