@@ -55,9 +55,10 @@ def items(file: File, key: Key, url: Url = URL_DEFAULT, allow_errors: AllowError
 
 @app.command()
 def nodes(file: File, key: Key, url: Url = URL_DEFAULT, allow_errors: AllowErrors = False) -> None:
-    """Nodes. Columns: node_id, postal_code, then any of name, kind, country, region, lat, lon, time_zone, cut_off, offers,
-    capacity_per_day and handling costs. For a US node the ZIP code tells what is missing. Files of store locations
-    (storenum, ZIPCODE, LAT, LON) are read as stores.
+    """Nodes. Columns: node_id, postal_code, then any of name, kind, country, region, lat, lon, time_zone, cut_off, offers, channels,
+    working and pickup days and hours, waves, capacity_per_day and handling costs. For a US node the ZIP code tells what is
+    missing. A node is replaced whole: what the file does not say becomes the default. Files of store locations (storenum,
+    ZIPCODE, LAT, LON) are read as stores.
 
     Example: quartermaster import nodes nodes.csv --key qm_...
     """

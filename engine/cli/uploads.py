@@ -93,7 +93,8 @@ class Uploader:
     def stock(self, rows: Iterable[StockRow | BadRow], feed: Feed = Feed()) -> Outcome:
         """Absolute counts, then the safety units of rows that state them. Rows of one instant follow each other.
 
-        A scope other than delta says something about whole nodes, so the rows of a node then stay in one job.
+        A scope other than delta says something about whole nodes, and a count of a source is taken once a node: the rows of a node
+        then stay in one job, wherever the file has them.
         """
         encode = msgspec.json.Encoder().encode
         safety: dict[str, list[tuple[StockRow, int]]] = {}
@@ -104,9 +105,10 @@ class Uploader:
             return encode({"node_id": row.node_id, "sku": row.sku, "quantity": row.quantity})
 
         good: Iterable[StockRow] = self.good(rows)
-        if feed.scope != "delta":
+        whole = feed.scope != "delta" or feed.source is not None
+        if whole:
             good = sorted(good, key=lambda row: (row.as_of.timestamp() if row.as_of else 0.0, row.node_id))
-        cut = _cut if feed.scope == "delta" else _cut_between_nodes
+        cut = _cut_between_nodes if whole else _cut
         for as_of, same in groupby(good, key=lambda row: row.as_of):
             self._by_jobs("/v1/inventory/import", cut(same, PART_ROWS), line, _params(feed, as_of))
         for node_id, settings in safety.items():

@@ -193,7 +193,8 @@ async def _whole_counts(
                     await _put_count(gateway, job, query, as_of_ms, node_id, group, 0)
                     group = []
                 if line.node_id in seen:
-                    detail = f"rows of node {line.node_id} must stand together in a count of scope {query.scope}"
+                    kind = f"of scope {query.scope}" if query.scope != "delta" else "with a source_seq"
+                    detail = f"rows of node {line.node_id} must stand together in a count {kind}: sort the rows by node"
                     job.fail_row(row.line, "/node_id", detail)
                     node_id = ""
                     continue

@@ -95,6 +95,31 @@ def test_nodes_take_place_and_time_zone_from_the_zip_code(tmp_path: Path) -> Non
     assert [row.line for row in rows[2:] if isinstance(row, BadRow)] == [4, 5]
 
 
+def test_nodes_have_days_hours_and_lists(tmp_path: Path) -> None:
+    path = _file(
+        tmp_path,
+        "node_id,zip,pickup_opens,pickup_days,working_days,channels,waves,holidays,pickup_ready_minutes,acceptance_deadline_s\n"
+        "S1,10001,08:30,0;5;6,0;1,web;app,09:00;14:00,2026-12-25,20,900\nS2,10001,,0;sunday,,,,,,\nS3,10001,,7,,,,,,\n",
+    )
+    first, *bad = read_nodes(path)
+    assert isinstance(first, DocumentRow)
+    said = {name: value for name, value in first.document.items() if name not in ("lat", "lon", "region", "time_zone")}
+    assert said == {
+        "node_id": "S1",
+        "postal_code": "10001",
+        "pickup_opens": "08:30",
+        "pickup_days": [0, 5, 6],
+        "working_days": [0, 1],
+        "channels": ["web", "app"],
+        "waves": ["09:00", "14:00"],
+        "holidays": ["2026-12-25"],
+        "pickup_ready_minutes": 20,
+        "acceptance_deadline_s": 900,
+    }
+    assert [row for row in bad if isinstance(row, DocumentRow)] == []
+    assert "pickup_days is 'sunday'" in bad[0].detail  # type: ignore[union-attr]
+
+
 def test_stock(tmp_path: Path) -> None:
     path = _file(tmp_path, "node_id,sku,qty,safety\nN,A,5,\nN,B,0,2\nN,C,-1,\nN,D,9223372036854775808,\n,E,1,\n")
     rows = list(read_stock(path))

@@ -43,7 +43,7 @@ class FakeGateway:
         if self.later:
             self.later -= 1
             return 503, {"code": "overloaded", "detail": "later"}
-        if path.endswith("/import"):
+        if path.partition("?")[0].endswith("/import"):
             rows = [json.loads(line) for line in body.splitlines()]
             self.seen.append((method, path, headers, rows))
             errors = [
@@ -179,6 +179,21 @@ def test_stock_with_safety_units(gateway: FakeGateway, tmp_path: Path) -> None:
         ("/v1/inventory/positions", {"node_id": "N1", "positions": [{"sku": "A", "safety_units": 1}]}),
         ("/v1/inventory/positions", {"node_id": "N2", "positions": [{"sku": "A", "safety_units": 2}]}),
     ]
+
+
+@pytest.mark.parametrize("feed", [("--source", "wms"), ("--source", "wms", "--source-seq", "7"), ("--scope", "full")])
+def test_rows_of_a_node_of_a_count_are_sent_together(
+    gateway: FakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, feed: tuple[str, ...]
+) -> None:
+    """A gateway takes a count of a source once a node, and a whole count is everything that the node has."""
+    monkeypatch.setattr("engine.cli.uploads.PART_ROWS", 2)
+    path = tmp_path / "stock.csv"
+    path.write_text("node_id,sku,quantity\nN2,A,5\nN1,A,1\nN2,B,6\nN1,B,2\nN2,C,7\n")
+    code, output = _run(gateway, "stock", str(path), *feed)
+    assert code == 0, output
+    assert "5 positions taken, 0 rows refused" in output
+    jobs = [[(row["node_id"], row["sku"]) for row in rows] for _, _, _, rows in gateway.seen]
+    assert jobs == [[("N1", "A"), ("N1", "B")], [("N2", "A"), ("N2", "B"), ("N2", "C")]]
 
 
 def test_exit_codes(gateway: FakeGateway, tmp_path: Path) -> None:

@@ -31,6 +31,12 @@ ITEM_COLUMNS = ("sku",)
 NODE_COLUMNS = ("node_id", "postal_code")
 STOCK_COLUMNS = ("node_id", "sku", "quantity")
 ORDER_COLUMNS = ("order_id", "sku", "quantity")
+_NODE_TEXTS = ("name", "kind", "country", "region", "time_zone", "cut_off", "state", "pickup_opens", "pickup_closes")
+_NODE_NUMBERS = (
+    *("processing_minutes", "handling_line_minor", "handling_unit_minor", "surcharge_minor", "pickup_ready_minutes"),
+    "acceptance_deadline_s",
+)
+_NODE_LISTS = ("offers", "channels", "holidays", "waves")
 _ORDER_FIELDS = ("channel", "service", "placed_at", "customer_id", "currency", "on_short")
 _SHIP_TO_FIELDS = ("country", "postal_code", "region")
 
@@ -102,15 +108,19 @@ def read_nodes(path: Path) -> Iterator[DocumentRow | BadRow]:
 
 def _node(line: int, row: Row) -> DocumentRow:
     document: dict[str, Any] = {"node_id": row["node_id"], "postal_code": row["postal_code"]}
-    for name in ("name", "kind", "country", "region", "time_zone", "cut_off", "state"):
+    for name in _NODE_TEXTS:
         if row.get(name):
             document[name] = row[name]
-    for name in ("processing_minutes", "handling_line_minor", "handling_unit_minor", "surcharge_minor"):
+    for name in _NODE_NUMBERS:
         value = optional_integer(row, name)
         if value is not None:
             document[name] = value
-    if row.get("offers"):
-        document["offers"] = words(row, "offers")
+    for name in _NODE_LISTS:
+        if row.get(name):
+            document[name] = words(row, name)
+    for name in ("working_days", "pickup_days"):
+        if row.get(name):
+            document[name] = [integer({name: word}, name) for word in words(row, name)]
     if row.get("capacity_per_day"):
         document["capacity"] = {"per_day": integer(row, "capacity_per_day")}
     if row.get("lat") or row.get("lon"):
