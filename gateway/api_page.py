@@ -128,7 +128,7 @@ def _route(doc: dict[str, Any], method: str, path: str, operation: dict[str, Any
         yield "| --- | --- | --- |"
         for entry in rows:
             needed = " (needed)" if entry.get("required") else ""
-            yield f"| `{entry['name']}`{needed} | {entry['in']} | {_cell(_meaning(entry.get('description', ''), entry['schema']))} |"
+            yield f"| `{entry['name']}`{needed} | {entry['in']} | {_cell(_asked(entry.get('description', ''), entry['schema']))} |"
     for media, content in operation.get("requestBody", {}).get("content", {}).items():
         if media == "application/vnd.msgpack":
             continue
@@ -136,7 +136,7 @@ def _route(doc: dict[str, Any], method: str, path: str, operation: dict[str, Any
         yield f"Send {_named(content['schema']) or f'`{media}`'}:"
         examples = [example["value"] for example in content.get("examples", {}).values()]
         examples += [content["example"]] if "example" in content else []
-        for example in examples[:2]:
+        for example in examples[:3]:
             yield from _block(example)
     problems: list[str] = []
     for status, entry in operation["responses"].items():
@@ -176,6 +176,23 @@ def _shape(name: str, schema: dict[str, Any]) -> Iterator[str]:
         if field not in needed and described.get("default") is not None:
             text = f"{text} Default `{json.dumps(described['default'])}`.".strip()
         yield f"| `{field}` | {_cell(_type(described))} | {_cell(text)} |"
+
+
+def _asked(text: str, schema: dict[str, Any]) -> str:
+    """A parameter: what is said, the words it takes, how often it may be given, and what it is where it is left out."""
+    said = [_meaning(text, schema)]
+    words = [f"`{word}`" for word in schema.get("enum", ())]
+    if words and not all(word in text for word in words):
+        said.append(f"{words[0]} only." if len(words) == 1 else f"One of {', '.join(words)}.")
+    if schema.get("type") == "array":
+        said.append(
+            f"Repeat it for several, up to {schema['maxItems']:,}."
+            if "maxItems" in schema
+            else "Repeat it for several."
+        )
+    if schema.get("default") not in (None, [], False, ""):
+        said.append(f"Default `{schema['default']}`.")
+    return " ".join(part for part in said if part)
 
 
 def _meaning(text: str, schema: dict[str, Any]) -> str:

@@ -21,6 +21,10 @@ _ORDER_STATES = (
     "shipped (all legs have left), delivered or cancelled. An order of which a part has left is still `allocated`: look at its legs."
 )
 _LEG_STATES = ", ".join(state.name.lower() for state in LegState) + "."
+_REASONS = (
+    "out_of_stock: too few units are left; no_node: no node that has them may serve the line, or no carrier goes there; max_legs: it would take "
+    "more legs than allowed; capacity: no node has room in the days ahead; short: its node lacked the units; rejected: its node refused."
+)
 FIELD_HELP = {
     "Allocation.state": _ORDER_STATES,
     "Leg.state": _LEG_STATES,
@@ -38,7 +42,7 @@ FIELD_HELP = {
     "rung": "How the plan was found: separable, exact, time_boxed or greedy. No matter to a shop.",
     "score": "What was minimised: the sum of the four kinds of money.",
     "splittable": "Whether units of the line may leave in several parts.",
-    "hold_reasons": "Names of your own, such as `fraud`: while one is left no leg is released (`/clear_holds`).",
+    "hold_reasons": "Names of your own, such as `fraud`: while one is left no leg is released (`/clear-holds`).",
     "priority": "Higher first, when units are short.",
     "on_short": "refuse: all or nothing; partial: what there is, the rest waits if anything was served; park: what is not there waits. "
     "Left out: the channel's.",
@@ -75,7 +79,19 @@ FIELD_HELP = {
     "version": "Goes up with every change; the number in the ETag.",
     "stock_effect": "none; zero_until_count: the shelf is empty; write_off: the units are gone.",
     "unfilled": "Units that no leg covers.",
-    "Unfilled.reason": "out_of_stock, no_node, ... as in a shortage.",
+    "Unfilled.reason": _REASONS,
+    "QuoteUnfilled.reason": _REASONS,
+    "DemandLine.reason": _REASONS,
+    "DemandLine.state": "parked, or partial where the order was to be served as far as possible.",
+    "ShipTo.country": "Two letters.",
+    "ShipTo.postal_code": "Says where it is: US ZIP codes; in other countries the postal areas in which you have nodes or channel centres. "
+    "Elsewhere send `lat` and `lon`.",
+    "ShipTo.residential": "Whether rate cards add their price for a home.",
+    "Count.source": "Who counts; its counts are numbered for each node by itself.",
+    "Count.source_seq": "Higher with every count of this source at this node.",
+    "Count.as_of": "When it was counted: at most two days ago, and at most a minute ahead of the engine's clock.",
+    "Count.rows": "A SKU that is not known refuses the whole count.",
+    "Commit.ship_to": "Where it goes after all; planned again where that differs, or refused, and then it is still held.",
     "customer_id": "Yours; orders can be listed by it.",
 }
 

@@ -212,7 +212,8 @@ def _query_parameters(route: Route) -> list[dict[str, Any]]:
         if field.get("default", 0) is None:
             field.pop("default", None)
         parameter = {"name": name, "in": "query", "required": required, "schema": field}
-        out.append(parameter | ({"description": QUERY_HELP[name]} if name in QUERY_HELP else {}))
+        text = QUERY_HELP.get(f"{route.path} {name}") or QUERY_HELP.get(name)
+        out.append(parameter | ({"description": text} if text else {}))
     return out
 
 

@@ -118,7 +118,7 @@ PAGES: dict[str, Page] = {
     ),
     "unknown_destination": Page(
         "The destination's postal code is not known and it has no coordinates.",
-        "Send `lat` and `lon`, or a known postal code.",
+        "Send `lat` and `lon`, or a known postal code: a US ZIP code, or one in a postal area in which a node or a channel's centre lies.",
     ),
     "invalid_quote": Page(
         "The `quote_id` was changed, cut off or made up, or was given out by another deployment.",

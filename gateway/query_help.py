@@ -1,9 +1,12 @@
-"""What the query parameters mean. One name means one thing on every route."""
+"""What the query parameters mean. One name means one thing on every route, but for those that name theirs ("path name")."""
 
 from __future__ import annotations
 
 QUERY_HELP = {
     "after": "Cursor to go on from.",
+    "/v1/decisions/{decision_id} node_id": "Say too, in `why`, why this node was chosen or not.",
+    "/v1/stream after": "Begin behind this id of an event, or behind a commit token.",
+    "/v1/stream kind": "`order`, `leg`, `stock`, `config`, or whole types such as `leg.shipped`.",
     "as_of": "When the count was taken; movements since then are added by the shard.",
     "at_from": "From this instant on, included.",
     "at_to": "Up to this instant, not included.",
@@ -11,10 +14,10 @@ QUERY_HELP = {
     "consistency": "`local`: from the gateway's own view, with its age; `strict`: from the shards that own the stock.",
     "country": "Country of the destination, two letters.",
     "cursor": "`next_cursor` of the page before.",
-    "customer_id": "Of this customer.",
+    "customer_id": "Of this customer: the `customer_id` of the order.",
     "in_stock": "Only where everything asked for is there.",
     "is_open": "Only what is still to be looked at; `false`: only what has come to an end.",
-    "kind": "Of this kind.",
+    "kind": "Of this kind, as the answers name it.",
     "kinds": "Of these kinds.",
     "lat": "Latitude of the destination, degrees.",
     "late": "Only what should have come by now.",
@@ -28,12 +31,12 @@ QUERY_HELP = {
     "postal_code": "Postal code of the destination.",
     "quantity": "Units wanted of each SKU, in the order of the SKUs.",
     "radius_km": "Great-circle distance from the destination at the most.",
-    "reason": "Why the units wait or were not served.",
+    "reason": "Why the units wait or were not served, as the answers name it.",
     "rung": "How the decision was reached.",
     "scope": "`full`: what a node's rows leave out is 0 on its shelf; `nonzero`: the same of files that leave out rows of 0;"
     " `delta`: only what is listed is touched.",
     "sku": "Of this SKU.",
-    "sort": "Oldest or newest first.",
+    "sort": "`-opened_at`: newest first; `opened_at`: oldest first.",
     "source": "Name of the feed that counted.",
     "source_seq": "Place of the count in its feed; an older one than the last is refused.",
     "state": "In this state.",

@@ -14,9 +14,7 @@ from gateway.schemas import Body, Id, Limit, Page, ShortText, Shown
 Cursor = Annotated[str, Meta(max_length=200)]
 Instant = Annotated[datetime, Meta(tz=True)]
 Sort = Literal["-opened_at", "opened_at"]
-AllocationStateName = Literal[
-    "allocated", "partially_allocated", "parked", "unfilled", "shipped", "delivered", "cancelled"
-]
+AllocationStateName = Literal["allocated", "partially_allocated", "parked", "shipped", "delivered", "cancelled"]
 ExceptionKind = Literal["duplicate_order"]
 RungName = Literal["separable", "exact", "time_boxed", "greedy"]
 

@@ -169,5 +169,9 @@ RESERVATION: dict[str, Any] = {
 COMMITS = {
     "all": {"summary": "Everything held", "value": {}},
     "part": {"summary": "One unit; the rest is released", "value": {"lines": [{"line_id": "1", "quantity": 1}]}},
+    "elsewhere": {
+        "summary": "The customer changed the address",
+        "value": {"ship_to": {"country": "US", "region": "IL", "postal_code": "60601"}},
+    },
 }
 EXTENDS = {"longer": {"summary": "Ten more minutes", "value": {"ttl_s": 600}}}
