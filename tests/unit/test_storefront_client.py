@@ -148,6 +148,29 @@ def test_a_key_that_no_header_can_carry_is_refused_before_anything_is_sent(key: 
         client.release("res_x", idempotency_key=key)
 
 
+@pytest.mark.parametrize("kind", [qm.Allocation, qm.Reservation])
+def test_live_legs_are_those_that_have_units(kind: type[qm.Allocation] | type[qm.Reservation]) -> None:
+    schema = "Allocation" if kind is qm.Allocation else "HeldOrder"
+    example = next(
+        answer["content"]["application/json"]["example"]
+        for methods in OPENAPI["paths"].values()
+        for operation in methods.values()
+        for status, answer in operation["responses"].items()
+        if status in ("200", "201")
+        and answer.get("content", {})
+        .get("application/json", {})
+        .get("schema", {})
+        .get("$ref", "")
+        .endswith(f"/{schema}")
+    )
+    leg = example["legs"][0]
+    states = ["cancelled", "allocated", "rejected", "shipped"]
+    legs = [{**leg, "leg_id": f"leg_{state}", "state": state} for state in states]
+    order = msgspec.convert({**example, "legs": legs}, kind)
+    assert [shown.leg_id for shown in order.live_legs] == ["leg_allocated", "leg_shipped"]
+    assert len(order.legs) == 4
+
+
 def test_a_shortage_is_an_error_with_its_numbers() -> None:
     found = error_of(
         {
@@ -155,13 +178,17 @@ def test_a_shortage_is_an_error_with_its_numbers() -> None:
             "detail": "Not enough units",
             "request_id": "r-1",
             "errors": [
-                {"pointer": "/lines/0", "detail": "short", "sku": "S", "requested": 2, "available_to_promise": 1}
+                {"pointer": "/lines/0", "detail": "short", "sku": "S", "requested": 2, "available_to_promise": 1},
+                {"pointer": "/lines/1", "detail": "short", "sku": "T", "requested": 2, "units_elsewhere": 9},
             ],
         },
         status=409,
     )
     assert isinstance(found, qm.OutOfStock)
-    assert found.shortages == [qm.Shortage("/lines/0", "S", 2, 1)]
+    assert found.shortages == [
+        qm.Shortage("/lines/0", "S", 2, 1),
+        qm.Shortage("/lines/1", "T", 2, 0, units_elsewhere=9),
+    ]
     of_a_kit = error_of(
         {"code": "out_of_stock", "errors": [{"pointer": "/lines/0", "line_id": "1", "sku": "A", "kit": "GIFT"}]},
         status=409,

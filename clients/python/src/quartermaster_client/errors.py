@@ -34,7 +34,10 @@ class Fault(NamedTuple):
 
 
 class Shortage(NamedTuple):
-    """A line that cannot be filled. Units of `sku`: of a kit that is the component that is short, and `kit` the SKU that was ordered."""
+    """A line that cannot be filled. Units of `sku`: of a kit that is the component that is short, and `kit` the SKU that was ordered.
+
+    `units_elsewhere` are free, but not for this line: at nodes that cannot serve it (another store, say), or kept for other methods.
+    """
 
     pointer: str
     sku: str
@@ -42,6 +45,7 @@ class Shortage(NamedTuple):
     available_to_promise: int
     line_id: str = ""
     kit: str | None = None
+    units_elsewhere: int = 0
 
 
 class Terms(NamedTuple):
@@ -184,6 +188,7 @@ def _shortage(fault: Fault) -> Shortage:
         int(fault.facts.get("available_to_promise", 0)),
         str(fault.facts.get("line_id", "")),
         fault.facts.get("kit"),
+        int(fault.facts.get("units_elsewhere", 0)),
     )
 
 

@@ -142,6 +142,10 @@ class OrderedLine(Answer, kw_only=True, frozen=True):
     pickup_node_id: str | None = None
 
 
+def _live(legs: list[Leg]) -> list[Leg]:
+    return [leg for leg in legs if leg.state not in ("cancelled", "rejected")]
+
+
 class Allocation(Answer, kw_only=True, frozen=True):
     """A committed order. `cost_minor` is expected cash, `score` the sum that was minimised."""
 
@@ -168,6 +172,11 @@ class Allocation(Answer, kw_only=True, frozen=True):
     """Where it goes, as far as the engine keeps it: no name and no street, they are yours to keep under `order_id`."""
     lines: list[OrderedLine]
     edit: Edit | None = None
+
+    @property
+    def live_legs(self) -> list[Leg]:
+        """Without those that were cancelled or rejected, which have no units: an edit or another address leaves such legs behind."""
+        return _live(self.legs)
 
 
 class Reservation(Answer, kw_only=True, frozen=True):
@@ -198,6 +207,11 @@ class Reservation(Answer, kw_only=True, frozen=True):
     """Where it goes, as far as the engine keeps it: no name and no street, they are yours to keep under `order_id`."""
     lines: list[OrderedLine]
     edit: Edit | None = None
+
+    @property
+    def live_legs(self) -> list[Leg]:
+        """Without those that were cancelled or rejected, which have no units: an edit or another address leaves such legs behind."""
+        return _live(self.legs)
 
 
 class OrderLeg(Answer, kw_only=True, frozen=True):

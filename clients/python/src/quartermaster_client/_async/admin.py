@@ -136,7 +136,9 @@ class AsyncClient(AsyncInbound, AsyncStreaming):
     ) -> Stock:
         """What the shelf held as of an instant (now if not said); what the engine booked after it stays booked.
 
-        A `source` counts its counts up in `source_seq`; an older one is refused (Conflict, `stale_count`).
+        A `source` counts its counts up in `source_seq`, for each node by itself; an older one is refused (Conflict, `stale_count`).
+        A SKU that is not known refuses the whole count. Give `as_of` with a key of yours: without it each call is another one. A
+        repeat of a key shows no positions.
         """
         body = bodies.CountBody(
             node_id=node_id,

@@ -62,7 +62,8 @@ class Orders(Base):
     ) -> Reservation:
         """Plan the order and hold its units for `ttl_s` seconds; then they go back by themselves.
 
-        Without `ship_to` it is planned for the channel's demand centre. Raises OutOfStock with the numbers.
+        Without `ship_to` it is planned for the channel's demand centre. Raises OutOfStock with the numbers. A repeat of a key
+        answers with its hold as it is now: `state` says where that ran out meanwhile.
         """
         body = bodies.ReserveBody(**_fields(order), ttl_s=ttl_s)
         return self.send(
