@@ -37,8 +37,8 @@ from engine.client.neighbour import living_neighbour
 from engine.domain.api_keys import KEY_ID_BYTES, PREFIX, SECRET_BYTES
 from engine.domain.commands import GetConfig, PutConfig
 from engine.domain.config import QUOTE_SECRET, ApiKey, Placement, Secret
-from engine.domain.move_commands import AddShard, AdmitShard
-from engine.domain.placement import CONTROL_SHARD
+from engine.domain.move_commands import AddShard
+from engine.domain.placement import CONTROL_SHARD, serving_shards
 from engine.domain.replies import ConfigReply, Done, Problem
 from engine.journal.connection import parse_url
 from engine.journal.discovery import Directory
@@ -50,6 +50,7 @@ from engine.settings import Settings
 START_TIMEOUT_S = 180.0
 SERVER_CHECK_S = 0.5
 SUPERVISOR_RETRY_S = 0.2
+ADMITTED_CHECK_S = 0.02
 ADMIN_KEY_FILE = "admin.key"
 ADMIN_SCOPES = ["*"]
 Say = Callable[[str], None]
@@ -223,16 +224,16 @@ async def _start_shards(settings: Settings, keeper: SupervisorKeeper, say: Say) 
         await cluster.start()
         say("recovering the control shard")
         await _wait_configured(cluster)
-        await _settle_placement(cluster, settings)
+        shards = await _settle_placement(cluster, settings)
         await _settle_quote_secret(cluster)
         api_key = await _settle_admin_key(cluster, settings)
-        say(f"recovering {settings.shards} shard{'s' if settings.shards > 1 else ''}")
+        say(f"recovering {len(shards)} shard{'s' if len(shards) > 1 else ''}")
         await keeper.start_rest()
         try:
-            await asyncio.wait_for(keeper.supervisor.wait_shards.remote(), START_TIMEOUT_S)
+            await asyncio.wait_for(keeper.supervisor.wait_shards.remote(shards), START_TIMEOUT_S)
+            await asyncio.wait_for(_wait_admitted(cluster, shards), START_TIMEOUT_S)
         except TimeoutError:
             raise StartError("not every shard came up; see the log above") from None
-        await _admit_shards(cluster, settings)
     finally:
         await cluster.close()
         await directory.close()
@@ -331,36 +332,33 @@ async def _stop_actors(supervisor: Any) -> None:
         return  # the cluster goes down next; nothing that was acknowledged is lost by that
 
 
-async def _settle_placement(cluster: Cluster, settings: Settings) -> None:
-    """The first start lays out the map; a later one must ask for as many shards as there are."""
+async def _settle_placement(cluster: Cluster, settings: Settings) -> list[int]:
+    """The first start lays out the map; a later one can add shards to it. Returns the shards that shall serve.
+
+    Numbers that were ever given count: a start like the one before does not bring back a shard that has ended since.
+    """
     reply = await cluster.ask(CONTROL_SHARD, GetConfig("placement", ""), timeout_s=30.0)
     if isinstance(reply, Problem) and reply.code == "not_found":
         document = msgspec.json.encode(Placement(shard_count=settings.shards))
         await _put(cluster, PutConfig("placement", (document,), if_version=0))
-        return
+        return list(range(settings.shards))
     if not isinstance(reply, ConfigReply):
         raise StartError(f"the control shard does not say how many shards there are: {reply}")
-    have = msgspec.json.decode(reply.documents[0].document, type=Placement).shard_count
-    if settings.shards < have:
-        raise StartError(
-            f"this data folder is laid out for {have} shard{'s' if have > 1 else ''}, {settings.shards} were asked "
-            f"for; start with --shards {have}. A shard is emptied with `quartermaster shards drain`, and stays"
-        )
-    for _ in range(have, settings.shards):
-        added = await cluster.ask(CONTROL_SHARD, AddShard(), timeout_s=30.0)
+    placement = msgspec.json.decode(reply.documents[0].document, type=Placement)
+    new = range(placement.shard_count, settings.shards)
+    for number in new:
+        added = await cluster.ask(CONTROL_SHARD, AddShard(number), timeout_s=30.0)
         if not isinstance(added, ConfigReply):
             raise StartError(f"the control shard adds no shard: {added}")
+    return [*serving_shards(placement), *new]
 
 
-async def _admit_shards(cluster: Cluster, settings: Settings) -> None:
-    """Shards that were added serve: from now on others ask them, and parts can be moved to them."""
-    reply = await cluster.ask(CONTROL_SHARD, GetConfig("placement", ""), timeout_s=30.0)
-    if not isinstance(reply, ConfigReply):
-        raise StartError(f"the control shard does not say which shards there are: {reply}")
-    for shard in msgspec.json.decode(reply.documents[0].document, type=Placement).joining:
-        admitted = await cluster.ask(CONTROL_SHARD, AdmitShard(shard), timeout_s=30.0)
-        if not isinstance(admitted, ConfigReply):
-            raise StartError(f"the control shard does not admit shard {shard}: {admitted}")
+async def _wait_admitted(cluster: Cluster, shards: list[int]) -> None:
+    """Until others ask the shards that were added: the supervisor sees to that."""
+    while True:
+        if set(shards) <= set(cluster.shards):
+            return
+        await asyncio.sleep(ADMITTED_CHECK_S)
 
 
 async def _settle_admin_key(cluster: Cluster, settings: Settings) -> str:

@@ -60,6 +60,7 @@ def start_ray(settings: Settings, temp_dir: Path) -> None:
     import ray
 
     from engine.actors.options import NAMESPACE, SHARD_MEMORY_BYTES, SHARD_SLOT, SHARD_SLOTS_PER_MACHINE
+    from engine.domain.decide_moves import SHARDS_MAX
 
     logging.getLogger("ray._private.worker").addFilter(_tells_people_something)
     if settings.ray_address:
@@ -72,7 +73,7 @@ def start_ray(settings: Settings, temp_dir: Path) -> None:
         resources={SHARD_SLOT: SHARD_SLOTS_PER_MACHINE},
         object_store_memory=RAY_OBJECT_STORE_BYTES,
         # What shards ask for is for placing them among machines. There is one here: it must never make them wait for ever.
-        _memory=SHARD_MEMORY_BYTES * (settings.shards + 1),
+        _memory=SHARD_MEMORY_BYTES * (SHARDS_MAX + 1),
         include_dashboard=False,
         log_to_driver=True,
         configure_logging=False,

@@ -10,6 +10,14 @@ import structlog
 from engine.settings import Settings
 
 
+def warn_on_stderr() -> None:
+    """For commands: what they print is on standard output, and nothing else."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
 def set_up_logging(settings: Settings) -> None:
     """Configure structlog once for this process."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]

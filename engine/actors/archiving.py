@@ -6,6 +6,8 @@ It holds nothing that is not written elsewhere: killed at any moment it goes on 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -31,6 +33,8 @@ IDLE_S = 0.25
 """How often a journal without news is looked at: what the index lags behind at the most when nothing is wrong."""
 RETRY_S = 0.5
 STOPPED_RETRY_S = 10.0
+ENDED_QUIET_S = 15.0
+"""A shard that has ended is followed no more when its journal was at its end for so long: by then its process is gone."""
 ASK_TIMEOUT_S = 2.0
 RETENTION_EVERY_S = 3_600.0
 RETENTION_PAUSE_S = 0.05
@@ -39,13 +43,14 @@ log = structlog.get_logger(__name__)
 
 
 class Archiving:
-    """Follows the control shard and `shards` stock shards."""
+    """Follows the control shard and every stock shard of the placement map, those that ended to the end of their journals."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stopping = asyncio.Event()
-        self._followers: list[ShardFollower] = []
+        self._followers: dict[int, ShardFollower] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._following: dict[int, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         """Follow, for as long as the process lives."""
@@ -58,7 +63,7 @@ class Archiving:
     async def stop(self) -> None:
         """Seal what was taken, so that the next start has less to read again."""
         self._stopping.set()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._following.values(), return_exceptions=True)
 
     def facts(self) -> dict[str, Any]:
         """By shard: entries archived, indexed, segments, gaps, why the index is behind."""
@@ -70,7 +75,7 @@ class Archiving:
                 "gaps": one.writer.gaps,
                 "index_trouble": one.index_trouble,
             }
-            for one in self._followers
+            for one in self._followers.values()
         }
 
     async def _start(self) -> None:
@@ -89,11 +94,11 @@ class Archiving:
                 await asyncio.sleep(RETRY_S)
         index, lock = IndexWriter(engine), asyncio.Lock()
         url, pressure = settings.redis_url.get_secret_value(), CpuPressure()
-        for shard in (CONTROL_SHARD, *range(settings.shards)):
-            feed = JournalFeed(url, shard)
-            follower = ShardFollower(
+
+        def follower_of(shard: int) -> ShardFollower:
+            return ShardFollower(
                 shard,
-                feed,
+                JournalFeed(url, shard),
                 store,
                 index,
                 lock,
@@ -101,22 +106,60 @@ class Archiving:
                 patience=Patience(settings.archive_lag_s, pressure.share),
                 now_ms=settings.pace.now_ms,
             )
-            self._followers.append(follower)
-            self._tasks.append(asyncio.create_task(self._follow(follower), name=f"archive-{shard}"))
-        self._tasks.append(asyncio.create_task(self._retire_forever(index, lock), name="retention"))
-        self._tasks.append(asyncio.create_task(self._settle_duplicates(index), name="duplicates"))
-        log.info("archiving", shards=settings.shards, index=engine.dialect.name)
 
-    async def _follow(self, follower: ShardFollower) -> None:
-        """Until told to stop. What cannot be archived is said, again and again, and tried again: trim waits for it meanwhile."""
+        log.info("archiving", index=engine.dialect.name)
+        self._tasks.append(asyncio.create_task(self._work(index, lock, follower_of), name="map"))
+        self._tasks.append(asyncio.create_task(self._retire_forever(index, lock), name="retention"))
+
+    async def _work(self, index: IndexWriter, lock: asyncio.Lock, follower_of: Callable[[int], ShardFollower]) -> None:
+        """What needs the shards' addresses and the placement map."""
+        settings = self._settings
+        assert settings.redis_url is not None
+        directory = Directory(settings.redis_url.get_secret_value())
+        cluster = Cluster(
+            directory.find,
+            kinds=("placement",),
+            token=settings.cluster_token.get_secret_value() if settings.cluster_token else "",
+            timeout_s=ASK_TIMEOUT_S,
+        )
+        try:
+            await cluster.start()
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._follow_map(cluster, follower_of))
+                both.create_task(self._settle_duplicates(index, cluster))
+        finally:
+            await cluster.close()
+            await directory.close()
+
+    async def _follow_map(self, cluster: Cluster, follower_of: Callable[[int], ShardFollower]) -> None:
+        """Follow the journal of every shard that the placement map has or had, that of a new one as soon as it is there."""
+        while not self._stopping.is_set():
+            is_known = await cluster.wait_configured(RETRY_S)
+            placement = cluster.catalog.placement
+            for shard in (CONTROL_SHARD, *(range(placement.shard_count) if is_known else ())):
+                if shard not in self._followers:
+                    follower = self._followers[shard] = follower_of(shard)
+                    work = self._follow(follower, lambda shard=shard: shard in cluster.catalog.placement.ended)  # type: ignore[misc]
+                    self._following[shard] = asyncio.create_task(work, name=f"archive-{shard}")
+            for task in self._following.values():
+                if task.done():
+                    task.result()  # none fails; if one does, all of this does
+            await self._pause(IDLE_S)
+
+    async def _follow(self, follower: ShardFollower, has_ended: Callable[[], bool]) -> None:
+        """Until told to stop, or until all is taken of a shard that has ended. What cannot be archived is said, again and again, and tried again: trim waits for it meanwhile."""
         complaint = Complaint()
-        opened = False
+        opened, quiet_since_s = False, time.monotonic()
         while not self._stopping.is_set():
             try:
                 if not opened:
                     await follower.open()
                     opened = True
                 if not await follower.round():
+                    if not has_ended() or not await follower.at_end():
+                        quiet_since_s = time.monotonic()
+                    elif time.monotonic() - quiet_since_s > ENDED_QUIET_S:
+                        break
                     await self._pause(IDLE_S)
             except Exists as error:
                 log.warning("another archiver is at work", shard=follower.shard, segment=str(error))
@@ -136,6 +179,7 @@ class Archiving:
                 await follower.seal()
             except (Exists, JournalError) as error:
                 log.warning("last segment not written", shard=follower.shard, error=str(error))
+        await follower.close()
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -143,23 +187,14 @@ class Archiving:
         except TimeoutError:
             pass
 
-    async def _settle_duplicates(self, index: IndexWriter) -> None:
+    async def _settle_duplicates(self, index: IndexWriter, cluster: Cluster) -> None:
         """Whenever a batch brought orders that may be duplicates, once at the start, and until all outcomes are known."""
         settings = self._settings
-        assert settings.redis_url is not None
-        directory = Directory(settings.redis_url.get_secret_value())
-        cluster = Cluster(
-            directory.find,
-            kinds=("placement",),
-            token=settings.cluster_token.get_secret_value() if settings.cluster_token else "",
-            timeout_s=ASK_TIMEOUT_S,
-        )
         reader = IndexReader(index_url(settings), readers=1)
         duplicates = Duplicates(reader, cluster, now_ms=settings.pace.now_ms)
         complaint = Complaint()
         settled = -1
         try:
-            await cluster.start()
             while not self._stopping.is_set():
                 judged = index.judged
                 if judged == settled or not await cluster.wait_configured(RETRY_S):
@@ -174,8 +209,6 @@ class Archiving:
                         log.warning("duplicates wait", error=str(error))
                 await self._pause(RETRY_S)
         finally:
-            await cluster.close()
-            await directory.close()
             reader.close()
 
     async def _retire_forever(self, index: IndexWriter, lock: asyncio.Lock) -> None:
@@ -190,7 +223,7 @@ class Archiving:
         settings, now_ms = self._settings, self._settings.pace.now_ms()
         if settings.archive_retention_days:
             before_ms = now_ms - settings.archive_retention_days * DAY_MS
-            for follower in self._followers:
+            for follower in list(self._followers.values()):
                 removed = await asyncio.to_thread(partial(follower.writer.retire, before_ms=before_ms))
                 if removed:
                     log.info("segments removed", shard=follower.shard, segments=removed)

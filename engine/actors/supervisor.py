@@ -1,22 +1,35 @@
 """Makes every other actor, once, and keeps one `run` call open to each: it ends when the process does, Ray starts the process
 again, and the supervisor calls again. Placement and restart are Ray's; this only says what there is.
+
+Which shards there are, the placement map says: the control shard's journal holds it, so that a supervisor that is killed between
+two steps finds what is left to do. A shard that was added is made, and admitted once it serves; one that has ended is stopped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import structlog
 
-from engine.domain.placement import CONTROL_SHARD
+from engine.client.cluster import Cluster
+from engine.domain.config import Placement
+from engine.domain.move_commands import AdmitShard
+from engine.domain.placement import CONTROL_SHARD, running_shards
+from engine.domain.replies import ConfigDoc, ConfigReply
+from engine.journal.discovery import Directory
 from engine.logs import set_up_logging
 from engine.settings import Settings
 
 AGAIN_MIN_S = 0.05
 AGAIN_MAX_S = 2.0
 GATEWAY_STOP_S = 12.0
+ADMIT_TIMEOUT_S = 5.0
+ADMIT_RETRY_S = 0.5
+END_GRACE_S = 2.0
+"""How long a shard that has ended still answers `moved`, for those that have not heard of it."""
 MACHINES_S = 5.0
 """How often the machines of a cluster are looked at."""
 SOLVER = "solver"
@@ -34,6 +47,9 @@ class Supervisor:
         self._actors: dict[str, Any] = {}
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._following: asyncio.Task[None] | None = None
+        self._cluster: Cluster | None = None
+        self._joining: dict[int, asyncio.Task[None]] = {}
+        self._ending: dict[int, asyncio.Task[None]] = {}
         self._started = False
         self._stopping = False
 
@@ -58,11 +74,11 @@ class Supervisor:
 
     async def start_rest(self) -> None:
         """Make stock shards, the solver and the gateways; returns at once, repeating it changes nothing."""
-        from engine.actors.options import archiver_actor, gateway_actor, machine_here, shard_actor
+        from engine.actors.options import archiver_actor, gateway_actor, machine_here
 
         self._started = True
-        for shard in range(self._settings.shards):
-            self._keep(f"shard-{shard}", shard_actor(shard), shard, self._settings_json, self._runtime_dir)
+        if self._cluster is None:
+            await self._follow_map()
         if self._settings.solver_in_flight_max:
             self._keep_solvers(machine_here(), set())
             if self._settings.ray_address and self._following is None:
@@ -71,6 +87,78 @@ class Supervisor:
             self._keep("archiver", archiver_actor(), self._settings_json)
         for port in self._ports:
             self._keep(f"gateway-{port}", gateway_actor(port), self._settings_json, port)
+
+    # -- shards that come and go ------------------------------------------------------------------------------------
+
+    async def _follow_map(self) -> None:
+        settings = self._settings
+        assert settings.redis_url is not None, "bootstrap sets the server's address"
+        directory = Directory(settings.redis_url.get_secret_value())
+        token = settings.cluster_token.get_secret_value() if settings.cluster_token else ""
+        cluster = self._cluster = Cluster(directory.find, kinds=("placement",), token=token)
+        apply = cluster.catalog.apply
+
+        def changed(docs: Iterable[ConfigDoc], version: int) -> None:
+            documents = list(docs)
+            apply(documents, version)
+            if any(doc.kind == "placement" for doc in documents):
+                self._follow(cluster.catalog.placement)
+
+        cluster.on_config = changed
+        await cluster.start()
+
+    def _follow(self, placement: Placement) -> None:
+        """Have what the map says; again at every change of it."""
+        from engine.actors.options import shard_actor
+
+        loop = asyncio.get_running_loop()
+        for shard in running_shards(placement):
+            self._keep(f"shard-{shard}", shard_actor(shard), shard, self._settings_json, self._runtime_dir)
+            if shard in placement.joining and shard not in self._joining:
+                self._joining[shard] = loop.create_task(self._admit(shard), name=f"admit-{shard}")
+        for shard in placement.ended:
+            if shard not in self._ending:
+                self._ending[shard] = loop.create_task(self._end(shard), name=f"end-{shard}")
+
+    async def _admit(self, shard: int) -> None:
+        """Once it serves, others ask it and parts can be moved to it."""
+        assert self._cluster is not None
+        await self._wait_serving(f"shard-{shard}")
+        while not self._stopping:
+            reply = await self._cluster.ask(CONTROL_SHARD, AdmitShard(shard), timeout_s=ADMIT_TIMEOUT_S)
+            if isinstance(reply, ConfigReply):
+                log.info("shard added", shard=shard)
+                return
+            await asyncio.sleep(ADMIT_RETRY_S)
+
+    async def _end(self, shard: int) -> None:
+        """Stop a shard for good. Its journal has everything; a supervisor before this one may have stopped it already."""
+        import ray
+
+        from engine.actors.options import NAMESPACE
+
+        name = f"shard-{shard}"
+        joining = self._joining.get(shard)
+        if joining is not None:
+            joining.cancel()
+        if name in self._runs:
+            await asyncio.sleep(END_GRACE_S)
+            self._runs.pop(name).cancel()
+        self._actors.pop(name, None)
+        while not self._stopping:
+            try:
+                actor = await asyncio.to_thread(ray.get_actor, name, namespace=NAMESPACE)
+            except ValueError:
+                return  # there is none
+            try:
+                ray.kill(actor)
+                log.info("shard ended", shard=shard)
+                return
+            except ray.exceptions.RayError as error:
+                log.warning("a shard that has ended is not stopped yet", shard=shard, error=repr(error))
+                await asyncio.sleep(AGAIN_MAX_S)
+
+    # -- machines ---------------------------------------------------------------------------------------------------
 
     def _keep_solvers(self, here: str, others: set[str]) -> None:
         """One on each machine that may have shards, which reach it over a Unix socket; none where a machine is lost."""
@@ -96,9 +184,9 @@ class Supervisor:
                 log.warning("Ray does not say which machines there are", error=repr(error))
             await asyncio.sleep(MACHINES_S)
 
-    async def wait_shards(self) -> None:
-        """Returns once every stock shard serves, however often one had to be started for that."""
-        for shard in range(self._settings.shards):
+    async def wait_shards(self, shards: list[int]) -> None:
+        """Returns once these stock shards serve, however often one had to be started for that."""
+        for shard in shards:
             await self._wait_serving(f"shard-{shard}")
 
     async def _wait_serving(self, name: str) -> None:
@@ -116,7 +204,7 @@ class Supervisor:
     async def pids(self) -> dict[str, int]:
         """Process id by actor name; 0 where it does not answer."""
         out = {"supervisor": os.getpid()}
-        for name, actor in self._actors.items():
+        for name, actor in list(self._actors.items()):
             try:
                 out[name] = await asyncio.wait_for(actor.ping.remote(), 2.0)
             except Exception as error:

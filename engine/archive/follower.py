@@ -155,6 +155,19 @@ class ShardFollower:
         await _in_thread(self.writer.seal)
         await self._tell()
 
+    async def at_end(self) -> bool:
+        """Of a journal that gets no more entries: seal at once, and say whether all of it is archived and indexed, and told (L3)."""
+        await self.seal()
+        tail = await self._feed.tail()
+        told = self._told
+        if self.index_trouble or told is None:
+            return False
+        return min(told.archived_seq, told.indexed_seq) >= (tail.seq if tail is not None else 0)
+
+    async def close(self) -> None:
+        """Follow no more."""
+        await self._feed.close()
+
     async def _is_tight(self) -> bool:
         """Looked at as often as the shard is told; False in between."""
         if time.monotonic() - self._told_at < self._tell_every_s:

@@ -40,4 +40,7 @@ def build() -> typer.Typer:
 
 def main() -> None:
     """Entry point of the console script."""
+    from engine.logs import warn_on_stderr
+
+    warn_on_stderr()
     build()()

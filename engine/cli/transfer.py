@@ -109,8 +109,8 @@ def restore(
     """Put an export into an empty engine that is not running; then start it with `quartermaster up`.
 
     Every hash of every file is checked before the first byte is written. Refuses an engine that has something already, unless
-    forced. Epochs go up, so that a copy of the old engine that still runs somewhere cannot write any more. Start it with as many
-    shards as it had; holds that ran out meanwhile get a moment of grace, then expire.
+    forced. Epochs go up, so that a copy of the old engine that still runs somewhere cannot write any more. It has the shards that it
+    had; holds that ran out meanwhile get a moment of grace, then expire.
 
     Exit code: 0 = restored, 2 = the files are no whole export, 3 = the engine is running, not empty, or cannot be reached.
 
@@ -134,9 +134,8 @@ def restore(
                 raise NotEmpty("the archive has segments")
             asyncio.run(restore_all(url, folder, force=force, progress=line.update))
             restore_segments(folder, manifest, settings)
-    shards = len(manifest.shards) - 1
     _out.print(f"[green]{_told(manifest)} restored[/] in {time.monotonic() - started_s:.1f} s", highlight=False)
-    _out.print(f"start it with: quartermaster up --shards {shards} --data-dir {settings.data_dir}", highlight=False)
+    _out.print(f"start it with: quartermaster up --data-dir {settings.data_dir}", highlight=False)
 
 
 @contextmanager

@@ -37,7 +37,9 @@ def settings_from(**options: Any) -> Settings:
 
 def up(
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the journal and keys. Created if missing.")] = None,
-    shards: Annotated[int | None, typer.Option(help="Stock shards: as many as the data folder has, or more.")] = None,
+    shards: Annotated[
+        int | None, typer.Option(help="Stock shards of a new data folder; a larger number than it ever had adds some.")
+    ] = None,
     gateways: Annotated[int | None, typer.Option(help="HTTP gateways, one port each.")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the first gateway; 0 = any free one.")] = None,
     host: Annotated[str | None, typer.Option(help="Address that gateways listen on.")] = None,

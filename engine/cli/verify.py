@@ -91,7 +91,7 @@ async def verify_cluster(engine: Connected, *, acknowledged: set[str] | None = N
                 lambda shard: ask_shard(engine.cluster, shard),
                 engine.cluster.catalog,
                 acknowledged=acknowledged,
-                chain_only=(CONTROL_SHARD,),
+                chain_only=(*engine.cluster.catalog.placement.ended, CONTROL_SHARD),
                 progress=line.update,
             )
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 
 import structlog
@@ -16,6 +17,7 @@ from engine.domain.replies import ConfigDoc, ConfigReply, Problem, Reply
 CONFIG_CORR = 1
 MOVED_RETRIES = 5
 MOVED_WAIT_S = 0.1
+LEAVE_CHECK_S = 0.05
 log = structlog.get_logger(__name__)
 
 
@@ -41,6 +43,7 @@ class Cluster:
         self._peer = peer
         self._timeout_s = timeout_s
         self._links: dict[int, ShardLink] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
         self._configured = asyncio.Event()
         self.refusal: Problem | None = None
         """Why the control shard cannot be followed, as it says itself."""
@@ -51,7 +54,10 @@ class Cluster:
         control.subscribe(CONFIG_CORR, lambda: FollowConfig(self.catalog.version, self._kinds), self._config_came)
 
     async def close(self) -> None:
-        await asyncio.gather(*(link.close() for link in self._links.values()))
+        leaving = list(self._leaving)
+        for task in leaving:
+            task.cancel()
+        await asyncio.gather(*(link.close() for link in self._links.values()), *leaving, return_exceptions=True)
 
     async def wait_configured(self, timeout_s: float) -> bool:
         """Whether the whole configuration arrived in time."""
@@ -65,11 +71,31 @@ class Cluster:
         if isinstance(reply, ConfigReply):
             self.refusal = None
             self.on_config(reply.documents, reply.version)
+            self._leave_ended()
             if not reply.more:
                 self._configured.set()
         elif isinstance(reply, Problem):
             self.refusal = reply
             log.info("the control shard cannot be followed yet", code=reply.code, detail=reply.detail)
+
+    def _leave_ended(self) -> None:
+        """A shard that has ended is asked nothing more; what was asked before is still answered."""
+        for shard in self.catalog.placement.ended:
+            link = self._links.pop(shard, None)
+            if link is not None:
+                task = asyncio.get_running_loop().create_task(self._leave(link))
+                self._leaving.add(task)
+                task.add_done_callback(self._leaving.discard)
+
+    async def _leave(self, link: ShardLink) -> None:
+        until_s = time.monotonic() + self._timeout_s
+        try:
+            while True:
+                if not link.pending or time.monotonic() > until_s:
+                    return
+                await asyncio.sleep(LEAVE_CHECK_S)
+        finally:
+            await link.close()
 
     # -- routing --------------------------------------------------------------------------------------------------
 

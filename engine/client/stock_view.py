@@ -23,6 +23,8 @@ from engine.client.link import ShardLink
 from engine.client.stock_columns import StockColumns
 from engine.domain.catalog import Catalog
 from engine.domain.commands import FindItems, FollowStock, GetStockPage
+from engine.domain.config import Placement
+from engine.domain.placement import serving_shards
 from engine.domain.replies import ItemsReply, Problem, Reply, StockPage, StockUpdate
 
 STOCK_CORR = 2
@@ -172,7 +174,9 @@ class StockView:
     def __init__(self, catalog: Callable[[], Catalog], new_link: Callable[[int], ShardLink]) -> None:
         self._catalog = catalog
         self._new_link = new_link
-        self.shards: list[ShardStock] = []
+        self.shards: dict[int, ShardStock] = {}
+        """By number, those that serve: more of them when one was added, fewer when one has ended."""
+        self._placement: Placement | None = None
         self._used_s = 0.0
         self._owner: list[int] = []
         self._idle: asyncio.TimerHandle | None = None
@@ -189,28 +193,33 @@ class StockView:
         """Whether every shard's picture is complete and at most so old. The first call begins to follow (W1)."""
         self._used_s = now_s
         catalog = self._catalog()
-        if not self.shards or len(self.shards) != catalog.placement.shard_count:
-            self._begin(catalog)
-            return False
+        if catalog.placement is not self._placement or not self.shards:
+            self._placement = catalog.placement
+            self._shards_changed(serving_shards(catalog.placement))
         if catalog.owner is not self._owner:
             self._owners_changed(catalog)
         oldest_s = now_s - age_max_s
-        return all(shard.columns is not None and shard.heard_s >= oldest_s for shard in self.shards)
+        return all(shard.columns is not None and shard.heard_s >= oldest_s for shard in self.shards.values())
 
-    def _begin(self, catalog: Catalog) -> None:
-        self._drop_links()
-        self._owner = catalog.owner
-        count = catalog.placement.shard_count
-        self.shards = [ShardStock(shard, self._new_link(shard), self._changed) for shard in range(count)]
-        for home in self.shards:
-            home.settled = {other: Settling() for other in range(count) if other != home.shard}
+    def _shards_changed(self, serving: list[int]) -> None:
+        """Begin to follow those that came, leave those that ended: the others' pictures stay."""
+        if not self.shards:
+            self._owner = self._catalog().owner
+        for shard in [shard for shard in self.shards if shard not in serving]:
+            self._leave(self.shards.pop(shard))
+        for shard in serving:
+            if shard not in self.shards:
+                self.shards[shard] = ShardStock(shard, self._new_link(shard), self._changed)
+        for home in self.shards.values():
+            home.settled = {other: home.settled.get(other) or Settling() for other in serving if other != home.shard}
+        self.changes += 1
         if self._idle is None:
             self._idle = asyncio.get_running_loop().call_later(IDLE_CHECK_S, self._look_idle)
 
     def _owners_changed(self, catalog: Catalog) -> None:
         """W4. Nodes that were added at the end change nothing."""
         if catalog.owner[: len(self._owner)] != self._owner:
-            for shard in self.shards:
+            for shard in self.shards.values():
                 shard.drop()
                 shard.fetch()
         self._owner = catalog.owner
@@ -224,17 +233,20 @@ class StockView:
         self._idle = asyncio.get_running_loop().call_later(IDLE_CHECK_S, self._look_idle)
 
     def _drop_links(self) -> None:
-        for shard in self.shards:
-            task = asyncio.get_running_loop().create_task(shard.close())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
-        self.shards = []
+        for shard in self.shards.values():
+            self._leave(shard)
+        self.shards = {}
         self.changes += 1
+
+    def _leave(self, shard: ShardStock) -> None:
+        task = asyncio.get_running_loop().create_task(shard.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     def _changed(self, changed: ShardStock) -> None:
         self.changes += 1
         shards = self.shards
-        for home in shards:
+        for home in shards.values():
             for other, settling in home.settled.items():
                 settling.seen(shards[other].point)
         for waiter, (wanted, only) in list(self._waiters.items()):
@@ -256,9 +268,9 @@ class StockView:
         could contain."""
         shards = self.shards
         for number, point in points.items():
-            if number >= len(shards):
+            home = shards.get(number)
+            if home is None:
                 continue
-            home = shards[number]
             if home.columns is None or home.point < point:
                 return False
             for other, settling in home.settled.items():
@@ -271,8 +283,9 @@ class StockView:
         if self.contains(points, only):
             return True
         for shard, point in points.items():
-            if shard < len(self.shards) and self.shards[shard].point < point:
-                self.shards[shard].probe()
+            home = self.shards.get(shard)
+            if home is not None and home.point < point:
+                home.probe()
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiters[waiter] = (points, only)
         try:
@@ -297,7 +310,8 @@ class StockView:
         wanted = tuple([sku for sku in skus if self.item(sku) is None])
         if not wanted or not self.shards:
             return
-        reply = await self.shards[0].link.submit(FindItems(wanted))
+        first = next(iter(self.shards.values()))
+        reply = await first.link.submit(FindItems(wanted))
         if type(reply) is ItemsReply:
             found = {sku: index for sku, index in zip(wanted, reply.indexes, strict=True) if index >= 0}
             if len(self._item_of) + len(found) > ITEMS_KEPT_MAX:
@@ -310,9 +324,9 @@ class StockView:
 
     def ages_s(self, now_s: float) -> dict[int, float]:
         """Age of each shard's picture in use."""
-        return {shard.shard: now_s - shard.heard_s for shard in self.shards if shard.columns is not None}
+        return {shard.shard: now_s - shard.heard_s for shard in self.shards.values() if shard.columns is not None}
 
     def size(self) -> tuple[int, int]:
         """(positions, bytes of their columns)"""
-        kept: Sequence[StockColumns] = [shard.columns for shard in self.shards if shard.columns is not None]
+        kept: Sequence[StockColumns] = [shard.columns for shard in self.shards.values() if shard.columns is not None]
         return sum(len(columns) for columns in kept), sum(columns.nbytes for columns in kept)

@@ -22,6 +22,7 @@ from engine.domain.replies import Problem
 
 MoveCommand = BeginMove | FinishMove | AbandonMove | AddShard | AdmitShard | EndShard
 SHARDS_MAX = 64
+SHARDS_EVER = 250
 _SLOT = re.compile(r"[A-Z]{2}[0-9A-Z]{0,3}")
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
@@ -54,9 +55,13 @@ def _decide(state: ConfigState, old: Placement, command: MoveCommand) -> Placeme
         is_that = old.moving is not None and old.moving.move_id == command.move_id
         return replace(old, moving=None) if is_that else old
     if isinstance(command, AddShard):
-        if len(old.ended) + SHARDS_MAX <= old.shard_count or old.shard_count >= 250:
-            return refuse("invalid_field", "", f"at most {SHARDS_MAX} shards at once, and 250 ever")
         number = old.shard_count
+        if 0 <= command.number < number:
+            return old  # a repeat
+        if command.number > number:
+            return refuse("invalid_field", "/number", f"the next shard is shard {number}", number=number)
+        if len(old.ended) + SHARDS_MAX <= number or number >= SHARDS_EVER:
+            return refuse("invalid_field", "", f"at most {SHARDS_MAX} shards at once, and {SHARDS_EVER} ever")
         return replace(old, shard_count=number + 1, bands=band_count(old), joining=[*old.joining, number])
     if isinstance(command, AdmitShard):
         return replace(old, joining=[shard for shard in old.joining if shard != command.shard])
@@ -151,7 +156,10 @@ def _end(state: ConfigState, old: Placement, shard: int) -> Placement | Problem:
             node = msgspec.json.decode(stored.document, type=Node)
             if shard_of_node(old, node) == shard:
                 has.append(f"node:{stored.name}")
-    if has or (old.moving is not None and shard in (old.moving.source, old.moving.target)):
+    if old.moving is not None and shard in (old.moving.source, old.moving.target):
+        detail = f"{old.moving.part} is on its way from shard {old.moving.source} to shard {old.moving.target}"
+        return refuse("wrong_state", "/shard", detail, part=old.moving.part)
+    if has:
         detail = f"shard {shard} still owns {len(has)} parts ({', '.join(has[:5])}): drain it first"
         return refuse("wrong_state", "/shard", detail, parts=len(has))
     return replace(old, ended=[*old.ended, shard], joining=[one for one in old.joining if one != shard])

@@ -54,6 +54,9 @@ class ShowNode(Struct, array_like=True, tag=74, frozen=True, gc=False):
 class AddShard(Struct, array_like=True, tag=75, frozen=True, gc=False):
     """Control shard: there is one shard more. It is started, owns nothing, and is not asked before `AdmitShard`."""
 
+    number: int = -1
+    """The number that it gets, so that a repeat adds no other one; -1 = the next one, whatever that is."""
+
 
 class AdmitShard(Struct, array_like=True, tag=76, frozen=True, gc=False):
     """Control shard: a shard that was added serves."""

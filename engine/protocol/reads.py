@@ -241,6 +241,7 @@ def status(core: ShardCore, conn: int, corr: int, command: GetStatus, now_ms: in
         "dirty_parts": len(state.dirty),
         "transactions_pending": core.two_phase.pending_count,
         "legs_driving": core.driver.count,
+        "boxed_parts": len(state.boxes),
         "foreign_legs": len(state.foreign_node),
         "claims_in_flight": core.claims.in_flight,
         "orders_in_flight": len(core.flights),

@@ -236,8 +236,13 @@ class ViewFeed:
             return None
         core = self._core
         own = (core.epoch, core.state.seq)
-        return all((own if shard == core.shard else self.point(shard)) >= point for shard, point in points.items())
+        ended = core.catalog.placement.ended  # what those had is at others, whose views began after it came
+        return all(
+            shard in ended or (own if shard == core.shard else self.point(shard)) >= point
+            for shard, point in points.items()
+        )
 
     def lag_ms(self, now_ms: int) -> int:
         """Age of the oldest view, 0 where there are no others."""
-        return max((now_ms - heard for heard in self._heard_ms.values()), default=0)
+        ended = self._core.catalog.placement.ended
+        return max((now_ms - heard for shard, heard in self._heard_ms.items() if shard not in ended), default=0)

@@ -99,7 +99,7 @@ class Tables:
         view = self._gateway.stock
         if view.changes != self._changes:
             self._changes = view.changes
-            self._token = make_token({shard.shard: shard.point for shard in view.shards})
+            self._token = make_token({shard.shard: shard.point for shard in view.shards.values()})
         return self._token
 
 
@@ -115,9 +115,9 @@ def stock_now(gateway: Gateway, wanted: Wanted, after: Points | None = None) -> 
     if after is not None and not view.contains(after, gateway.cluster.catalog.owner[only] if only >= 0 else None):
         return None
     catalog, table = gateway.cluster.catalog, gateway.tables.of(wanted.channel, wanted.method)
-    shards: list[ShardStock] = view.shards
+    shards: list[ShardStock] = list(view.shards.values())
     if only >= 0:
-        shards = [shards[catalog.owner[only]]]
+        shards = [view.shards[catalog.owner[only]]]
     clock_s = gateway.now_ms() // 1_000
     positions: list[Position] = []
     for sku in sorted(wanted.skus) if len(wanted.skus) > 1 else wanted.skus:

@@ -240,7 +240,7 @@ class Live:
         async with self._beginning:
             self._stay()
             try:
-                for shard in (*self._cluster.shards, CONTROL_SHARD):
+                for shard in self._journals():
                     if shard not in self.feeds:
                         self.feeds[shard] = ShardFeed(self, shard, await self._tail(shard))
             finally:
@@ -253,9 +253,13 @@ class Live:
         finally:
             await feed.close()
 
+    def _journals(self) -> list[int]:
+        """Those of shards that have ended, too: a client may come back with a cursor from before their end."""
+        return [*self._cluster.shards, *self._cluster.catalog.placement.ended, CONTROL_SHARD]
+
     def missing_shards(self) -> bool:
         """Whether a shard was added since."""
-        return len(self.feeds) <= len(self._cluster.shards)
+        return len(self.feeds) < len(self._journals())
 
     def enter(self, stream: EventStream) -> None:
         self.streams.add(stream)

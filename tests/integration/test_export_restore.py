@@ -214,4 +214,4 @@ def test_the_commands_of_the_how_to_work(original: Original, tmp_path: Path, pag
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("3 journals") == 3
-    assert "quartermaster up --shards 2" in run.stdout
+    assert "quartermaster up --data-dir" in run.stdout

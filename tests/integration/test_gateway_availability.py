@@ -40,7 +40,7 @@ async def followed(engine: GatewayEngine) -> StockView:
     """The gateway's view, once it is complete: the first read begins it."""
     view = engine.door.gateway.stock
     await read(engine.client)
-    await eventually(lambda: bool(view.shards) and all(shard.columns is not None for shard in view.shards))
+    await eventually(lambda: bool(view.shards) and all(shard.columns is not None for shard in view.shards.values()))
     await read(engine.client)
     return view
 
@@ -81,7 +81,7 @@ async def test_the_view_shows_what_the_owners_show(engine: GatewayEngine) -> Non
             position.pop("feed_age_s")
         assert local["data"] == strict["data"]
         assert local["totals"] == strict["totals"]
-    assert [n for n, shard in enumerate(view.shards) if shard.pictures != 1] == []
+    assert [n for n, shard in view.shards.items() if shard.pictures != 1] == []
 
 
 async def test_a_read_after_a_token_contains_it(engine: GatewayEngine) -> None:
@@ -153,7 +153,7 @@ async def test_two_gateways_tell_the_same(engine: GatewayEngine) -> None:
         await eventually(lambda: second.catalog.version >= engine.cluster.catalog.version)
         await followed(engine)
         await read(client)
-        await eventually(lambda: all(shard.columns is not None for shard in door.gateway.stock.shards))
+        await eventually(lambda: all(shard.columns is not None for shard in door.gateway.stock.shards.values()))
         order = await engine.client.post("/v1/allocations", json=an_order_body("A-0"), headers=keyed("k-0"))
         assert order.status_code == 409, order.text
         tokens = [await engine.stock_up(f"N-{n}", sku, n + 1) for n in range(4) for sku in SKUS]
@@ -175,7 +175,7 @@ async def test_a_feed_that_nobody_reads_is_given_up_and_begun_again(
     monkeypatch.setattr("engine.client.stock_view.IDLE_S", 0.2)
     monkeypatch.setattr(view, "_used_s", view._used_s - 1.0)
     view._look_idle()
-    assert view.shards == []
+    assert view.shards == {}
     assert view.size() == (0, 0)
     cores: Any = [shard.core for shard in engine.stock]
     await eventually(lambda: all(core.stock_feed.followers == 0 for core in cores))

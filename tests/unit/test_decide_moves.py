@@ -7,10 +7,10 @@ import pytest
 
 from engine.domain.config import Placement
 from engine.domain.config_state import ConfigState
-from engine.domain.decide_moves import MoveCommand, decide_move, placement_of
+from engine.domain.decide_moves import SHARDS_EVER, SHARDS_MAX, MoveCommand, decide_move, placement_of
 from engine.domain.events import ConfigPut
-from engine.domain.move_commands import AbandonMove, AddShard, AdmitShard, BeginMove, FinishMove
-from engine.domain.placement import serving_shards, shard_of_node, shard_of_slot
+from engine.domain.move_commands import AbandonMove, AddShard, AdmitShard, BeginMove, EndShard, FinishMove
+from engine.domain.placement import running_shards, serving_shards, shard_of_node, shard_of_slot
 from engine.domain.replies import Problem
 from tests.builders import a_node
 
@@ -90,6 +90,60 @@ def test_a_shard_that_is_added_owns_nothing_and_is_asked_when_it_serves() -> Non
     assert control.do(AdmitShard(2)) is None
     assert serving_shards(control.map) == [0, 1, 2]
     assert control.do(BeginMove("node:N-1", 2)) is None
+
+
+def test_adding_a_shard_is_repeated_without_adding_another() -> None:
+    control = Control()
+    assert control.do(AddShard(2)) is None
+    assert control.do(AddShard(2)) is None
+    assert (control.map.shard_count, control.map.joining) == (3, [2])
+    gap = control.do(AddShard(4))
+    assert gap is not None and gap.errors[0].pointer == "/number", "numbers have no gaps"
+    assert control.do(AdmitShard(2)) is None
+    assert control.do(AddShard(2)) is None
+    assert (control.map.shard_count, control.map.joining) == (3, []), "one that serves is not started again"
+
+
+def test_a_shard_ends_when_it_owns_nothing_and_its_number_is_not_used_again() -> None:
+    control = Control()
+    control.do(AddShard(2))
+    control.do(AdmitShard(2))
+    owns = control.do(EndShard(1))
+    assert owns is not None and (owns.code, owns.errors[0].pointer) == ("wrong_state", "/shard")
+    assert "band:1" in owns.errors[0].detail, "what is left is named"
+    control.do(BeginMove("node:N-1", 2))
+    on_its_way = control.do(EndShard(2))
+    assert on_its_way is not None and "node:N-1 is on its way" in on_its_way.errors[0].detail
+    assert control.map.moving is not None
+    control.do(AbandonMove(control.map.moving.move_id))
+    assert control.do(EndShard(2)) is None
+    assert control.do(EndShard(2)) is None, "a repeat"
+    assert control.do(AdmitShard(2)) is None and running_shards(control.map) == serving_shards(control.map) == [0, 1]
+    to_ended = control.do(BeginMove("node:N-1", 2))
+    assert to_ended is not None and to_ended.errors[0].pointer == "/target"
+    assert control.do(AddShard(2)) is None and running_shards(control.map) == [0, 1], "it does not come back"
+    assert control.do(AddShard(3)) is None and running_shards(control.map) == [0, 1, 3]
+    nobody = control.do(EndShard(4))
+    assert nobody is not None and nobody.code == "invalid_field"
+
+
+def test_one_that_is_being_started_can_be_taken_back() -> None:
+    control = Control()
+    control.do(AddShard(2))
+    assert control.do(EndShard(2)) is None
+    assert (control.map.joining, control.map.ended) == ([], [2])
+
+
+def test_there_are_so_many_shards_at_once_and_so_many_ever() -> None:
+    control = Control()
+    for number in range(2, SHARDS_EVER):
+        if len(running_shards(control.map)) == SHARDS_MAX:
+            full = control.do(AddShard(number))
+            assert full is not None and full.code == "invalid_field"
+            assert control.do(EndShard(number - 1)) is None
+        assert control.do(AddShard(number)) is None
+    assert control.do(EndShard(SHARDS_EVER - 1)) is None
+    assert control.do(AddShard(SHARDS_EVER)) is not None
 
 
 @pytest.mark.parametrize(
