@@ -35,6 +35,9 @@ PACK_S = 0.002
 PAUSE_S = 0.02
 READ_AHEAD = 8
 """Parts that the server reads while one is loaded."""
+PARTS_AT_A_TIME = 64
+BYTES_AT_A_TIME = 1024 * 1024
+"""Parts that are written together share their round trips and the server's fsyncs; together no more than one call may be."""
 MEMORY_TIGHT = 0.5
 """Share of the server's memory past which the journal's past gives way to its present."""
 ENTRIES_KEPT_TIGHT = 1_000
@@ -224,26 +227,48 @@ class Snapshotter:
 
     async def _write_packed(self) -> None:
         """Write what is packed. A part that finds no room waits behind the others: once they are written, trimming may make some."""
-        packed = self._packed
         refused: Full | None = None
-        for _ in range(len(packed)):
-            if self._runner.frozen:
-                return
-            part, seq, data = packed[0]
-            try:
-                ref = await self._runner.journal.write_part(part, seq, data)
-            except Full as error:
-                refused = error
-                packed.rotate(-1)
-                continue
-            packed.popleft()
-            self._seqs[part] = seqs = [ref.seq, *self._seqs.get(part, [])][:2]
-            if self._damaged.get(part, seqs[0]) not in seqs:
-                del self._damaged[part]
-            self._written += 1
-            self._written_bytes += len(data)
+        left = len(self._packed)
+        while left and not self._runner.frozen:
+            group = self._next_group(left)
+            left -= len(group)
+            write = self._runner.journal.write_part
+            outcomes = await asyncio.gather(*[write(*owed) for owed in group], return_exceptions=True)
+            failed: BaseException | None = None
+            for owed, outcome in zip(group, outcomes, strict=True):
+                self._packed.popleft()
+                if isinstance(outcome, BaseException):
+                    self._packed.append(owed)  # F2
+                    if isinstance(outcome, Full):
+                        refused = outcome
+                    else:
+                        failed = failed or outcome
+                else:
+                    self._count(outcome)
+            if failed is not None:
+                raise failed
         if refused is not None and not self._due:
             raise refused
+
+    def _next_group(self, most: int) -> list[tuple[str, int, bytes]]:
+        """The first packed parts, as many as are written at a time."""
+        group: list[tuple[str, int, bytes]] = []
+        size = 0
+        for owed in islice(self._packed, min(most, PARTS_AT_A_TIME)):
+            size += len(owed[2])
+            if group and size > BYTES_AT_A_TIME:
+                break
+            group.append(owed)
+        return group
+
+    def _count(self, ref: PartRef) -> None:
+        """A snapshot was published."""
+        part = ref.part
+        self._seqs[part] = seqs = [ref.seq, *self._seqs.get(part, [])][:2]
+        if self._damaged.get(part, seqs[0]) not in seqs:
+            del self._damaged[part]
+        self._written += 1
+        self._written_bytes += ref.size_bytes
 
     async def _trim(self) -> None:
         runner = self._runner

@@ -9,7 +9,7 @@ Keys of shard N (one hash tag, so one cluster slot). Layouts of packed values: e
   j  qm:{sN}:j            stream: id = <seq>-<epoch>, e = entry (packed)
   d  qm:{sN}:d            stream: same ids, d = decision records of that entry (packed); trimmed with j, read by nothing else
   p  qm:{sN}:p            hash: part -> references of its snapshots (packed), newest first, at most two
-  w  qm:{sN}:w:<epoch>    string: the snapshot being written, expires; one name an epoch, so a zombie cannot touch ours
+  w  qm:{sN}:w:<epoch>:<part>:<seq>  string: a snapshot being written, expires; the epoch is in its name, so a zombie cannot touch ours
   s  qm:{sN}:s:<part>:<seq>  string: a published snapshot
   a  qm:{sN}:a            hash: a = entries archived, i = indexed, m = time of that entry, t = when it said so (decimal). The archiver's own
 

@@ -15,8 +15,9 @@ class Keys:
         self.archive = f"{base}a".encode()
         self._base = base
 
-    def staging(self, epoch: int) -> bytes:
-        return f"{self._base}w:{epoch}".encode()
+    def staging(self, epoch: int, part: str, seq: int) -> bytes:
+        """Where a snapshot is until it was read back: its own, because several are written at a time."""
+        return f"{self._base}w:{epoch}:{part}:{seq}".encode()
 
     def snapshot(self, part: str, seq: int) -> bytes:
         return f"{self._base}s:{part}:{seq}".encode()

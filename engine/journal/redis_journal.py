@@ -24,6 +24,7 @@ from engine.journal.chain import (
     pack_refs,
     pack_tail,
     part_digest,
+    part_hash,
     trim_bound,
     unpack_decision,
     unpack_entry,
@@ -77,7 +78,6 @@ class RedisJournal:
         self._append_to: Connection | None = None
         self._read_from: Connection | None = None
         self._opening = asyncio.Lock()
-        self._writing_part = asyncio.Lock()
         self._epoch = 0
         self._epoch_text = b"0"
         self._first_seq = 1
@@ -206,26 +206,44 @@ class RedisJournal:
     # -- snapshots ------------------------------------------------------------------------------------------------
 
     async def write_part(self, part: str, seq: int, data: bytes) -> PartRef:
-        async with self._writing_part:
-            reads = await self._reads()
-            staging = self._keys.staging(self._epoch)
-            written, back = part_digest(part, seq, PART_SCHEMA), part_digest(part, seq, PART_SCHEMA)
-            await reads.call("SET", staging, b"", "PX", STAGING_TTL_MS)
-            for start in range(0, len(data), CHUNK_BYTES):
-                chunk = data[start : start + CHUNK_BYTES]
-                written.update(chunk)  # a chunk at a time: the loop serves orders meanwhile
-                await reads.call("SETRANGE", staging, start, chunk)
-            for start in range(0, len(data), CHUNK_BYTES):
-                back.update(await reads.call("GETRANGE", staging, start, start + CHUNK_BYTES - 1))
-            ref = PartRef(part, seq, written.digest(), len(data), PART_SCHEMA)
-            if back.digest() != ref.hash:
-                raise Unavailable(f"snapshot of {part} at {seq} did not read back as written")
-            await self._publish(reads, ref, staging)
-            return ref
+        reads = await self._reads()
+        staging = self._keys.staging(self._epoch, part, seq)
+        first = reads.call("SET", staging, data[:CHUNK_BYTES], "PX", STAGING_TTL_MS)
+        if len(data) <= CHUNK_BYTES:  # nearly all of them: two round trips, which parts written at a time share
+            ref = PartRef(part, seq, part_hash(part, seq, PART_SCHEMA, data), len(data), PART_SCHEMA)
+            read = reads.call("GETRANGE", staging, 0, CHUNK_BYTES - 1)
+            _, back, held = await asyncio.gather(first, read, self._held(reads, part))
+            same = back == data
+        else:
+            await first
+            ref, same = await self._stage_rest(reads, staging, part, seq, data)
+            held = await self._held(reads, part)
+        if not same:
+            raise Unavailable(f"snapshot of {part} at {seq} did not read back as written")
+        await self._publish(reads, ref, staging, held or b"")
+        return ref
 
-    async def _publish(self, reads: Connection, ref: PartRef, staging: bytes) -> None:
-        """J6: the verified bytes count from now on; the third snapshot goes."""
-        held = await reads.call("HGET", self._keys.parts, ref.part) or b""
+    async def _stage_rest(
+        self, reads: Connection, staging: bytes, part: str, seq: int, data: bytes
+    ) -> tuple[PartRef, bool]:
+        """The chunks after the first, all read back; hashed a chunk at a time, the loop serves orders meanwhile."""
+        written, back = part_digest(part, seq, PART_SCHEMA), part_digest(part, seq, PART_SCHEMA)
+        for start in range(0, len(data), CHUNK_BYTES):
+            chunk = data[start : start + CHUNK_BYTES]
+            written.update(chunk)
+            if start:
+                await reads.call("SETRANGE", staging, start, chunk)
+        for start in range(0, len(data), CHUNK_BYTES):
+            back.update(await reads.call("GETRANGE", staging, start, start + CHUNK_BYTES - 1))
+        ref = PartRef(part, seq, written.digest(), len(data), PART_SCHEMA)
+        return ref, back.digest() == ref.hash
+
+    def _held(self, reads: Connection, part: str) -> asyncio.Future[bytes | None]:
+        """The references of a part, packed."""
+        return reads.call("HGET", self._keys.parts, part)
+
+    async def _publish(self, reads: Connection, ref: PartRef, staging: bytes, held: bytes) -> None:
+        """J6: the verified bytes count from now on, if the references are still `held`; the third snapshot goes."""
         refs = unpack_refs(ref.part, held) if held else []
         if refs and refs[0].seq > ref.seq:
             raise Conflict(f"snapshot of {ref.part} at {ref.seq}, but there is one at {refs[0].seq}")
