@@ -202,7 +202,8 @@ ROUTES = [
         _acting("reject", _reject, _rejected),
         "The node will not ship",
         "legs",
-        "The units are planned again at once, never at the same node; where no other node has them they are parked.",
+        "The units are planned again at once, never at the same node; where no other node has them they are parked. While other shards are "
+        "asked the answer still shows them parked: the order's next version, moments later, has the new leg.",
         body=Reject,
         answer=LegAnswer,
         needs_key=True,

@@ -188,7 +188,10 @@ def shown_order(call: Call, reply: Reply) -> Answer | Problem:
 def ref_of(call: Call, prefix: str, what: str) -> OrderRef | Problem:
     """The order that the path names."""
     found = parse_public_id(call.params[0], prefix)
-    return found[0] if found is not None else problem("not_found", f"no such {what}")
+    if found is None:
+        how = ", and GET /v1/allocations finds it by your order_id" if prefix == "alc" else ""
+        return problem("not_found", f"no such {what}: its id begins with {prefix}_{how}")
+    return found[0]
 
 
 def get_allocation(call: Call) -> Ask | Problem:

@@ -198,6 +198,10 @@ async def test_paths_and_methods_that_do_not_exist(engine: GatewayEngine) -> Non
     wrong = await engine.client.put("/v1/allocations", json={})
     assert (wrong.status_code, wrong.json()["code"]) == (405, "method_not_allowed")
     assert wrong.headers["allow"] == "GET, HEAD, POST"
+    mine = await engine.client.get("/v1/allocations/A-1001")
+    assert (mine.status_code, mine.json()["code"]) == (404, "not_found")
+    assert "begins with alc_" in mine.json()["detail"], "the caller's own id is no allocation id: it says where to look"
+    assert "begins with res_" in (await engine.client.get("/v1/reservations/A-1001")).json()["detail"]
 
 
 async def test_served_over_a_real_socket(engine: GatewayEngine) -> None:

@@ -19,7 +19,15 @@ import pytest
 
 import quartermaster_client as qm
 from gateway.idempotency import time_of
-from quartermaster_client import bodies, models, models_config, models_lists, models_quotes, models_stock
+from quartermaster_client import (
+    bodies,
+    models,
+    models_config,
+    models_inbound,
+    models_lists,
+    models_quotes,
+    models_stock,
+)
 from quartermaster_client.base import Request
 from quartermaster_client.batching import Batch
 from quartermaster_client.calling import retry_after_s
@@ -146,6 +154,19 @@ def test_keys_are_uuid7_of_now_and_differ() -> None:
 def test_a_key_that_no_header_can_carry_is_refused_before_anything_is_sent(key: str) -> None:
     with qm.Client("http://127.0.0.1:1", "qm_x") as client, pytest.raises(ValueError, match="idempotency_key"):
         client.release("res_x", idempotency_key=key)
+
+
+def test_every_model_that_a_method_takes_or_returns_can_be_named() -> None:
+    """A shop annotates its functions with them; what only puts a body together, or unpacks one, stays inside."""
+    inside = {"DatedAvailability", "InboundStated"}
+    for module in (models, models_config, models_inbound, models_lists, models_quotes, models_stock):
+        names = {
+            name
+            for name, value in vars(module).items()
+            if isinstance(value, type) and value.__module__ == module.__name__ and not name.startswith("_")
+        }
+        lost = {name for name in names - inside - set(qm.__all__) if not name.endswith("Body")}
+        assert not lost, module.__name__
 
 
 @pytest.mark.parametrize("kind", [qm.Allocation, qm.Reservation])
