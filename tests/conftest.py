@@ -12,7 +12,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import hypothesis
 import pytest
+
+# The same examples everywhere, and no stopwatch: a run fails for what was changed, not for the machine or the dice.
+hypothesis.settings.register_profile("steady", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("steady")
 
 T = TypeVar("T")
 
@@ -24,7 +29,7 @@ def service_missing(what: str) -> None:
 
 
 async def eventually(
-    check: Callable[[], T | Awaitable[T]], *, within_s: float = 10.0, every_s: float = 0.01, what: str = ""
+    check: Callable[[], T | Awaitable[T]], *, within_s: float = 60.0, every_s: float = 0.01, what: str = ""
 ) -> T:
     """The first true answer of `check` (plain or async), asked again until then. AssertionError after `within_s`."""
     deadline = time.monotonic() + within_s

@@ -20,7 +20,7 @@ def qm_journal_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.T
     folder: Path = tmp_path_factory.mktemp(request.param)
     server = started(request.param, folder)
     yield server
-    server.stop(timeout_s=20)
+    server.stop(timeout_s=60)
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ class ServerBackend:
         self._journals: list[RedisJournal] = []
 
     def journal(self) -> Journal:
-        journal = RedisJournal(self.url, self.shard, append_timeout_s=5)
+        journal = RedisJournal(self.url, self.shard, append_timeout_s=60)
         self._journals.append(journal)
         return journal
 
@@ -142,5 +142,5 @@ def binary_of(kind: str) -> str:
 
 def started(kind: str, data_dir: Path) -> EmbeddedServer:
     server = EmbeddedServer()
-    server.start(data_dir, binary=binary_of(kind), memory_bytes=MEMORY_BYTES, timeout_s=20)
+    server.start(data_dir, binary=binary_of(kind), memory_bytes=MEMORY_BYTES, timeout_s=60)
     return server

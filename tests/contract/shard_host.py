@@ -64,7 +64,7 @@ class HostedShard:
             catalog = Catalog(self.shard)
             self.cluster = Cluster(self.directory.find, token=self.token, peer=self.shard, catalog=catalog)
             await self.cluster.start()
-            assert await self.cluster.wait_configured(5.0)
+            assert await self.cluster.wait_configured(60.0)
             core = ShardCore(self.shard, catalog, GreedyPlanner)
             self.cluster.on_config = core.configure
         self.core = core
@@ -98,7 +98,7 @@ class HostedShard:
 
 
 class Engine:
-    """A control shard, stock shards and an asker, all in this process."""
+    """A control shard, stock shards and an asker, all in this process. What must not be answered is asked with a deadline of its own."""
 
     def __init__(self, folder: Path, shards: int, *, token: str = "", **settings: object) -> None:
         if token:
@@ -109,12 +109,12 @@ class Engine:
         self.directory = Directory()
         self.control = HostedShard(CONTROL_SHARD, folder, self.server, self.directory, **settings)
         self.stock = [HostedShard(n, folder, self.server, self.directory, **settings) for n in range(shards)]
-        self.cluster = Cluster(self.directory.find, token=token, timeout_s=3.0)
+        self.cluster = Cluster(self.directory.find, token=token, timeout_s=60.0)
 
     async def start(self, documents: Sequence[Document] = ()) -> Engine:
         await self.control.start()
         await self.cluster.start()
-        assert await self.cluster.wait_configured(5.0)
+        assert await self.cluster.wait_configured(60.0)
         for document in documents or a_network(nodes=4, items=3, shards=len(self.stock)):
             await self.put(document)
         for shard in self.stock:
@@ -123,7 +123,7 @@ class Engine:
 
     async def put(self, document: Document) -> None:
         kind = KIND_OF[type(document)]
-        reply = await self.cluster.ask(CONTROL_SHARD, PutConfig(kind, (msgspec.json.encode(document),)), timeout_s=5.0)
+        reply = await self.cluster.ask(CONTROL_SHARD, PutConfig(kind, (msgspec.json.encode(document),)), timeout_s=30.0)
         assert isinstance(reply, ConfigReply), reply
 
     async def stock_up(self, node_id: str, sku: str, units: int) -> StockReply:

@@ -119,9 +119,9 @@ async def test_an_answer_of_a_peer_waits_while_parts_are_packed(left: list[str])
     await eventually(lambda: runner.snapshots.holds_batches)
     core.on_appended = lambda: None if peer.asked[0].done() else peer.asked[0].set_result(Done(1))
     journal.gate.set()
-    await asyncio.wait_for(cycle, 5)
+    await asyncio.wait_for(cycle, 60)
     assert core.packed == [2]
-    await asyncio.wait_for(asked, 5)
+    await asyncio.wait_for(asked, 60)
     await eventually(lambda: core.durable_seq == 3)  # the peer's answer came after the pack, and was not lost
     assert core.peer_replies == [Done(1)]
     await runner.close()
@@ -135,7 +135,7 @@ async def test_answers_of_peers_never_keep_a_shard_from_its_snapshots(left: list
     core.on_poll = lambda: core.sends.append(Send(0, 7, GetStatus()))
     runner.wake()
     await eventually(lambda: len(core.peer_replies) > 20)
-    await asyncio.wait_for(runner.snapshots.cycle(), 5)
+    await asyncio.wait_for(runner.snapshots.cycle(), 60)
     assert core.packed
     replies = len(core.peer_replies)
     await eventually(lambda: len(core.peer_replies) > replies)
@@ -155,7 +155,7 @@ async def test_a_shard_that_lost_its_journal_writes_no_snapshots_and_stays_to_sa
         await runner.snapshots.cycle()
 
     async def frozen() -> bool:
-        reply = await engine.cluster.ask(0, GetStatus(), timeout_s=5.0)
+        reply = await engine.cluster.ask(0, GetStatus(), timeout_s=60.0)
         return isinstance(reply, Problem) and reply.code == "frozen"
 
     await eventually(frozen)
@@ -177,7 +177,7 @@ async def test_snapshots_of_entries_that_the_journal_lost_freeze_the_shard(engin
     assert engine.server.shard(0).parts["node:0"][0].seq > part.seq
     engine.server.lose_tail(0, 2)
     await engine.restart(0)
-    reply = await engine.cluster.ask(0, GetStatus(), timeout_s=5.0)
+    reply = await engine.cluster.ask(0, GetStatus(), timeout_s=60.0)
     assert isinstance(reply, Problem)
     assert reply.code == "frozen"
     assert "lost" in reply.detail
@@ -282,7 +282,7 @@ async def test_an_entry_that_cannot_be_applied_freezes_the_shard_instead_of_star
 
     monkeypatch.setattr(ShardCore, "replay", unknown)
     await engine.restart(0)
-    reply = await engine.cluster.ask(0, GetStatus(), timeout_s=5.0)
+    reply = await engine.cluster.ask(0, GetStatus(), timeout_s=60.0)
     assert isinstance(reply, Problem)
     assert reply.code == "frozen"
     assert "cannot be applied" in reply.detail
@@ -296,7 +296,7 @@ async def test_a_snapshot_of_a_later_version_freezes_the_shard(engine: Engine, m
         later.setattr(parts, "SCHEMA", 2)
         await runner_of(engine).snapshots.cycle()
     await engine.restart(0)
-    reply = await engine.cluster.ask(0, GetStatus(), timeout_s=5.0)
+    reply = await engine.cluster.ask(0, GetStatus(), timeout_s=60.0)
     assert isinstance(reply, Problem)
     assert reply.code == "frozen"
     assert "schema 2" in reply.detail

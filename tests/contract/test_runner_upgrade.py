@@ -44,7 +44,7 @@ async def test_recovery_takes_old_entries_up_to_todays_schema(tmp_path: Path, mo
         aged = dict(engine.server.shard(0).entries)
         monkeypatch.setitem(upgrade.ENTRY_STEPS, 0, _unwrap)
         await engine.restart(0)
-        reply = await engine.cluster.ask(0, GetAvailability(("SKU-0",), "N-0"), timeout_s=5.0)
+        reply = await engine.cluster.ask(0, GetAvailability(("SKU-0",), "N-0"), timeout_s=60.0)
         assert isinstance(reply, StockReply)
         assert reply.positions[0].on_hand == 12
         now = engine.server.shard(0).entries

@@ -26,7 +26,7 @@ class Listener:
         self.heartbeats = 0
         self._lines = response.aiter_lines()
 
-    async def next(self, *, timeout_s: float = 10.0) -> Heard:
+    async def next(self, *, timeout_s: float = 60.0) -> Heard:
         """The next event. EOFError where the stream ended."""
         async with asyncio.timeout(timeout_s):
             type_, data = "message", ""
@@ -64,7 +64,7 @@ async def listening(url: str, token: str, *, last_id: str = "", **query: Any) ->
     if last_id:
         headers["last-event-id"] = last_id
     async with (
-        httpx.AsyncClient(base_url=url, headers=headers, timeout=30.0) as client,
+        httpx.AsyncClient(base_url=url, headers=headers, timeout=120.0) as client,
         client.stream("GET", "/v1/stream", params=query) as response,
     ):
         if response.status_code != 200:

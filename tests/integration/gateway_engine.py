@@ -93,7 +93,7 @@ class GatewayEngine:
     async def start(self, documents: list[Document] | None = None, *, nodes: int = 4, items: int = 3) -> GatewayEngine:
         await self.control.start()
         await self.cluster.start()
-        assert await self.cluster.wait_configured(5.0)
+        assert await self.cluster.wait_configured(60.0)
         if documents is None:
             documents = a_network(nodes=nodes, items=items, shards=len(self.stock))
         await self.put(Secret(secret_id=QUOTE_SECRET, value="5a" * 32), *documents)
@@ -110,13 +110,13 @@ class GatewayEngine:
     async def put(self, *documents: Document) -> None:
         for document in documents:
             command = PutConfig(_KIND_OF[type(document)], (msgspec.json.encode(document),))
-            reply = await self.cluster.ask(CONTROL_SHARD, command, timeout_s=5.0)
+            reply = await self.cluster.ask(CONTROL_SHARD, command, timeout_s=30.0)
             assert isinstance(reply, ConfigReply), reply
         await self.settled()
 
     async def settled(self) -> None:
         """Until the gateway's catalogue has what the control shard has."""
-        reply = await self.cluster.ask(CONTROL_SHARD, _status(), timeout_s=5.0)
+        reply = await self.cluster.ask(CONTROL_SHARD, _status(), timeout_s=30.0)
         wanted = reply.facts["config_version"]  # type: ignore[union-attr]
         await eventually(lambda: self.cluster.catalog.version >= wanted, every_s=0.002)
 
@@ -141,6 +141,11 @@ class GatewayEngine:
         reply = await self.cluster.ask(shard, AdjustStock(node_id, (StockMove(sku, "received", units),)))
         assert isinstance(reply, StockReply), reply
         return reply.token
+
+    async def seen_by_all(self, *tokens: str) -> None:
+        """Until the views of all shards contain these tokens, so that an order is decided on them whatever its home is."""
+        cores: list[Any] = [shard.core for shard in self.stock]
+        await eventually(lambda: all(core.views.contains(token) for core in cores for token in tokens), every_s=0.002)
 
     @asynccontextmanager
     async def served(self, **options: Any) -> AsyncIterator[str]:

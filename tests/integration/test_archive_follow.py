@@ -31,7 +31,7 @@ from tests.unit.test_verify_books import Traffic
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     made = started("valkey", tmp_path_factory.mktemp("valkey"))
     yield made
-    made.stop(timeout_s=20)
+    made.stop(timeout_s=60)
 
 
 class Writer:

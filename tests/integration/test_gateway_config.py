@@ -86,4 +86,4 @@ async def test_a_shard_that_is_away_holds_a_put_up_for_a_moment_only(engine: Gat
     started = time.monotonic()
     made = await engine.client.put("/v1/items/NEW", json={"sku": "NEW", "weight_g": 100})
     assert made.status_code == 201, made.text
-    assert time.monotonic() - started < 3.0
+    assert time.monotonic() - started < engine.settings.request_timeout_ms / 1_000, "as for one that is only slow"

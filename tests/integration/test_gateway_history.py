@@ -34,8 +34,8 @@ class Past:
 
     async def start(self) -> Past:
         await self.engine.start(nodes=4, items=3)
-        await self.engine.stock_up("N-0", "SKU-0", 50)
-        await self.engine.stock_up("N-2", "SKU-1", 50)
+        stocked = [await self.engine.stock_up("N-0", "SKU-0", 50), await self.engine.stock_up("N-2", "SKU-1", 50)]
+        await self.engine.seen_by_all(*stocked)
         return self
 
     def fold(self) -> None:
@@ -203,7 +203,7 @@ async def test_movements_say_why_a_position_holds_what_it_holds(past: Past) -> N
         ("received", 0, 50, 0),
     ]
     assert [row["order_id"] for row in found["data"]] == ["A-2", "A-2", "A-1", None]
-    live = (await past.get("/v1/availability", sku="SKU-0", node_id="N-0"))["data"][0]
+    live = (await past.get("/v1/availability", sku="SKU-0", node_id="N-0", consistency="strict"))["data"][0]
     assert (live["on_hand"], live["allocated"]) == (rows[0][2], rows[0][3])
     second = await past.get("/v1/inventory/movements", node_id="N-0", sku="SKU-0", limit=2)
     rest = await past.get("/v1/inventory/movements", node_id="N-0", sku="SKU-0", cursor=second["next_cursor"])

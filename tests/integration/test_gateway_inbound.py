@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 import quartermaster_client as qm
+from tests.conftest import eventually
 from tests.integration.gateway_engine import GatewayEngine, an_order_body, keyed
 
 INBOUND = "/v1/inventory/inbound"
@@ -82,12 +82,11 @@ async def test_a_receipt_serves_who_waits(engine: GatewayEngine) -> None:
         received = await engine.client.post(f"{INBOUND}/receive", json=receipt, headers=keyed("r-1"))
         assert received.status_code == 200, received.text
 
-    for _ in range(500):  # it is planned again within a second or so
+    async def served() -> bool:
         order = (await engine.client.get(f"/v1/allocations/{placed['allocation_id']}")).json()
-        if order["state"] == "allocated":
-            break
-        await asyncio.sleep(0.01)
-    assert order["state"] == "allocated"
+        return bool(order["state"] == "allocated")
+
+    await eventually(served)
     (row,) = (await engine.client.get(INBOUND)).json()["data"]
     assert row["quantity"] == 1
     gone = await engine.client.post(f"{INBOUND}/cancel", json={"node_id": "N-0", "inbound_id": "PO-1"})

@@ -133,9 +133,12 @@ async def test_availability_says_where_and_as_of_when(engine: GatewayEngine) -> 
     seen = (await engine.client.get("/v1/availability", params={"sku": "SKU-0", "consistency": "strict"})).json()
     assert [(p["node_id"], p["available_to_promise"]) for p in seen["data"]] == [("N-0", 3), ("N-1", 4)]
     assert [a["shard"] for a in seen["as_of"]] == [0, 1]
-    one = (await engine.client.get("/v1/availability", params={"sku": "SKU-0", "node_id": "N-1"})).json()
+    seen_at = {"x-qm-after": seen["token"]}
+    one = (
+        await engine.client.get("/v1/availability", params={"sku": "SKU-0", "node_id": "N-1"}, headers=seen_at)
+    ).json()
     assert [(p["node_id"], p["available_to_promise"]) for p in one["data"]] == [("N-1", 4)]
-    after = await engine.client.get("/v1/availability", params={"sku": "SKU-0"}, headers={"x-qm-after": seen["token"]})
+    after = await engine.client.get("/v1/availability", params={"sku": "SKU-0"}, headers=seen_at)
     assert after.status_code == 200
     for query, code, pointer in (
         ({}, "invalid_field", "/sku"),
@@ -387,12 +390,13 @@ async def test_an_upload_that_only_trickles_is_given_up(engine: GatewayEngine, m
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(head.encode())
         answer = asyncio.create_task(reader.readuntil(b"}"))
-        for _ in range(200):
-            if answer.done():
-                break
-            writer.write(b"1\r\nx\r\n")
-            await asyncio.sleep(0.02)
-        assert answer.done(), "it went on for four seconds"
+
+        def given_up() -> bool:
+            if not answer.done():
+                writer.write(b"1\r\nx\r\n")
+            return answer.done()
+
+        await eventually(given_up, every_s=0.02, what="the upload that trickles is given up")
         assert b"HTTP/1.1 400" in await answer
         assert b"malformed_body" in await answer
         writer.close()

@@ -20,7 +20,7 @@ PLACES = ("10001", "10501", "60601", "94105")
 @pytest.fixture(params=[1, 2, 4], ids=lambda n: f"{n}-shards")
 async def engine(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[GatewayEngine]:
     engine = await GatewayEngine(tmp_path, shards=request.param).start()
-    await engine.stock_up("N-0", "SKU-0", 10)
+    await engine.seen_by_all(await engine.stock_up("N-0", "SKU-0", 10))
     yield engine
     await engine.close()
 

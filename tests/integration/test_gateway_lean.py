@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from engine.protocol import shard_core
 from gateway.lean import BODY_MAX, LeanCycle
 from gateway.limits import TURNED_AWAY_MAX
 from tests.conftest import eventually
@@ -22,10 +23,13 @@ from tests.integration.gateway_engine import GatewayEngine, an_order_body, keyed
 
 @pytest.fixture
 async def engine(tmp_path: Path) -> AsyncIterator[GatewayEngine]:
-    engine = await GatewayEngine(tmp_path, request_timeout_ms=3_000).start()
+    engine = await GatewayEngine(tmp_path, request_timeout_ms=30_000).start()
     await engine.stock_up("N-0", "SKU-0", 10_000)
     yield engine
     await engine.close()
+
+
+PATIENCE_S = 60.0
 
 
 class Wire:
@@ -37,14 +41,14 @@ class Wire:
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
         """The next answer: status, headers, body."""
-        head = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 5.0)).decode()
+        head = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), PATIENCE_S)).decode()
         status_line, *lines = head.strip().split("\r\n")
         headers = dict(line.split(": ", 1) for line in lines)
         body = await self.reader.readexactly(int(headers.get("content-length", 0)))
         return int(status_line.split(" ")[1]), headers, body
 
     async def closed(self) -> bool:
-        return await asyncio.wait_for(self.reader.read(), 5.0) == b""
+        return await asyncio.wait_for(self.reader.read(), PATIENCE_S) == b""
 
 
 @asynccontextmanager
@@ -182,11 +186,11 @@ async def test_an_unfinished_request_ends(engine: GatewayEngine) -> None:
 
 async def test_idle_connections_are_closed_and_busy_ones_are_not(engine: GatewayEngine) -> None:
     """N4."""
-    async with engine.served(timeout_keep_alive=1) as url, wire(url) as one:
-        for n in range(6):
+    async with engine.served(timeout_keep_alive=4) as url, wire(url) as one:
+        for n in range(10):
             one.writer.write(request(engine, f"A-{n}"))
             assert (await one.answer())[0] == 201
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.5)
         assert await one.closed()
 
 
@@ -247,13 +251,14 @@ async def test_ambiguous_lengths_are_refused(engine: GatewayEngine, lines: str) 
     hidden = request(engine, "A-hidden")
     async with engine.served() as url, wire(url) as one:
         one.writer.write(head.encode() + b"0\r\n\r\n" + hidden)
-        data = await asyncio.wait_for(one.reader.read(), 10.0)
+        data = await asyncio.wait_for(one.reader.read(), PATIENCE_S)
     assert b"HTTP/1.1 201" not in data
     assert data.startswith(b"HTTP/1.1 4")
 
 
-async def test_a_client_that_leaves_is_counted_out(engine: GatewayEngine) -> None:
+async def test_a_client_that_leaves_is_counted_out(engine: GatewayEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """N5: the order goes on, the count comes back."""
+    monkeypatch.setattr(shard_core, "AFTER_WAIT_MS", 3_000)
     async with engine.served() as url:
         async with wire(url) as one:
             one.writer.write(request(engine, "A-1", x_qm_after="1:9999999999:1"))
@@ -262,7 +267,8 @@ async def test_a_client_that_leaves_is_counted_out(engine: GatewayEngine) -> Non
         await eventually(lambda: not protocols(engine))
 
 
-async def test_stopping_finishes_what_is_in_flight(engine: GatewayEngine) -> None:
+async def test_stopping_finishes_what_is_in_flight(engine: GatewayEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_core, "AFTER_WAIT_MS", 3_000)
     async with engine.served() as url, wire(url) as one, wire(url) as idle:
         one.writer.write(request(engine, "A-1", x_qm_after="1:9999999999:1"))
         await eventually(lambda: engine.door.gateway.in_flight.now == 1)
@@ -403,13 +409,13 @@ async def test_what_never_ends_is_cut_off(engine: GatewayEngine, name: str) -> N
         with contextlib.suppress(ConnectionError):
             while sent < 64 * 1024 * 1024:
                 one.writer.write(block)
-                await asyncio.wait_for(one.writer.drain(), 5.0)
+                await asyncio.wait_for(one.writer.drain(), PATIENCE_S)
                 sent += len(block)
         assert sent < 16 * 1024 * 1024, "sockets and their buffers hold a few megabytes"
         if status:
             received = b""
             with contextlib.suppress(ConnectionError):
-                while data := await asyncio.wait_for(one.reader.read(65_536), 5.0):
+                while data := await asyncio.wait_for(one.reader.read(65_536), PATIENCE_S):
                     received += data
             assert received == b"" or received.startswith(b"HTTP/1.1 %d" % status)
     await eventually(lambda: engine.door.gateway.in_flight.now == 0)

@@ -19,11 +19,12 @@ import pytest
 from engine.domain.commands import GetStatus
 from engine.domain.replies import StatusReply
 from gateway.health.status import ShardStatuses
+from gateway.limits import Buckets
 from tests.conftest import eventually
 from tests.integration.gateway_engine import GatewayEngine, an_order_body, keyed
 
-ANSWER_S = 0.5
-"""Far above the 50 ms promised (which the benchmark measures), far below what reading such bodies would take."""
+ANSWER_S = 5.0
+"""Far above the 50 ms promised (which `python -m loadtests.acceptance input` measures): on any machine, nothing is worked through."""
 
 
 @pytest.fixture
@@ -232,7 +233,7 @@ async def raw(url: str, head: str, *parts: bytes, until_closed: bool = False) ->
     except ConnectionError:
         pass  # the server has said all it wants to say
     if until_closed:
-        await asyncio.wait_for(reading, 5.0)
+        await asyncio.wait_for(reading, 60.0)
     else:
         await eventually(lambda: b"\r\n\r\n" in received)
         reading.cancel()
@@ -338,7 +339,11 @@ async def test_too_many_at_once_are_shed_with_retry_after(tmp_path: Path) -> Non
         await engine.close()
 
 
-async def test_a_key_has_its_rate(tmp_path: Path) -> None:
+async def test_a_key_has_its_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take = Buckets.take
+    monkeypatch.setattr(
+        Buckets, "take", lambda self, key_id, now_s: take(self, key_id, now_s=7.0)
+    )  # all at one instant
     engine = await GatewayEngine(tmp_path, shards=1, rate_per_key_per_s=2).start()
     try:
         answers = [await engine.client.get("/v1/items") for _ in range(3)]

@@ -17,6 +17,7 @@ import pytest
 from engine.journal.discovery import Directory
 from engine.journal.embedded import EmbeddedServer
 from engine.journal.redis_journal import RedisJournal
+from engine.protocol import shard_core
 from tests.conftest import eventually
 from tests.integration.gateway_engine import GatewayEngine, an_order_body, keyed
 
@@ -57,7 +58,7 @@ async def gateway(url: str, **settings: str) -> AsyncIterator[tuple[asyncio.subp
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20.0) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60.0) as client:
             yield process, client
     finally:
         if process.returncode is None:
@@ -72,8 +73,9 @@ async def ready(client: httpx.AsyncClient) -> bool:
         return False
 
 
-@pytest.mark.timeout(120)
-async def test_it_serves_drains_and_exits(tmp_path: Path) -> None:
+@pytest.mark.timeout(1_800)
+async def test_it_serves_drains_and_exits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_core, "AFTER_WAIT_MS", 5_000)
     async with engine_on_a_server(tmp_path) as (engine, url), gateway(url) as (process, client):
         assert process.stderr is not None
         said = asyncio.create_task(process.stderr.read())
@@ -97,7 +99,7 @@ async def test_it_serves_drains_and_exits(tmp_path: Path) -> None:
         await eventually(in_flight)
         process.send_signal(signal.SIGTERM)
         assert (await held_up).json()["code"] == "view_behind"
-        assert await asyncio.wait_for(process.wait(), 20.0) == 0
+        assert await asyncio.wait_for(process.wait(), 120.0) == 0
         loaded = (await said).decode()
         imported = {line.rpartition("|")[2].strip() for line in loaded.splitlines() if line.startswith("import time:")}
         assert "gateway.app" in imported

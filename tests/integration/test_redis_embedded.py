@@ -57,7 +57,7 @@ class Up:
     def close(self) -> None:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.close()
-        self.process.wait(20)
+        self.process.wait(60)
         self.process.stdout.close()
 
 
@@ -68,8 +68,8 @@ def data_dir(tmp_path: Path) -> Iterator[Path]:
     yield folder
     if (folder / "server.json").exists():
         left = EmbeddedServer()
-        left.start(folder, binary=wheel_binary(), timeout_s=20)
-        left.stop(timeout_s=20)
+        left.start(folder, binary=wheel_binary(), timeout_s=60)
+        left.stop(timeout_s=60)
 
 
 def alive(pid: int) -> bool:
@@ -93,10 +93,10 @@ async def test_an_orphan_of_a_killed_command_is_adopted_with_its_data(data_dir: 
     pid = up.said["pid"]
     assert alive(pid)
     server = EmbeddedServer()
-    server.start(data_dir, binary=wheel_binary(), timeout_s=20)
+    server.start(data_dir, binary=wheel_binary(), timeout_s=60)
     assert (server.adopted, server.pid) == (True, pid)
     assert await read_all(server.url) == [b"\x90", b"acknowledged"]
-    server.stop(timeout_s=20)
+    server.stop(timeout_s=60)
     await eventually(lambda: not alive(pid))
     assert not (data_dir / "server.json").exists()
 
@@ -106,14 +106,14 @@ async def test_a_server_that_was_killed_is_started_anew_with_its_data(data_dir: 
     up.kill()
     os.kill(up.said["pid"], signal.SIGKILL)
     server = EmbeddedServer()
-    server.start(data_dir, binary=wheel_binary(), timeout_s=20)
+    server.start(data_dir, binary=wheel_binary(), timeout_s=60)
     assert not server.adopted
     assert server.pid != up.said["pid"]
     assert await read_all(server.url) == [b"\x90", b"acknowledged"]
     journal = RedisJournal(server.url, 0)
     assert await journal.read_decision(up.said["epoch"], up.said["seq"], 0) == b"why"
     await journal.close()
-    server.stop(timeout_s=20)
+    server.stop(timeout_s=60)
 
 
 def test_a_second_command_on_the_same_folder_is_told_so(data_dir: Path) -> None:
@@ -129,10 +129,10 @@ def test_a_second_command_on_the_same_folder_is_told_so(data_dir: Path) -> None:
 async def test_the_data_is_there_after_a_stop_and_a_start(data_dir: Path) -> None:
     Up(data_dir).close()
     server = EmbeddedServer()
-    server.start(data_dir, binary=wheel_binary(), timeout_s=20)
+    server.start(data_dir, binary=wheel_binary(), timeout_s=60)
     assert not server.adopted
     assert await read_all(server.url) == [b"\x90", b"acknowledged"]
-    server.stop(timeout_s=20)
+    server.stop(timeout_s=60)
 
 
 async def test_a_server_that_does_not_answer_is_not_doubled(data_dir: Path) -> None:
@@ -146,22 +146,22 @@ async def test_a_server_that_does_not_answer_is_not_doubled(data_dir: Path) -> N
     finally:
         os.kill(up.said["pid"], signal.SIGCONT)
     again = EmbeddedServer()
-    again.start(data_dir, binary=wheel_binary(), timeout_s=20)
+    again.start(data_dir, binary=wheel_binary(), timeout_s=60)
     assert again.adopted
-    again.stop(timeout_s=20)
+    again.stop(timeout_s=60)
 
 
 def test_a_folder_left_by_detach_is_adopted_in_the_same_process(data_dir: Path) -> None:
     first = EmbeddedServer()
-    first.start(data_dir, binary=wheel_binary(), timeout_s=20)
+    first.start(data_dir, binary=wheel_binary(), timeout_s=60)
     first.detach()
     second = EmbeddedServer()
-    second.start(data_dir, binary=wheel_binary(), timeout_s=20)
+    second.start(data_dir, binary=wheel_binary(), timeout_s=60)
     assert (second.adopted, second.pid) == (True, first.pid)
     assert second.alive()
-    second.stop(timeout_s=20)
+    second.stop(timeout_s=60)
     assert not second.alive()
-    first.stop(timeout_s=20)  # nothing is left to stop, and that is no error
+    first.stop(timeout_s=60)  # nothing is left to stop, and that is no error
 
 
 def test_a_server_that_cannot_start_says_why(data_dir: Path) -> None:
@@ -169,18 +169,18 @@ def test_a_server_that_cannot_start_says_why(data_dir: Path) -> None:
     (data_dir / "appendonlydir" / "appendonly.aof.manifest").write_text("file nonsense seq 1 type b\n")
     server = EmbeddedServer()
     with pytest.raises(EmbeddedError, match=r"the server ended with 1:[\s\S]*AOF"):
-        server.start(data_dir, binary=wheel_binary(), timeout_s=20)
+        server.start(data_dir, binary=wheel_binary(), timeout_s=60)
     (data_dir / "server.json").unlink()
 
 
 def test_files_and_sockets_are_for_their_user_alone(data_dir: Path) -> None:
     server = EmbeddedServer()
-    server.start(data_dir, binary=wheel_binary(), timeout_s=20)
+    server.start(data_dir, binary=wheel_binary(), timeout_s=60)
     socket = Path(server.url.removeprefix("unix://"))
     assert stat.S_IMODE(socket.stat().st_mode) == 0o700
     assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
-    server.stop(timeout_s=20)
+    server.stop(timeout_s=60)
     assert not socket.parent.exists()
 
 

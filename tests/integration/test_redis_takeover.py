@@ -76,7 +76,7 @@ class Copy:
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EmbeddedServer]:
     made = started(request.param, tmp_path / "data")
     yield made
-    made.stop(timeout_s=20)
+    made.stop(timeout_s=60)
 
 
 def log_of(raw: Any) -> list[tuple[int, bytes]]:
