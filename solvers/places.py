@@ -138,7 +138,10 @@ class Destinations:
     def number(self, country: str, postal_code: str, lat: float | None, lon: float | None) -> int:
         """Number of a destination in the batch; -1 = it cannot be placed on the map."""
         point = self.locate(country, postal_code, lat, lon)
-        if point is None:
-            return -1
-        self._points += point
-        return len(self._points) // 2 - 1
+        return self.put(point) if point is not None else -1
+
+    def put(self, point: tuple[float, float]) -> int:
+        """Number in the batch of a destination that is located."""
+        points = self._points
+        points += point
+        return (len(points) >> 1) - 1

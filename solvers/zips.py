@@ -33,8 +33,8 @@ class ZipTable:
     """ZIP codes to points; a code that is not listed falls back to the mean of its first three digits."""
 
     def __init__(self) -> None:
-        self._lat: _F64 | None = None
-        self._lon: _F64 | None = None
+        self._lat: memoryview | None = None
+        self._lon: memoryview | None = None
 
     def load(self) -> None:
         """Map the table, making it where no process has yet; nothing where it is mapped already."""
@@ -46,7 +46,8 @@ class ZipTable:
         if table is None:
             table = make_table()
             _keep(table, path)
-        self._lat, self._lon = table
+        # One number is read at a time: several times as fast from a view as from an array.
+        self._lat, self._lon = table[0].data, table[1].data
 
     def find(self, postal_code: str) -> Point | None:
         """The point of "10001", "10001-1234"; None where even its first three digits are unknown."""
@@ -57,12 +58,12 @@ class ZipTable:
         assert self._lat is not None and self._lon is not None
         if len(digits) == 5:
             at = int(digits)
-            lat = float(self._lat[at])
+            lat = self._lat[at]
             if lat == lat:  # not NaN
-                return Point(lat, float(self._lon[at]))
+                return Point(lat, self._lon[at])
         at = CODES + int(digits[:3])
-        lat = float(self._lat[at])
-        return Point(lat, float(self._lon[at])) if lat == lat else None
+        lat = self._lat[at]
+        return Point(lat, self._lon[at]) if lat == lat else None
 
 
 def make_table() -> _F64:

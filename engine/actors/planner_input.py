@@ -51,7 +51,7 @@ class Flattener:
         flat = Flat()
         channels, destinations = self._view.channels, self._view.destinations
         destinations.start()
-        number = destinations.number
+        number, put = destinations.number, destinations.put
         parts, lines, excluded, first_part = flat.parts, flat.lines, flat.excluded, flat.first_part
         part_count = line_count = 0
         heads: dict[tuple[int, str, str, bool, int], tuple[int, ...]] = {}
@@ -63,7 +63,10 @@ class Flattener:
             ship_to = order.ship_to
             if ship_to is not None:
                 country, residential = ship_to.country, ship_to.residential
-                dest = number(country, ship_to.postal_code, ship_to.lat, ship_to.lon)
+                if request.point is not None:
+                    dest = put(request.point)
+                else:
+                    dest = number(country, ship_to.postal_code, ship_to.lat, ship_to.lon)
             else:
                 channel = channels[channel_index]
                 assert channel is not None, "the core looks the channel up"

@@ -77,11 +77,15 @@ def slot_for(state: ShardState, command: PlaceOrder) -> str | None:
 
 
 def prepare(
-    state: ShardState, planner: Planner, command: PlaceOrder, slot: str | None = None, *, located: bool = False
+    state: ShardState,
+    planner: Planner,
+    command: PlaceOrder,
+    slot: str | None = None,
+    point: tuple[float, float] | None = None,
 ) -> Prepared | Problem:
     """Look everything up that the order names. Any unknown name is a problem that points at its field.
 
-    located: the destination is known to be on the map.
+    point: where the destination is, where that is known.
     """
     catalog = state.catalog
     order = command.order
@@ -95,9 +99,11 @@ def prepare(
         refusal = _unserved(catalog, order)
         if refusal is not None:
             return refusal
-    if not located and order.ship_to is not None and planner.locate(order.ship_to) is None:
-        ship_to = order.ship_to
-        return refuse("unknown_destination", "/ship_to", f"cannot locate {ship_to.postal_code} {ship_to.country}")
+    ship_to = order.ship_to
+    if point is None and ship_to is not None:
+        point = planner.locate(ship_to)
+        if point is None:
+            return refuse("unknown_destination", "/ship_to", f"cannot locate {ship_to.postal_code} {ship_to.country}")
     if slot is None:
         slot = slot_for(state, command)
         assert slot is not None  # the channel is known
@@ -118,7 +124,9 @@ def prepare(
         on_short = _PARK
     max_legs = order.max_legs if order.max_legs is not None else channel.max_legs
     to_plan = lines if len(planned) == len(lines) else [lines[i] for i in planned]
-    return Prepared(slot, PlanRequest(order, to_plan, channel_index, (), max_legs), lines, planned, on_short, plain)
+    return Prepared(
+        slot, PlanRequest(order, to_plan, channel_index, (), max_legs, point), lines, planned, on_short, plain
+    )
 
 
 def _unserved(catalog: Catalog, order: OrderRequest) -> Problem | None:

@@ -69,6 +69,8 @@ class PlanRequest(Struct, frozen=True, gc=False):
     channel: int
     excluded: tuple[int, ...] = ()
     max_legs: int = 3
+    point: tuple[float, float] | None = None
+    """Where `order.ship_to` is, by `Planner.locate`; None = the planner looks it up."""
 
 
 class Planner(Protocol):

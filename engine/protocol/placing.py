@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from engine.protocol.shard_core import ShardCore
 
 _HELD, _COMMITTED = int(OrderState.HELD), int(OrderState.COMMITTED)
+_UNKNOWN_PLACE = None, None
 Asked = tuple[int, int, PlaceOrder]
 """(conn, corr, command)"""
 
@@ -56,8 +57,11 @@ def place_group(core: ShardCore, group: list[Asked], *, now_ms: int, quoted: boo
         order = command.order
         id_hash = hash_of(order.order_id)
         ship_to = order.ship_to
-        slot = places.get((ship_to.country, ship_to.postal_code)) if ship_to is not None else None
-        located = slot is not None
+        at_point = ship_to is not None and ship_to.lat is not None and ship_to.lon is not None
+        slot, point = None, None
+        if ship_to is not None and not at_point:
+            place = ship_to.country, ship_to.postal_code
+            slot, point = places.get(place, _UNKNOWN_PLACE)
         if slot is None:
             slot = slot_for(state, command)
             if slot is not None and not core.views.owns_slot(slot):
@@ -77,12 +81,12 @@ def place_group(core: ShardCore, group: list[Asked], *, now_ms: int, quoted: boo
             seen[id_hash] = None
             if key_hash:
                 seen[key_hash] = None
-        prepared = prepare(state, planner, command, slot, located=located)
+        prepared = prepare(state, planner, command, slot, point)
         if isinstance(prepared, Problem):
             core.answer(conn, corr, prepared)
             continue
-        if not located and ship_to is not None and ship_to.lat is None and ship_to.lon is None:
-            places[(ship_to.country, ship_to.postal_code)] = prepared.slot
+        if point is None and ship_to is not None and not at_point:
+            places[place] = prepared.slot, prepared.request.point
         flights.append(Flight([(conn, corr)], command, prepared, id_hash))
     if quoted:
         flights = core.quoting.admit(flights, now_ms)

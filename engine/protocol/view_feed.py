@@ -48,7 +48,7 @@ class ViewFeed:
         self._pushed_ms = 0
         self._heard_ms: dict[int, int] = {}
         self._slots: dict[str, bool] = {}
-        self._places: dict[tuple[str, str], str] = {}
+        self._places: dict[tuple[str, str], tuple[str, tuple[float, float] | None]] = {}
         self._slots_version = -1
 
     def owns_slot(self, slot: str) -> bool:
@@ -59,8 +59,8 @@ class ViewFeed:
             owns = self._slots[slot] = self._core.catalog.owns_slot(slot)
         return owns
 
-    def own_places(self) -> dict[tuple[str, str], str]:
-        """Slots of this shard by (country, postal code), of destinations that were served before: filled by place_group."""
+    def own_places(self) -> dict[tuple[str, str], tuple[str, tuple[float, float] | None]]:
+        """(slot of this shard, point) by (country, postal code), of destinations that were served before: filled by place_group."""
         self._forget_old_slots()
         return self._places
 
