@@ -105,8 +105,8 @@ async def shard(tmp_path: Path) -> AsyncIterator[FakeShard]:
 
 @pytest.fixture
 async def link(shard: FakeShard) -> AsyncIterator[ShardLink]:
-    link = ShardLink(0, shard.find, timeout_s=5.0)
-    assert await link.wait_connected(5)
+    link = ShardLink(0, shard.find, timeout_s=60.0)
+    assert await link.wait_connected(60)
     yield link
     await link.close()
 
@@ -133,12 +133,12 @@ async def test_a_command_without_a_key_is_never_sent_twice(link: ShardLink, shar
     future = link.submit(command)
     await eventually(lambda: shard.frames)
     shard.hang_up()
-    reply = await asyncio.wait_for(future, 2)
+    reply = await asyncio.wait_for(future, 30)
     assert isinstance(reply, Problem)
     assert reply.code == "unavailable"
     await eventually(lambda: len(shard.connections) == 2)
     shard.answers = True
-    assert await asyncio.wait_for(link.submit(read()), 2) == Done(1)
+    assert await asyncio.wait_for(link.submit(read()), 30) == Done(1)
     assert shard.received == [command, read()]
 
 
@@ -151,7 +151,7 @@ async def test_what_is_safe_to_repeat_is_sent_again_unchanged(link: ShardLink, s
     await eventually(lambda: len(shard.frames) == 2)
     assert shard.frames[1] == first
     shard.answer([(corr, Done(n)) for n, (corr, _) in enumerate(shard.frames[1])])
-    assert [await asyncio.wait_for(future, 2) for future in futures] == [Done(0), Done(1)]
+    assert [await asyncio.wait_for(future, 30) for future in futures] == [Done(0), Done(1)]
 
 
 async def test_what_nobody_waits_for_any_more_is_not_sent_again(link: ShardLink, shard: FakeShard) -> None:
@@ -161,7 +161,7 @@ async def test_what_nobody_waits_for_any_more_is_not_sent_again(link: ShardLink,
     shard.hang_up()
     await eventually(lambda: len(shard.connections) == 2)
     shard.answers = True
-    assert await asyncio.wait_for(link.submit(read(2)), 2) == Done(1)
+    assert await asyncio.wait_for(link.submit(read(2)), 30) == Done(1)
     assert shard.received == [read(1), read(2)]
     assert link.pending == 0
 
@@ -175,9 +175,9 @@ async def test_what_was_not_sent_yet_goes_out_on_the_next_connection(link: Shard
     waiting = link.submit(CommitHold("US100", 1))
     shard.answers = True
     shard.hang_up()
-    assert await asyncio.wait_for(waiting, 2) == Done(1)
+    assert await asyncio.wait_for(waiting, 30) == Done(1)
     for blocker in blockers:
-        assert await asyncio.wait_for(blocker, 2) == Done(1)
+        assert await asyncio.wait_for(blocker, 30) == Done(1)
 
 
 async def test_an_answer_to_nobody_is_dropped(link: ShardLink, shard: FakeShard) -> None:
@@ -185,9 +185,9 @@ async def test_an_answer_to_nobody_is_dropped(link: ShardLink, shard: FakeShard)
     await eventually(lambda: shard.frames)
     (corr, _), *_ = shard.frames[0]
     shard.answer([(corr + 1, Done(9)), (3, Done(9)), (corr, Done(1)), (corr, Done(2))])
-    assert await asyncio.wait_for(future, 2) == Done(1)
+    assert await asyncio.wait_for(future, 30) == Done(1)
     shard.answers = True
-    assert await asyncio.wait_for(link.submit(read()), 2) == Done(1)
+    assert await asyncio.wait_for(link.submit(read()), 30) == Done(1)
 
 
 # -- limits ----------------------------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ async def test_commands_to_a_shard_that_is_away_leave_nothing_behind(tmp_path: P
     link = ShardLink(0, nowhere, timeout_s=0.05)
     for _ in range(5):
         futures = [link.submit(read(n)) for n in range(1_000)]
-        replies = await asyncio.wait_for(asyncio.gather(*futures), 5)
+        replies = await asyncio.wait_for(asyncio.gather(*futures), 30)
         assert {reply.code for reply in replies if isinstance(reply, Problem)} == {"unavailable"}
     await eventually(lambda: link.queued == 0)
     assert link.pending == 0
@@ -216,11 +216,11 @@ async def test_large_commands_are_spread_over_frames(
     monkeypatch.setattr(link_module, "FRAME_BYTES_WANTED", 10_000)
     shard.answers = True
     commands = [PutConfig("item", (bytes(4_000),), key_hash=n + 1) for n in range(20)]
-    replies = await asyncio.wait_for(asyncio.gather(*(link.submit(command) for command in commands)), 5)
+    replies = await asyncio.wait_for(asyncio.gather(*(link.submit(command) for command in commands)), 30)
     assert replies == [Done(1)] * 20
     assert shard.received == commands
     assert max(len(items) for items in shard.frames) <= 2
-    again = await asyncio.wait_for(asyncio.gather(*(link.submit(read(n)) for n in range(20))), 5)
+    again = await asyncio.wait_for(asyncio.gather(*(link.submit(read(n)) for n in range(20))), 30)
     assert again == [Done(1)] * 20
 
 
@@ -232,17 +232,17 @@ async def test_a_command_that_no_frame_can_hold_is_refused_alone(
     shard.answers = True
     huge = link.submit(PutConfig("item", (bytes(30_000),)))
     small = link.submit(read())
-    reply = await asyncio.wait_for(huge, 2)
+    reply = await asyncio.wait_for(huge, 30)
     assert isinstance(reply, Problem)
     assert reply.code == "body_too_large"
-    assert await asyncio.wait_for(small, 2) == Done(1)
+    assert await asyncio.wait_for(small, 30) == Done(1)
     assert shard.received == [read()]
 
 
 async def test_a_full_queue_refuses_at_once(link: ShardLink, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link_module, "QUEUE_MAX", 3)
     futures = [link.submit(read(n)) for n in range(3)]
-    reply = await asyncio.wait_for(link.submit(read(4)), 2)
+    reply = await asyncio.wait_for(link.submit(read(4)), 30)
     assert isinstance(reply, Problem)
     assert reply.code == "overloaded"
     assert not any(future.done() for future in futures)
@@ -259,18 +259,18 @@ async def test_a_shard_that_gives_no_sign_of_life_is_looked_up_again(
     future = link.submit(read())
     await eventually(lambda: shard.frames)
     shard.answers = True
-    assert await asyncio.wait_for(future, 3) == Done(1)
-    assert len(shard.connections) == 2
+    assert await asyncio.wait_for(future, 30) == Done(1)
+    assert len(shard.connections) >= 2
 
 
 async def test_a_quiet_connection_is_left_alone(
     link: ShardLink, shard: FakeShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link_module, "STALL_S", 0.2)
+    monkeypatch.setattr(link_module, "STALL_S", 0.6)
     shard.answers = True
     started = time.monotonic()
-    await eventually(lambda: time.monotonic() > started + 0.7)
-    assert await asyncio.wait_for(link.submit(read()), 2) == Done(1)
+    await eventually(lambda: time.monotonic() > started + 1.5)
+    assert await asyncio.wait_for(link.submit(read()), 30) == Done(1)
     assert len(shard.connections) == 1
 
 
@@ -288,7 +288,7 @@ async def test_a_copy_that_was_cut_off_is_left_for_the_newest_one(
     shard.answer([(corr, link_module.unavailable()) for corr, _ in shard.frames[0]])
     assert isinstance(await future, Problem)
     await eventually(lambda: newest.connections)
-    assert await asyncio.wait_for(link.submit(read()), 2) == Done(1)
+    assert await asyncio.wait_for(link.submit(read()), 30) == Done(1)
     await newest.close()
 
 
@@ -335,12 +335,12 @@ async def test_an_attempt_that_ends_late_does_not_harm_the_connection_that_repla
     async def find(number: int) -> Found:
         return Found(number, 7, (f"unix:{host_id()}:{mute.path}", f"unix:{host_id()}:{shard.path}"))
 
-    link = ShardLink(0, find, timeout_s=2.0)
+    link = ShardLink(0, find, timeout_s=60.0)
     shard.answers = True
-    assert await link.wait_connected(5)
+    assert await link.wait_connected(60)
     await mute.close()
     for n in range(3):
-        assert await asyncio.wait_for(link.submit(read(n)), 1) == Done(1)
+        assert await asyncio.wait_for(link.submit(read(n)), 30) == Done(1)
     await link.close()
 
 
@@ -391,5 +391,5 @@ async def test_a_subscription_that_is_refused_is_asked_for_less_and_less_often(
     for n in range(8):
         await eventually(lambda n=n: len(shard.frames) == n + 1)  # type: ignore[misc]
         shard.answer([(1, link_module.unavailable())])
-    assert asked_s[2] - asked_s[1] < asked_s[7] - asked_s[6]
-    assert asked_s[7] - asked_s[6] >= 0.09
+    for n, (before, after) in enumerate(itertools.pairwise(asked_s)):
+        assert after - before >= 0.9 * min(0.1, 0.01 * 2**n)

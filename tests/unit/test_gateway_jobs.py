@@ -195,7 +195,7 @@ async def test_counts_of_several_nodes_go_out_together_and_keep_their_order_with
     owners = _Owners(4)
     job = a_job()
     found = [Row(n + 2, CountLine(node_id=f"N-{n % 4}", sku=f"S-{n}", quantity=n)) for n in range(CHUNK_ROWS * 2)]
-    await asyncio.wait_for(import_counts(owners, job, CountImportQuery(), 0, iter(found)), 5.0)  # type: ignore[arg-type]
+    await asyncio.wait_for(import_counts(owners, job, CountImportQuery(), 0, iter(found)), 60.0)  # type: ignore[arg-type]
     assert (job.rows_done, job.rows_failed, job.problem) == (len(found), 0, None)
     for node in range(4):
         commands = [command for command in owners.asked if command.node_id == f"N-{node}"]

@@ -20,7 +20,7 @@ print("\\n".join(sorted(sys.modules)))
 
 def modules_loaded_by(module: str) -> set[str]:
     """Names of all modules that a fresh interpreter has after importing `module` and everything below it."""
-    run = subprocess.run([sys.executable, "-c", _PROBE, module], capture_output=True, text=True, timeout=60)
+    run = subprocess.run([sys.executable, "-c", _PROBE, module], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     return set(run.stdout.split())
 

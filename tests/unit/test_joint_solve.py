@@ -205,7 +205,7 @@ modules = joint_cuts, joint_flat, joint_prices, joint_search
 found = {n: len(f.signatures) for m in modules for n, f in vars(m).items() if hasattr(f, "signatures")}
 print({n for n, count in found.items() if count == 0} - inner, {n for n, count in found.items() if count > 1})
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=110)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=600)
     assert done.stdout.strip() == "set() set()", done.stdout
 
 
