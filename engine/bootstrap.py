@@ -47,7 +47,8 @@ from engine.journal.port import JournalError
 from engine.logs import set_up_logging
 from engine.settings import Settings
 
-START_TIMEOUT_S = 180.0
+START_TIMEOUT_S = 600.0
+"""For shards and gateways to serve. A start says again and again what it waits for; a busy machine is no reason to give it up."""
 SERVER_CHECK_S = 0.5
 SUPERVISOR_RETRY_S = 0.2
 ADMITTED_CHECK_S = 0.02
