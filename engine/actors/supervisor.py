@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable
 from typing import Any
 
 import structlog
@@ -18,7 +17,7 @@ from engine.client.cluster import Cluster
 from engine.domain.config import Placement
 from engine.domain.move_commands import AdmitShard
 from engine.domain.placement import CONTROL_SHARD, running_shards
-from engine.domain.replies import ConfigDoc, ConfigReply
+from engine.domain.replies import ConfigReply
 from engine.journal.discovery import Directory
 from engine.logs import set_up_logging
 from engine.settings import Settings
@@ -26,6 +25,8 @@ from engine.settings import Settings
 AGAIN_MIN_S = 0.05
 AGAIN_MAX_S = 2.0
 GATEWAY_STOP_S = 12.0
+MAP_S = 0.1
+"""How often it is looked whether the placement map has changed."""
 ADMIT_TIMEOUT_S = 5.0
 ADMIT_RETRY_S = 0.5
 END_GRACE_S = 2.0
@@ -47,7 +48,7 @@ class Supervisor:
         self._actors: dict[str, Any] = {}
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._following: asyncio.Task[None] | None = None
-        self._cluster: Cluster | None = None
+        self._following_map: asyncio.Task[None] | None = None
         self._joining: dict[int, asyncio.Task[None]] = {}
         self._ending: dict[int, asyncio.Task[None]] = {}
         self._started = False
@@ -77,8 +78,8 @@ class Supervisor:
         from engine.actors.options import archiver_actor, gateway_actor, machine_here
 
         self._started = True
-        if self._cluster is None:
-            await self._follow_map()
+        if self._following_map is None:
+            self._following_map = asyncio.get_running_loop().create_task(self._follow_map())
         if self._settings.solver_in_flight_max:
             self._keep_solvers(machine_here(), set())
             if self._settings.ray_address and self._following is None:
@@ -95,19 +96,24 @@ class Supervisor:
         assert settings.redis_url is not None, "bootstrap sets the server's address"
         directory = Directory(settings.redis_url.get_secret_value())
         token = settings.cluster_token.get_secret_value() if settings.cluster_token else ""
-        cluster = self._cluster = Cluster(directory.find, kinds=("placement",), token=token)
-        apply = cluster.catalog.apply
-
-        def changed(docs: Iterable[ConfigDoc], version: int) -> None:
-            documents = list(docs)
-            apply(documents, version)
-            if any(doc.kind == "placement" for doc in documents):
-                self._follow(cluster.catalog.placement)
-
-        cluster.on_config = changed
+        cluster = Cluster(directory.find, kinds=("placement",), token=token)
         await cluster.start()
+        done: Placement | None = None
+        while not self._stopping:
+            is_known = await cluster.wait_configured(MAP_S)
+            placement = cluster.catalog.placement
+            if is_known and placement is not done:
+                try:
+                    self._follow(placement, cluster)
+                    done = placement
+                except Exception as error:
+                    # Ray raises bare ones. Nothing but this loop brings shards and takes them away.
+                    log.error("the placement map is not followed, trying again", error=repr(error))
+            await asyncio.sleep(MAP_S)
+        await cluster.close()
+        await directory.close()
 
-    def _follow(self, placement: Placement) -> None:
+    def _follow(self, placement: Placement, cluster: Cluster) -> None:
         """Have what the map says; again at every change of it."""
         from engine.actors.options import shard_actor
 
@@ -115,17 +121,17 @@ class Supervisor:
         for shard in running_shards(placement):
             self._keep(f"shard-{shard}", shard_actor(shard), shard, self._settings_json, self._runtime_dir)
             if shard in placement.joining and shard not in self._joining:
-                self._joining[shard] = loop.create_task(self._admit(shard), name=f"admit-{shard}")
+                log.info("adding a shard", shard=shard)
+                self._joining[shard] = loop.create_task(self._admit(shard, cluster), name=f"admit-{shard}")
         for shard in placement.ended:
             if shard not in self._ending:
                 self._ending[shard] = loop.create_task(self._end(shard), name=f"end-{shard}")
 
-    async def _admit(self, shard: int) -> None:
+    async def _admit(self, shard: int, cluster: Cluster) -> None:
         """Once it serves, others ask it and parts can be moved to it."""
-        assert self._cluster is not None
         await self._wait_serving(f"shard-{shard}")
         while not self._stopping:
-            reply = await self._cluster.ask(CONTROL_SHARD, AdmitShard(shard), timeout_s=ADMIT_TIMEOUT_S)
+            reply = await cluster.ask(CONTROL_SHARD, AdmitShard(shard), timeout_s=ADMIT_TIMEOUT_S)
             if isinstance(reply, ConfigReply):
                 log.info("shard added", shard=shard)
                 return

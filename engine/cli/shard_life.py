@@ -24,7 +24,7 @@ from engine.settings import Settings
 
 ASK_TIMEOUT_S = 10.0
 ATTEMPTS = 5
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 180.0
 ARCHIVE_TIMEOUT_S = 120.0
 LOOK_EVERY_S = 0.1
 _FIELDS = {"/part": "PART", "/target": "--to", "/shard": "SHARD"}

@@ -286,6 +286,7 @@ class World:
         self.journals = {shard: SimJournal() for shard in every}
         self.processes: dict[int, Process] = {}
         self._placement = (0, Placement(shard_count=shards))
+        self.ended: list[int] = []
         self.folds: dict[int, checker.JournalFold] = {}
         self.transit = checker.Transit()
         self.books = {shard: Books() for shard in range(shards)}
@@ -360,11 +361,12 @@ class World:
         return core
 
     def cores(self) -> list[ShardCore]:
-        return [self.core(shard) for shard in range(self.shards)]
+        """Of all shards that have not ended."""
+        return [self.core(shard) for shard in range(self.shards) if shard not in self.ended]
 
     def crash(self, process: Process) -> None:
         """The process dies, or is cut off and runs on for a while; another copy takes over."""
-        if self.processes[process.shard] is not process:
+        if self.processes.get(process.shard) is not process:
             process.alive = False  # a zombie meets its end
             return
         if not self.happens(self.faults.zombie):
@@ -374,7 +376,27 @@ class World:
         shard = process.shard
         self.after(self.random.randint(0, 300), lambda: self.start(shard))
 
+    def add_shard(self) -> None:
+        """What a supervisor does once the map has a shard more."""
+        shard = self.shards
+        self.shards += 1
+        self.skew_ms.append(0)
+        self.journals[shard], self.books[shard] = SimJournal(), Books()
+        self.folds[shard] = checker.JournalFold(set(), self.transit)
+        self.start(shard)
+
+    def end_shard(self, shard: int) -> None:
+        """What it does once the map says that one has ended: its journal stays, its process does not come back."""
+        self.ended.append(shard)
+        process = self.processes.pop(shard)
+        process.alive = False
+        for other in self.processes.values():
+            if other.core is not None:
+                other.core.disconnected(process.conn)
+
     def start(self, shard: int) -> None:
+        if shard in self.ended:
+            return  # it died just before
         old = self.processes.get(shard)
         process = self.processes[shard] = Process(self, shard)
         if old is not None:
@@ -475,7 +497,7 @@ class World:
     def _followed(self, follower: Process, sender: Process, reply: Reply) -> None:
         if not follower.alive:
             return
-        if self.processes[sender.shard] is not sender:
+        if self.processes.get(sender.shard) is not sender:
             return  # whoever follows has a connection to one copy only: the newer one
         if not isinstance(reply, ConfigReply):
             self._peer_replied(follower, sender.shard, 0, reply)

@@ -16,7 +16,9 @@ from engine.domain.commands import (
     ReceiveInbound,
     SetPosition,
 )
-from engine.domain.move_commands import BeginMove
+from engine.domain.config import Placement
+from engine.domain.decide_moves import MoveCommand
+from engine.domain.move_commands import AddShard, AdmitShard, BeginMove, EndShard
 from engine.domain.orders import OnShort
 from engine.domain.placement import CONTROL_SHARD, shard_of_band, shard_of_node, shard_of_slot
 from engine.domain.replies import InboundReply, OrderView, Reply, StockReply
@@ -44,6 +46,25 @@ class MovingScript(Script):
                     self.world.run(50)
                     return
         raise AssertionError(f"{part} never came to shard {target}: {self.world.placement}")
+
+    def decide(self, command: MoveCommand, is_done: Callable[[Placement], bool]) -> None:
+        """Have the control shard decide something, again and again until the map says so: a crash may lose the request."""
+        for _ in range(MOVE_ATTEMPTS):
+            self.clients.send(CONTROL_SHARD, command)
+            for _ in range(30):
+                self.world.run(50)
+                if is_done(self.world.placement):
+                    return
+        raise AssertionError(f"never decided: {command}, {self.world.placement}")
+
+    def until_started(self, shard: int) -> None:
+        while self.world.processes[shard].core is None:
+            self.world.run(10)
+
+    def parts(self) -> list[str]:
+        """All nodes, and the slots that have orders or keys."""
+        slots = {slot: None for core in self.world.cores() for slot in core.state.slots}
+        return [*(f"slot:{slot}" for slot in sorted(slots)), *(f"node:{node.node_id}" for node in self.clients.nodes)]
 
     def owner(self, part: str) -> int:
         kind, _, name = part.partition(":")
@@ -218,6 +239,39 @@ def supply_moves(crash_at: tuple[int, ...] = ()) -> World:
     return s.rest()
 
 
+def shard_comes_and_another_ends(crash_at: tuple[int, ...] = ()) -> World:
+    """A third shard is added and gets a node and a slot; the second gives it the rest, and ends. Orders go on, keys too."""
+    s = MovingScript(shards=2, crash_at=crash_at, stock=3)
+    world = s.world
+    slot = "US" + s.clients.postal_codes[0][:3]
+    view = s.place(7)
+    assert {"N-0", "N-2"} <= {leg.node_id for leg in view.legs}, "an order over both shards"
+    s.decide(AddShard(2), lambda placement: placement.shard_count == 3)
+    assert (world.placement.joining, s.owner("node:N-2")) == ([2], 1), "it owns nothing, and nobody asks it"
+    world.add_shard()
+    s.until_started(2)
+    s.decide(AdmitShard(2), lambda placement: not placement.joining)
+    s.move("node:N-0", 2)
+    s.move(f"slot:{slot}", 2)
+    s.repeat(view)
+    s.place(1)
+    assert world.placement.ended == []
+    s.clients.send(CONTROL_SHARD, EndShard(1))
+    world.run(50)
+    assert world.placement.ended == [], "it owns parts"
+    for part in ("band:1", *(part for part in s.parts() if s.owner(part) == 1)):
+        s.move(part, 2)
+    s.decide(EndShard(1), lambda placement: placement.ended == [1])
+    left = world.core(1).state
+    assert not any(part.orders for part in left.slots.values()) and not any(p.foreign for p in left.nodes.values())
+    world.end_shard(1)
+    s.repeat(view)
+    last = s.place(2)
+    assert isinstance(s.ask(CancelOrder(view.slot, view.order_no, **s.clients.key())), OrderView)
+    assert isinstance(s.ask(CancelOrder(last.slot, last.order_no, **s.clients.key())), OrderView)
+    return s.rest()
+
+
 MOVE_SCENARIOS: dict[str, Callable[[tuple[int, ...]], World]] = {
     "node_moves": node_moves,
     "slot_moves": slot_moves,
@@ -225,4 +279,5 @@ MOVE_SCENARIOS: dict[str, Callable[[tuple[int, ...]], World]] = {
     "band_moves": band_moves,
     "band_moves_under_an_order": band_moves_under_an_order,
     "supply_moves": supply_moves,
+    "shard_comes_and_another_ends": shard_comes_and_another_ends,
 }
