@@ -146,11 +146,9 @@ def track(client: qm.Client, books: Books, asked: argparse.Namespace) -> None:
 
 def show(order_id: str, made: qm.Allocation) -> None:
     print(f"{order_id}: {made.state}, {made.cost_minor / 100:.2f} to ship")
-    for leg in made.legs:
-        if not leg.lines:  # an edit, or another node, took all of it over
-            continue
+    for leg in made.live_legs:  # not those that an edit, or another node, took over
         goods = ", ".join(f"{line.quantity} x {line.sku}" for line in leg.lines)
-        when = f", at the door by {day(leg.deliver_by)}" if leg.deliver_by and leg.state != "cancelled" else ""
+        when = f", at the door by {day(leg.deliver_by)}" if leg.deliver_by else ""
         print(f"  {leg.state:10} {goods} from {leg.node_id}{when} {' '.join(leg.tracking)}".rstrip())
     for short in made.unfilled:
         print(f"  waits      {short.quantity} of line {short.line_id}")

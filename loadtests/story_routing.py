@@ -241,7 +241,7 @@ async def store_goes_dark(stage: Stage) -> None:
         old = {leg.leg_id for leg in before[name].legs}
         for node_now in {leg.node_id for leg in now.legs if leg.leg_id not in old and leg.state == "allocated"}:
             to[node_now] = to.get(node_now, 0) + 1
-    more_parcels = sum(len(_live(after[name])) > len(_live(made)) for name, made in before.items())
+    more_parcels = sum(len(after[name].live_legs) > len(made.live_legs) for name, made in before.items())
     tell.say(
         f"{took_ms:,.0f} ms later all {counted(len(affected), 'other leg')} had been planned again, and {counted(len(to), 'node')} "
         f"took over. What it costs: {money(more_minor)} in all, {money(more_minor / max(1, len(before)))} an order; {later} of the "
@@ -266,11 +266,9 @@ def _door(made: qm.Allocation) -> datetime:
 
 def _units(made: qm.Allocation) -> int:
     """Units that a node ships or that wait."""
-    return sum(line.quantity for leg in _live(made) for line in leg.lines) + sum(one.quantity for one in made.unfilled)
-
-
-def _live(made: qm.Allocation) -> list[qm.Leg]:
-    return [leg for leg in made.legs if leg.state not in ("cancelled", "rejected")]
+    return sum(line.quantity for leg in made.live_legs for line in leg.lines) + sum(
+        one.quantity for one in made.unfilled
+    )
 
 
 # -- a phantom unit ------------------------------------------------------------------------------------------------------

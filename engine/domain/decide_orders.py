@@ -64,6 +64,12 @@ def refuse(code: str, pointer: str, detail: str, **facts: object) -> Problem:
     return Problem(code, CODES[code].title, (ProblemItem(pointer, detail, facts),))
 
 
+def not_on_the_map(country: str, postal_code: str, pointer: str = "/ship_to", **facts: object) -> Problem:
+    """A destination whose postal code says nothing, and that has no coordinates."""
+    detail = f"cannot locate {postal_code} {country} by its postal code: correct it, or give lat and lon"
+    return refuse("unknown_destination", pointer, detail, **facts)
+
+
 def slot_for(state: ShardState, command: PlaceOrder) -> str | None:
     """The slot of an order: its destination's, else its channel's demand centre's; None = the channel is not known."""
     order = command.order
@@ -103,7 +109,7 @@ def prepare(
     if point is None and ship_to is not None:
         point = planner.locate(ship_to)
         if point is None:
-            return refuse("unknown_destination", "/ship_to", f"cannot locate {ship_to.postal_code} {ship_to.country}")
+            return not_on_the_map(ship_to.country, ship_to.postal_code)
     if slot is None:
         slot = slot_for(state, command)
         assert slot is not None  # the channel is known

@@ -104,7 +104,12 @@ def count(state: ShardState, command: CountStock, *, now_ms: int) -> StockCounte
     if command.scope not in SCOPES:
         return refuse("invalid_field", "/scope", f"one of {', '.join(SCOPES)}")
     if command.as_of_ms > now_ms + CLOCK_AHEAD_MS:
-        return refuse("invalid_field", "/as_of", "lies in the future", now_ms=now_ms)
+        return refuse(
+            "invalid_field",
+            "/as_of",
+            f"lies more than {CLOCK_AHEAD_MS // 1_000} s in the future, by the engine's clock",
+            now_ms=now_ms,
+        )
     part = state.nodes.get(node)
     reaches_ms = max(now_ms - KEPT_MS, part.movements.forgotten_ms if part else 0)
     if command.as_of_ms < reaches_ms:

@@ -19,7 +19,7 @@ from engine.domain import demand
 from engine.domain.commands import EditOrder
 from engine.domain.decide_edit import Edited, edit, pin_address, shorter_than
 from engine.domain.decide_legs import Change
-from engine.domain.decide_orders import Prepared, refuse, shortage
+from engine.domain.decide_orders import Prepared, not_on_the_map, refuse, shortage
 from engine.domain.events import Cause
 from engine.domain.ids import OrderRef, public_id
 from engine.domain.orders import DemandRecord, LastEdit, LegRecord, LegState, OnShort, OrderRecord, OrderState
@@ -190,8 +190,7 @@ class Edits:
             _answer(core, askers, refuse("expired", "", "the hold has expired"))
             return
         if command.ship_to is not None and core.planner.locate(command.ship_to) is None:
-            detail = f"cannot locate {command.ship_to.postal_code} {command.ship_to.country}"
-            _answer(core, askers, refuse("unknown_destination", "/ship_to", detail))
+            _answer(core, askers, not_on_the_map(command.ship_to.country, command.ship_to.postal_code))
             return
         ref = OrderRef(command.slot, command.order_no)
         edited = edit(record, command, core.catalog, name_of=lambda leg_no: public_id("leg", ref, leg_no))

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from engine.domain import decide_legs
 from engine.domain.commands import CommitHold, Quoted
 from engine.domain.decide_legs import Change
-from engine.domain.decide_orders import Prepared, fits, legs_of, refuse, shortage, stock_of
+from engine.domain.decide_orders import Prepared, fits, legs_of, not_on_the_map, refuse, shortage, stock_of
 from engine.domain.events import Cause
 from engine.domain.orders import (
     Destination,
@@ -122,8 +122,7 @@ def start(core: ShardCore, askers: list[tuple[int, int]], command: CommitHold, *
     ship_to = command.ship_to
     assert record is not None and ship_to is not None
     if core.planner.locate(ship_to) is None:
-        detail = f"cannot locate {ship_to.postal_code} {ship_to.country}"
-        _answer(core, askers, refuse("unknown_destination", "/ship_to", detail))
+        _answer(core, askers, not_on_the_map(ship_to.country, ship_to.postal_code))
         return
     expires_at_ms = state.effective_expiry_ms(command.order_no, record)
     keep = decide_legs.kept_by(record, command, now_ms=core.time_ms(now_ms), expires_at_ms=expires_at_ms)

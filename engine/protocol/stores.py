@@ -12,7 +12,7 @@ import numpy as np
 
 from engine.domain.commands import FindStores
 from engine.domain.config import Node
-from engine.domain.decide_orders import METHOD_TAGS, could_serve, extra_safety, refuse
+from engine.domain.decide_orders import METHOD_TAGS, could_serve, extra_safety, not_on_the_map, refuse
 from engine.domain.kits import tracked_components
 from engine.domain.orders import Destination, Method
 from engine.domain.ready import first_ready
@@ -53,8 +53,7 @@ def _found(core: ShardCore, command: FindStores, now_ms: int) -> StoresReply | P
         return parts
     point = core.planner.locate(Destination(command.country, command.postal_code, lat=command.lat, lon=command.lon))
     if point is None:
-        detail = f"cannot locate {command.postal_code} {command.country}"
-        return refuse("unknown_destination", "/postal_code", detail, parameter="postal_code")
+        return not_on_the_map(command.country, command.postal_code, "/postal_code", parameter="postal_code")
     tag = METHOD_TAGS[Method(command.method)]
     serving = [
         (index, node)

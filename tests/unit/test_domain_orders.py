@@ -75,6 +75,12 @@ def test_what_an_order_names_must_exist(order: Any, code: str, pointer: str) -> 
     assert len(shop.entries) == entries, "a refusal was journaled"
 
 
+def test_a_destination_that_is_not_on_the_map_says_what_would_put_it_there() -> None:
+    reply = a_shop().ask(a_place(an_order(ship_to=a_destination(country="XX"))))
+    assert isinstance(reply, Problem)
+    assert "XX by its postal code: correct it, or give lat and lon" in reply.errors[0].detail
+
+
 def test_a_refusal_names_the_line_and_the_numbers() -> None:
     shop = a_shop({"N-0": {"SKU-0": 1, "SKU-1": 9}, "N-1": {"SKU-0": 2}})
     reply = shop.ask(a_place(an_order(lines={"SKU-1": 1, "SKU-0": 5})))

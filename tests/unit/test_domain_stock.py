@@ -196,7 +196,10 @@ def test_a_catalogue_of_zeros_makes_no_positions() -> None:
 def test_a_faulty_count_is_pointed_at(fields: dict[str, Any], code: str, pointer: str) -> None:
     shop = a_shop({"N-0": {"SKU-0": 1}})
     rows = fields.pop("rows", {"SKU-0": 1})
-    assert problem(count(shop, rows, seq=1, **fields)) == (code, pointer)
+    refused = count(shop, rows, seq=1, **fields)
+    assert problem(refused) == (code, pointer)
+    if fields.get("ago_ms", 0) < 0:
+        assert "more than 60 s in the future, by the engine's clock" in refused.errors[0].detail
     assert position(shop)[0] == 1
 
 
