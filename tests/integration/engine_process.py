@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-READY_TIMEOUT_S = 240.0
+READY_TIMEOUT_S = 600.0
 
 
 class Engine:
@@ -77,7 +77,7 @@ class Engine:
         return httpx.Client(
             base_url=self.facts["urls"][gateway],
             headers={"Authorization": f"Bearer {self.facts['key']}"},
-            timeout=20.0,
+            timeout=60.0,
         )
 
     def stop(self) -> int | None:
@@ -88,7 +88,7 @@ class Engine:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(60)
+                process.wait(240)
             except subprocess.TimeoutExpired:
                 self.kill_everything()
         self._process = None
@@ -101,7 +101,7 @@ class Engine:
         for pid in [self._process.pid, *_descendants(self._process.pid)]:
             if pid != server:
                 _kill(pid)
-        self._process.wait(10)
+        self._process.wait(60)
         self._process = None
 
     def fails_to_start(self) -> tuple[int, str]:
@@ -120,11 +120,11 @@ class Engine:
         server = self.facts.get("pids", {}).get("server")
         for pid in [self._process.pid, *pids, *([server] if server else [])]:
             _kill(pid)
-        self._process.wait(10)
+        self._process.wait(60)
         self._process = None
 
 
-def command(engine: Engine, *arguments: str, timeout_s: float = 120.0) -> tuple[int, str]:
+def command(engine: Engine, *arguments: str, timeout_s: float = 400.0) -> tuple[int, str]:
     """(exit code, what it said) of a `quartermaster` command on the folder of a running engine."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("QM_", "RAY_"))}
     ran = subprocess.run(

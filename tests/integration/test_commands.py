@@ -22,7 +22,7 @@ from loadtests.loader import load_network
 from loadtests.network import NetworkSpec, build_network
 from tests.integration.engine_process import Engine
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1_800)
 ROOT = Path(__file__).parents[2]
 HOW_TO = ROOT / "docs" / "how-to" / "import.md"
 SKUS = 60
@@ -60,7 +60,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 def _run(engine: Engine, *command: str, **extra: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "QM_URL": engine.url, "QM_API_KEY": engine.facts["key"], **extra}
     return subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180, check=False
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
 
 
@@ -115,7 +115,7 @@ def test_the_commands_of_the_how_to_do_what_it_says(engine: Engine, tmp_path: Pa
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     said = done.stdout + done.stderr

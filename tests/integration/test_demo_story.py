@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1_800)
 
 
 def _story(*arguments: str) -> tuple[int, str]:
@@ -17,7 +17,7 @@ def _story(*arguments: str) -> tuple[int, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("QM_", "RAY_"))}
     command = [sys.executable, "-c", "from engine.cli.main import main; main()", "demo", "--story", *arguments]
     done = subprocess.run(
-        command, env=clean, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=350, check=False
+        command, env=clean, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900, check=False
     )
     return done.returncode, done.stdout + done.stderr
 

@@ -32,7 +32,7 @@ RUN_ELSEWHERE = {
 """What a line looks like: where it runs."""
 
 
-@pytest.mark.timeout(400)  # two starts of a whole engine
+@pytest.mark.timeout(1_800)  # two starts of a whole engine
 def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
     if shutil.which("curl") is None:
         service_missing("curl")

@@ -18,7 +18,7 @@ from tests.integration.network_over_http import put, set_up_network
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1_800)
 
 
 class Shop:
@@ -36,7 +36,7 @@ class Shop:
             cwd=self._folder,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
             check=False,
         )
         assert done.returncode == code, done.stdout + done.stderr
@@ -127,7 +127,7 @@ def test_a_back_office_counts_ships_rejects_and_sees_what_waits(running: Engine,
     assert "0 legs to ship at LAX" in shop.run("back_office.py", "work", "LAX")
     shelf.write_text("node_id,sku,quantity\nCHI,SKU-9,5\n")
     shop.run("back_office.py", "counts", "shelf.csv")
-    deadline_s = time.monotonic() + 30
+    deadline_s = time.monotonic() + 120
     while "0 lines wait" not in shop.run("back_office.py", "waiting"):
         assert time.monotonic() < deadline_s, "it has stock now, and is not served"
         time.sleep(0.1)
@@ -148,7 +148,7 @@ def test_an_example_without_an_engine_says_what_it_needs(tmp_path: Path, step: l
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
     )
     assert done.returncode == 2
     assert "set QM_URL and QM_API_KEY" in done.stderr

@@ -81,12 +81,12 @@ class Original:
             said = quartermaster("export", "--all", str(self.tar), f"--data-dir={engine.data_dir}")
         finally:
             stop.set()
-            shopper.join(30)
+            shopper.join(120)
         assert said.returncode == 0, said.stderr
         assert "journals" in said.stdout
 
 
-def _until(check: Callable[[], object], what: str, within_s: float = 30.0) -> None:
+def _until(check: Callable[[], object], what: str, within_s: float = 120.0) -> None:
     deadline = time.monotonic() + within_s
     while not check():
         assert time.monotonic() < deadline, what
@@ -95,7 +95,7 @@ def _until(check: Callable[[], object], what: str, within_s: float = 30.0) -> No
 
 def quartermaster(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from engine.cli.main import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Original:
     return Original(tmp_path_factory.mktemp("export"))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("name", ["backup.tar", "backup"])
 def test_what_is_restored_is_what_was_there(original: Original, tmp_path: Path, name: str) -> None:
     data = tmp_path / "data"
@@ -209,7 +209,7 @@ def test_the_commands_of_the_how_to_work(original: Original, tmp_path: Path, pag
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
     assert run.returncode == 0, run.stderr

