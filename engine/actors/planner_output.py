@@ -41,15 +41,15 @@ class Results:
         lines, units, rows = outcome.leg_lines[: used[_LEG_LINES]].T.tolist()
         self.rows: list[int] = rows
         """Position row of each line of each leg, in the order of the legs."""
-        self.row_ends: list[int] = []
-        """One past the last of `rows`, by leg."""
+        self.row_starts: list[int] = [0]
+        """Place in `rows` of the first of each leg, and of the end."""
         taken = list(zip(lines, units, strict=True))
         legs = outcome.legs[: used[_LEGS]].T.tolist()
         takes, end = [], 0
         for count in legs[at.G_LINE_COUNT]:
             takes.append(taken[end : end + count])
             end += count
-            self.row_ends.append(end)
+            self.row_starts.append(end)
         node, service, parcels, ship_day, ship_by, deliver_by, cap_units = [legs[n] for n in _LEG_COLUMNS]
         cash = list(zip(*[legs[n] for n in _CASH], strict=True))
         columns = (node, takes, service, parcels, ship_day, ship_by, deliver_by, cash, cap_units)
@@ -59,14 +59,16 @@ class Results:
 
     def legs_of(self, order: int) -> slice:
         """Places of an order's legs in `legs`."""
-        first = self.flat.first_part[order]
-        start = self.parts[first][at.R_LEG]
-        return slice(start, start + sum([row[at.R_LEG_COUNT] for row in self.parts[first : self.ends[order]]]))
+        first, end = self.flat.first_part[order], self.ends[order]
+        row = self.parts[first]
+        start, count = row[at.R_LEG], row[at.R_LEG_COUNT]
+        if end - first > 1:
+            count += sum([row[at.R_LEG_COUNT] for row in self.parts[first + 1 : end]])
+        return slice(start, start + count)
 
     def rows_of(self, legs: slice) -> list[int]:
         """Position rows of the lines of legs that follow each other."""
-        ends = self.row_ends
-        return self.rows[ends[legs.start - 1] if legs.start else 0 : ends[legs.stop - 1] if legs.stop else 0]
+        return self.rows[self.row_starts[legs.start] : self.row_starts[legs.stop]]
 
     def plan(
         self, order: int, *, rung: int, gap: list[int] | None = None, component: int = 0, scope: int | None = None

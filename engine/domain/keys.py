@@ -1,7 +1,8 @@
 """Idempotency keys and order ids in flat arrays: 40 and 25 bytes an entry, where dicts of integers take 130 and 100.
 
-An open-addressing index of row numbers over columns of 64-bit integers. Rows are in the order of their arrival, so forgetting the
-oldest is moving `start`; forgotten rows stay in the index until it is next rebuilt and count as absent.
+An open-addressing index over rows of 64-bit integers that lie one behind the other: an entry is one place in memory, not one in each
+of several columns. Rows are in the order of their arrival, so forgetting the oldest is moving `start`; forgotten rows stay in the
+index until it is next rebuilt and count as absent.
 """
 
 from __future__ import annotations
@@ -20,160 +21,142 @@ def hash_of(text: str) -> int:
 
 
 class _Index:
-    """Row numbers by 64-bit key. `mask + 1` = size, a power of two, at most 2/3 full."""
+    """Places of rows by 64-bit key, their first number. `mask + 1` = size, a power of two, at most 2/3 full."""
 
-    __slots__ = ("index", "keys", "mask", "start")
+    __slots__ = ("index", "mask", "numbers", "start")
+    WIDTH: int
+    """Numbers of a row."""
 
     def __init__(self) -> None:
-        self.keys = array("Q")
+        self.numbers = array("Q")
         self.start = 0
+        """Place of the oldest row that is not forgotten."""
         self.mask = _SMALLEST - 1
         self.index = array("i", [-1]) * _SMALLEST
 
     def __len__(self) -> int:
-        return len(self.keys) - self.start
+        return (len(self.numbers) - self.start) // self.WIDTH
 
-    def row(self, key: int) -> int:
-        """Row of a key, -1 where it is absent or forgotten."""
-        index, keys, mask = self.index, self.keys, self.mask
+    def find(self, key: int) -> int:
+        """Place of a key's row in `numbers`, -1 where it is absent or forgotten."""
+        index, numbers, mask = self.index, self.numbers, self.mask
         at = key & mask
-        row = index[at]
-        while row >= 0:
-            if keys[row] == key and row >= self.start:
-                return row
+        place = index[at]
+        while place >= 0:
+            if numbers[place] == key and place >= self.start:
+                return place
             at = (at + 1) & mask
-            row = index[at]
+            place = index[at]
         return -1
 
-    def _claim(self, key: int) -> int:
-        """Row of a key, or -1 after making it the newest row; the caller then appends to its own columns."""
-        keys = self.keys
-        if len(keys) * 3 >= self.mask * 2:
+    def put(self, *row: int) -> bool:
+        """Remember a row, its key first; True where the key was not there before."""
+        numbers = self.numbers
+        if len(numbers) * 3 >= self.mask * 2 * self.WIDTH:
             self._rebuild()
-        index, mask = self.index, self.mask
+            numbers = self.numbers
+        index, mask, key = self.index, self.mask, row[0]
         at = key & mask
-        row = index[at]
-        while row >= 0:
-            if keys[row] == key and row >= self.start:
-                return row
+        place = index[at]
+        while place >= 0:
+            if numbers[place] == key and place >= self.start:
+                numbers[place : place + self.WIDTH] = array("Q", row)
+                return False
             at = (at + 1) & mask
-            row = index[at]
-        index[at] = len(keys)
-        keys.append(key)
-        return -1
+            place = index[at]
+        index[at] = len(numbers)
+        numbers.extend(row)
+        return True
 
     def _rebuild(self) -> None:
         """Drop forgotten rows and make room for as many again as there are."""
-        self._cut(self.start)
-        self.start = 0
+        self.numbers, self.start = self._kept(), 0
+        numbers, width = self.numbers, self.WIDTH
         size = _SMALLEST
-        while size < len(self.keys) * 3:
+        while size * width < len(numbers) * 3:
             size *= 2
         self.mask = mask = size - 1
         self.index = index = array("i", [-1]) * size
-        for row, key in enumerate(self.keys):
-            at = key & mask
+        for place in range(0, len(numbers), width):
+            at = numbers[place] & mask
             while index[at] >= 0:
                 at = (at + 1) & mask
-            index[at] = row
+            index[at] = place
 
-    def _cut(self, rows: int) -> None:
-        del self.keys[:rows]
+    def _kept(self) -> array[int]:
+        """The rows that are not forgotten."""
+        return self.numbers[self.start :]
 
 
 class KeyTable(_Index):
-    """Idempotency keys: key hash -> fingerprint, order number, journal time (ms), oldest first."""
+    """Idempotency keys: key hash, fingerprint, order number, journal time (ms), oldest first."""
 
-    __slots__ = ("fingerprints", "order_nos", "times_ms")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fingerprints = array("Q")
-        self.order_nos = array("Q")
-        self.times_ms = array("Q")
+    __slots__ = ()
+    WIDTH = 4
 
     def get(self, key: int) -> tuple[int, int, int] | None:
         """(fingerprint, order number, journal time in ms) of a key."""
-        row = self.row(key)
-        return (self.fingerprints[row], self.order_nos[row], self.times_ms[row]) if row >= 0 else None
+        place = self.find(key)
+        if place < 0:
+            return None
+        _, fingerprint, order_no, time_ms = self.numbers[place : place + 4]
+        return fingerprint, order_no, time_ms
 
-    def put(self, key: int, fingerprint: int, order_no: int, time_ms: int) -> bool:
-        """Remember a key; True where it was not there before."""
-        row = self._claim(key)
-        if row >= 0:
-            self.fingerprints[row], self.order_nos[row], self.times_ms[row] = fingerprint, order_no, time_ms
-            return False
-        self.fingerprints.append(fingerprint)
-        self.order_nos.append(order_no)
-        self.times_ms.append(time_ms)
-        return True
+    def oldest_ms(self) -> int:
+        """Journal time of the oldest key; the table is not empty."""
+        return self.numbers[self.start + 3]
 
     def forget(self, before_ms: int, *, limit: int) -> int:
         """Forget at most `limit` of the oldest keys that are older than an instant; returns how many."""
-        start, times_ms = self.start, self.times_ms
-        if start == len(times_ms) or times_ms[start] >= before_ms:
+        start, numbers = self.start, self.numbers
+        if start == len(numbers) or numbers[start + 3] >= before_ms:
             return 0
-        end = min(len(times_ms), start + limit)
-        while start < end and times_ms[start] < before_ms:
-            start += 1
-        forgotten = start - self.start
+        end = min(len(numbers), start + 4 * limit)
+        while start < end and numbers[start + 3] < before_ms:
+            start += 4
+        forgotten = (start - self.start) // 4
         self.start = start
         return forgotten
 
     def rows(self) -> Iterator[tuple[int, int, int, int]]:
         """(key, fingerprint, order number, journal time), oldest first."""
-        start = self.start
-        return zip(
-            self.keys[start:], self.fingerprints[start:], self.order_nos[start:], self.times_ms[start:], strict=True
-        )
-
-    def _cut(self, rows: int) -> None:
-        super()._cut(rows)
-        del self.fingerprints[:rows], self.order_nos[:rows], self.times_ms[:rows]
+        numbers = iter(self.numbers[self.start :])
+        return zip(numbers, numbers, numbers, numbers, strict=True)
 
 
 class IdTable(_Index):
     """Newest order number by the hash of the caller's order id; the record says whether it is really that id."""
 
-    __slots__ = ("order_nos",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.order_nos = array("Q")
+    __slots__ = ()
+    WIDTH = 2
 
     @classmethod
     def of(cls, order_nos: dict[int, int]) -> IdTable:
         """A table of many at once: order number by hash."""
         table = cls()
-        table.keys, table.order_nos = array("Q", order_nos), array("Q", order_nos.values())
-        _Index._rebuild(table)
+        numbers = array("Q", bytes(16 * len(order_nos)))
+        numbers[::2], numbers[1::2] = array("Q", order_nos), array("Q", order_nos.values())
+        table.numbers = numbers
+        table._rebuild()
         return table
 
     def get(self, key: int) -> int | None:
-        row = self.row(key)
-        found = self.order_nos[row] if row >= 0 else _GONE
+        place = self.find(key)
+        found = self.numbers[place + 1] if place >= 0 else _GONE
         return found if found != _GONE else None
-
-    def put(self, key: int, order_no: int) -> None:
-        row = self._claim(key)
-        if row >= 0:
-            self.order_nos[row] = order_no
-            return
-        self.order_nos.append(order_no)
 
     def discard(self, key: int, order_no: int) -> None:
         """Forget an order number, unless a newer one has taken its key. Its room is taken again when the table next grows."""
-        row = self.row(key)
-        if row >= 0 and self.order_nos[row] == order_no:
-            self.order_nos[row] = _GONE
+        place = self.find(key)
+        if place >= 0 and self.numbers[place + 1] == order_no:
+            self.numbers[place + 1] = _GONE
 
-    def _rebuild(self) -> None:
-        kept = [row for row in range(self.start, len(self.keys)) if self.order_nos[row] != _GONE]
-        self.keys[:] = array("Q", [self.keys[row] for row in kept])  # in place: a caller has them at hand
-        self.order_nos[:] = array("Q", [self.order_nos[row] for row in kept])
-        self.start = 0
-        super()._rebuild()
-
-    def _cut(self, rows: int) -> None:
-        super()._cut(rows)
-        del self.order_nos[:rows]
+    def _kept(self) -> array[int]:
+        numbers = self.numbers
+        if _GONE not in numbers[1::2]:
+            return numbers
+        kept = array("Q")
+        for place in range(0, len(numbers), 2):
+            if numbers[place + 1] != _GONE:
+                kept.extend(numbers[place : place + 2])
+        return kept

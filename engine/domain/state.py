@@ -226,7 +226,7 @@ class ShardState:
         """Whether another idempotency key can be remembered; forgets the oldest early, but none of the last hour's."""
         while self.dedupe_count >= self.dedupe_max:
             tables = [table for table in self.key_tables() if len(table)]
-            oldest = min(table.times_ms[table.start] for table in tables)
+            oldest = min(table.oldest_ms() for table in tables)
             cutoff = min(oldest + DEDUPE_STEP_MS, now_ms - DEDUPE_WINDOW_MIN_MS)
             if oldest >= cutoff:
                 return False
