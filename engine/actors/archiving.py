@@ -147,7 +147,10 @@ class Archiving:
             await self._pause(IDLE_S)
 
     async def _follow(self, follower: ShardFollower, has_ended: Callable[[], bool]) -> None:
-        """Until told to stop, or until all is taken of a shard that has ended. What cannot be archived is said, again and again, and tried again: trim waits for it meanwhile."""
+        """Until told to stop, or until all is taken of a shard that has ended.
+
+        What cannot be archived is said, again and again, and tried again: trim waits for it meanwhile.
+        """
         complaint = Complaint()
         opened, quiet_since_s = False, time.monotonic()
         while not self._stopping.is_set():
@@ -159,6 +162,7 @@ class Archiving:
                     if not has_ended() or not await follower.at_end():
                         quiet_since_s = time.monotonic()
                     elif time.monotonic() - quiet_since_s > ENDED_QUIET_S:
+                        log.info("archived to its end", shard=follower.shard, seq=follower.writer.archived_seq)
                         break
                     await self._pause(IDLE_S)
             except Exists as error:

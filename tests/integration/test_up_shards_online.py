@@ -162,6 +162,8 @@ async def _orders_while_shards_change(engine: Engine) -> dict[str, str]:
             os.kill(await _pid(engine, 3), signal.SIGKILL)
             await orders_go_on()
             await run("shards", "end", "3")
+            told = '"event": "archived to its end"'
+            await eventually(lambda: engine.log.read_text().count(told) >= 2, within_s=240, every_s=0.5)
         finally:
             done.set()
 
