@@ -9,7 +9,7 @@ from engine.domain.decide_orders import refuse
 from engine.domain.events import PositionSet, StockCounted, StockMoved
 from engine.domain.ids import EPOCH_2020_MS
 from engine.domain.movements import KEPT_MS
-from engine.domain.problems import CODES
+from engine.domain.problems import CODES, instant
 from engine.domain.replies import Problem, ProblemItem
 from engine.domain.state import ShardState
 from engine.domain.supply import UNCOUNTED, is_uncounted
@@ -108,12 +108,14 @@ def count(state: ShardState, command: CountStock, *, now_ms: int) -> StockCounte
             "invalid_field",
             "/as_of",
             f"lies more than {CLOCK_AHEAD_MS // 1_000} s in the future, by the engine's clock",
-            now_ms=now_ms,
+            now=instant(now_ms),
         )
     part = state.nodes.get(node)
     reaches_ms = max(now_ms - KEPT_MS, part.movements.forgotten_ms if part else 0)
     if command.as_of_ms < reaches_ms:
-        return refuse("stale_count", "/as_of", "older than the movements kept to net it", kept_since_ms=reaches_ms)
+        return refuse(
+            "stale_count", "/as_of", "older than the movements kept to net it", kept_since=instant(reaches_ms)
+        )
     if len(command.rows) > ROWS_MAX:
         return refuse("invalid_field", "/rows", f"at most {ROWS_MAX} rows", rows=len(command.rows))
     newest_seq, newest_ms = part.feeds.get(command.source, (-1, 0)) if part else (-1, 0)
@@ -125,7 +127,11 @@ def count(state: ShardState, command: CountStock, *, now_ms: int) -> StockCounte
                 ProblemItem(
                     "/source_seq",
                     f"{command.source} was already applied up to {newest_seq}",
-                    {"source_seq": command.source_seq, "newest_source_seq": newest_seq, "newest_as_of_ms": newest_ms},
+                    {
+                        "source_seq": command.source_seq,
+                        "newest_source_seq": newest_seq,
+                        "newest_as_of": instant(newest_ms),
+                    },
                 ),
             ),
         )

@@ -5,7 +5,13 @@ A code is never removed or given another meaning. The reference page docs/refere
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import NamedTuple
+
+
+def instant(ms: int) -> str:
+    """Milliseconds since 1970 as the facts of a problem name an instant: RFC 3339 in UTC, whole seconds."""
+    return datetime.fromtimestamp(ms // 1_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Code(NamedTuple):

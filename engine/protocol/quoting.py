@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -25,7 +24,7 @@ from engine.domain.decide_orders import Prepared, build_record, is_refused, prep
 from engine.domain.demand import by_line
 from engine.domain.orders import Method, OrderRecord, Rung
 from engine.domain.plan import Plan, PlanRequest
-from engine.domain.problems import CODES
+from engine.domain.problems import CODES, instant
 from engine.domain.replies import OptionView, Problem, ProblemItem, QuoteReply, Reply, UnfilledView
 from engine.domain.views import RUNG_LABELS, leg_view
 from engine.protocol.flights import Flight
@@ -281,4 +280,4 @@ def _terms(ship_by_ms: int, deliver_by_ms: int, cost_minor: int, unfilled_units:
 
 
 def _iso(ms: int) -> str | None:
-    return datetime.fromtimestamp(ms / 1_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if ms else None
+    return instant(ms) if ms else None

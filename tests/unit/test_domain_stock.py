@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -138,6 +139,10 @@ def test_an_older_source_seq_is_refused_with_the_newest_one() -> None:
     count(shop, {"SKU-0": 5}, seq=8)
     reply = count(shop, {"SKU-0": 9}, seq=8)
     assert problem(reply) == ("stale_count", "/source_seq")
+    assert isinstance(reply, Problem)
+    newest = reply.errors[0].facts["newest_as_of"]
+    assert isinstance(newest, str)
+    assert 0 <= shop.now_ms - datetime.fromisoformat(newest).timestamp() * 1_000 < 200_000, "an instant, as everywhere"
     assert reply.errors[0].facts["newest_source_seq"] == 8
     assert isinstance(count(shop, {"SKU-0": 9}, seq=1, source="pos"), StockReply), "another source counts for itself"
 
@@ -200,6 +205,7 @@ def test_a_faulty_count_is_pointed_at(fields: dict[str, Any], code: str, pointer
     assert problem(refused) == (code, pointer)
     if fields.get("ago_ms", 0) < 0:
         assert "more than 60 s in the future, by the engine's clock" in refused.errors[0].detail
+        assert refused.errors[0].facts["now"].endswith("Z")
     assert position(shop)[0] == 1
 
 
