@@ -248,8 +248,8 @@ def lean_protocol(door: Door) -> type[HttpToolsProtocol]:
                     result = flood(call) or call.route.handle(call)
                     if type(result) is Ask:
                         cluster = gateway.cluster
-                        future = cluster.submit(cluster.shard_of_slot(result.slot), result.command)
-                        future.add_done_callback(partial(self._replied, cycle, result))
+                        on_reply = partial(self._replied, cycle, result)
+                        cluster.tell(cluster.shard_of_slot(result.slot), result.command, on_reply)
                         return
                 except Refused as refused:
                     result = refused.problem
@@ -261,16 +261,13 @@ def lean_protocol(door: Door) -> type[HttpToolsProtocol]:
                 gateway.in_flight.now -= 1
             self._answer(cycle, result)
 
-        def _replied(self, cycle: LeanCycle, ask: Ask, future: asyncio.Future[Reply]) -> None:
+        def _replied(self, cycle: LeanCycle, ask: Ask, reply: Reply) -> None:
             call = cycle.call
             try:
-                reply = future.result()
                 if type(reply) is Problem and reply.code in ELSEWHERE:
                     self._spawn(cycle, self._moved(call, ask))
                     return
                 result = ask.finish(call, reply)
-            except asyncio.CancelledError:
-                result = problem("unavailable")
             except Exception as error:
                 result = internal(call, error)
             gateway.in_flight.now -= 1

@@ -130,6 +130,10 @@ class Cluster:
         """The hot path: no await, no retry over `moved`. The future ends at the latest at the cluster's time-out."""
         return self.link(shard).submit(command)
 
+    def tell(self, shard: int, command: Command, on_reply: Callable[[Reply], None]) -> None:
+        """The same without a future: `on_reply` is called once, in the turn in which the reply comes."""
+        self.link(shard).tell(command, on_reply)
+
     async def ask(self, shard: int, command: Command, *, timeout_s: float | None = None) -> Reply:
         """One answer; Problem("unavailable") where none came in time (the outcome is unknown)."""
         future = self.link(shard).submit(command)

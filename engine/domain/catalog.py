@@ -16,6 +16,7 @@ from engine.domain.placement import band_of_slot, shard_of_node, shard_of_slot
 from engine.domain.replies import ConfigDoc
 
 SERVICES_PER_CARRIER = 64
+SLOTS_REMEMBERED = 65_536
 _DECODERS = {kind: msgspec.json.Decoder(cls) for kind, cls in KINDS.items()}
 
 
@@ -39,6 +40,8 @@ class Catalog:
         self.placement = Placement(shard_count=1)
         self.owner: list[int] = []
         """Owner shard by node index."""
+        self._slot_owner: dict[str, int] = {}
+        """The map's answers for slots that were asked for."""
         self.away: dict[str, tuple[int, tuple[str, ...]]] = {}
         """Parts that are not this shard's at the moment, whatever the map says: (the other shard, of a band the slots that stay)."""
         self.levels: frozenset[str] = frozenset()
@@ -103,6 +106,7 @@ class Catalog:
             self._set_owners()
 
     def _set_owners(self) -> None:
+        self._slot_owner = {}
         self.owner = [shard_of_node(self.placement, node) if node else 0 for node in self.nodes]
         for part, (other, _) in self.away.items():
             kind, _, name = part.partition(":")
@@ -115,7 +119,7 @@ class Catalog:
         self._set_owners()
 
     def owns_slot(self, slot: str) -> bool:
-        return shard_of_slot(self.placement, slot) == self.shard and not (self.away and self.is_away(slot))
+        return self.owner_of_slot(slot) == self.shard and not (self.away and self.is_away(slot))
 
     def is_away(self, slot: str) -> bool:
         """Whether a slot is closed or boxed here, or not opened yet."""
@@ -125,7 +129,13 @@ class Catalog:
         return band is not None and slot not in self.placement.slots and slot not in band[1]
 
     def owner_of_slot(self, slot: str) -> int:
-        return shard_of_slot(self.placement, slot)
+        """Destinations repeat: what the map says of a slot is remembered until the map changes."""
+        owner = self._slot_owner.get(slot)
+        if owner is None:
+            if len(self._slot_owner) >= SLOTS_REMEMBERED:
+                self._slot_owner = {}
+            owner = self._slot_owner[slot] = shard_of_slot(self.placement, slot)
+        return owner
 
     def owns_node(self, node: int) -> bool:
         return node < len(self.owner) and self.owner[node] == self.shard

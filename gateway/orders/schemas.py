@@ -328,10 +328,12 @@ def order_request(order: Order, *, max_lines: int, needs_destination: bool) -> O
     value_minor = 0
     ships = False
     lines = []
+    line_ids = []
     methods = METHODS
     for line in lines_in:
         method = methods[line.method]
-        names += (line.sku, line.line_id)
+        names.append(line.sku)
+        line_ids.append(line.line_id)
         pickup_node_id = line.pickup_node_id
         if pickup_node_id is not None:
             names.append(pickup_node_id)
@@ -356,14 +358,12 @@ def order_request(order: Order, *, max_lines: int, needs_destination: bool) -> O
                 line.tags,
             )
         )
-    if not _are_ids(names):
+    if not _are_ids(names + line_ids):
         problem = _first_bad_id(order)
         if problem is not None:
             return problem
-    if len(lines) > 1:
-        problem = _duplicate_line(lines)
-        if problem is not None:
-            return problem
+    if len(set(line_ids)) < len(line_ids):
+        return _duplicate_line(line_ids)
     if value_minor > VALUE_MAX_MINOR:
         return refuse("invalid_field", "/lines", "the order is worth too much", limit_minor=VALUE_MAX_MINOR)
     ship_to = order.ship_to
@@ -452,16 +452,12 @@ def too_many_lines(lines: int, limit: int) -> Problem:
     return refuse("too_many_lines", "/lines", f"{lines} lines, the limit is {limit}", lines=lines, limit=limit)
 
 
-def _duplicate_line(lines: Sequence[LineRequest]) -> Problem | None:
-    if len({line.line_id for line in lines}) == len(lines):
-        return None
-    seen: dict[str, int] = {}
-    for n, line in enumerate(lines):
-        first = seen.setdefault(line.line_id, n)
-        if first != n:
-            detail = f"line {line.line_id} is listed twice"
-            return refuse("invalid_field", f"/lines/{n}/line_id", detail, line_id=line.line_id, first=f"/lines/{first}")
-    return None
+def _duplicate_line(line_ids: list[str]) -> Problem:
+    """What is wrong with line ids of which one is there twice."""
+    n = next(n for n, line_id in enumerate(line_ids) if line_id in line_ids[:n])
+    first, line_id = line_ids.index(line_ids[n]), line_ids[n]
+    detail = f"line {line_id} is listed twice"
+    return refuse("invalid_field", f"/lines/{n}/line_id", detail, line_id=line_id, first=f"/lines/{first}")
 
 
 def _no_instant(pointer: str) -> Problem:

@@ -22,11 +22,12 @@ import msgspec
 import redis
 import uvloop
 
+from engine.client.link import Told
 from engine.domain.catalog import Catalog
 from engine.domain.commands import Command, PlaceOrder
 from engine.domain.config import ApiKey, Placement
 from engine.domain.ids import make_order_no, slot_of
-from engine.domain.replies import ConfigDoc, LegLineView, LegView, OrderView, Problem, Reply
+from engine.domain.replies import ConfigDoc, LegLineView, LegView, OrderLineView, OrderView, Problem, Reply
 from engine.settings import Settings
 from gateway.__main__ import GC_THRESHOLD, GatewayServer, server_config
 from gateway.app import create_app
@@ -44,7 +45,7 @@ class Waiting:
 
     __slots__ = ("attempt", "chosen", "command", "future", "items", "order_no", "units")
 
-    def __init__(self, command: PlaceOrder, future: asyncio.Future[Reply], order_no: int) -> None:
+    def __init__(self, command: PlaceOrder, future: asyncio.Future[Reply] | Told, order_no: int) -> None:
         self.command = command
         self.future = future
         self.order_no = order_no
@@ -110,8 +111,14 @@ class LuaCluster:
         return 0
 
     def submit(self, shard: int, command: Command) -> asyncio.Future[Reply]:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Reply] = loop.create_future()
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._put(command, future)
+        return future
+
+    def tell(self, shard: int, command: Command, on_reply: Callable[[Reply], None]) -> None:
+        self._put(command, Told(on_reply))
+
+    def _put(self, command: Command, future: asyncio.Future[Reply] | Told) -> None:
         assert isinstance(command, PlaceOrder)
         self._counter += 1
         order_no = make_order_no(time_ms=time.time_ns() // 1_000_000, shard=0, counter=self._counter & 0x3FFF)
@@ -121,16 +128,15 @@ class LuaCluster:
             waiting.items = [self._scorer.item_of[line.sku] for line in order.lines]
         except KeyError:
             future.set_result(Problem("unknown_sku", "no such item"))
-            return future
+            return
         if order.ship_to is None or order.ship_to.postal_code not in self._scorer.place_of:
             future.set_result(Problem("unknown_destination", "not located"))
-            return future
+            return
         waiting.units = [line.quantity for line in order.lines]
         self._queue.append(waiting)
         if not self._scheduled:
             self._scheduled = True
-            loop.call_soon(self._flush)
-        return future
+            asyncio.get_running_loop().call_soon(self._flush)
 
     async def ask(self, shard: int, command: Command, *, timeout_s: float | None = None) -> Reply:
         return Problem("unavailable", "only orders are placed here")
@@ -233,6 +239,8 @@ class LuaCluster:
             channel=order.channel,
             customer_id=order.customer_id,
             version=1,
+            ship_to=order.ship_to,
+            lines=tuple([OrderLineView(line.line_id, line.sku, line.quantity) for line in order.lines]),
         )
 
 
