@@ -54,7 +54,8 @@ class ZipTable:
         digits = postal_code.strip()[:5]
         if len(digits) < 3 or not (digits.isascii() and digits.isdigit()):
             return None
-        self.load()
+        if self._lat is None:
+            self.load()
         assert self._lat is not None and self._lon is not None
         if len(digits) == 5:
             at = int(digits)

@@ -53,7 +53,7 @@ class SolverPlanner:
         """(lat, lon) of a destination, by its own coordinates or its postal code; None = it cannot be placed on the map."""
         if self._network_version != self._state.catalog.network_version:
             self._refresh_network()
-        return self._view.destinations.locate(*_place_of(ship_to))
+        return self._view.destinations.locate(ship_to.country, ship_to.postal_code, ship_to.lat, ship_to.lon)
 
     def plan(self, requests: Sequence[PlanRequest], *, now_ms: int) -> list[Plan]:
         """Plan a batch in order: each order sees the stock that its forerunners left."""

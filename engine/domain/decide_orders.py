@@ -13,7 +13,7 @@ from engine.domain.catalog import Catalog
 from engine.domain.commands import PlaceOrder
 from engine.domain.config import Item, Node
 from engine.domain.events import Cause, OrderPut
-from engine.domain.ids import slot_of
+from engine.domain.ids import make_slot, slot_of
 from engine.domain.orders import (
     DemandRecord,
     LegRecord,
@@ -74,7 +74,7 @@ def slot_for(state: ShardState, command: PlaceOrder) -> str | None:
     """The slot of an order: its destination's, else its channel's demand centre's; None = the channel is not known."""
     order = command.order
     if order.ship_to is not None:
-        return slot_of(order.ship_to.country, order.ship_to.postal_code)
+        return make_slot(order.ship_to.country, order.ship_to.postal_code)
     index = state.catalog.channel_of.get(order.channel)
     channel = state.catalog.channels[index] if index is not None else None
     if channel is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
+from msgspec import Struct
+
 from engine.domain.commands import Command
 from engine.domain.replies import ConfigDoc, Reply
 
@@ -18,7 +20,7 @@ class Append(NamedTuple):
     decisions: list[bytes]
 
 
-class Answer(NamedTuple):
+class Answer(Struct, frozen=True, gc=False):
     conn: int
     corr: int
     reply: Reply
