@@ -54,8 +54,8 @@ class Flattener:
         number, put = destinations.number, destinations.put
         parts, lines, excluded, first_part = flat.parts, flat.lines, flat.excluded, flat.first_part
         part_count = line_count = 0
-        heads: dict[tuple[int, str, str, bool, int], tuple[int, ...]] = {}
-        """Of orders without terms of their own: one for many of a batch."""
+        heads: dict[tuple[int, str, str, bool, int, int | None], tuple[int, ...]] = {}
+        """Of orders without dates and terms of their own: one for many of a batch."""
         for request in requests:
             order, asked, channel_index = request.order, request.lines, request.channel
             without, max_legs = request.excluded, request.max_legs
@@ -72,10 +72,10 @@ class Flattener:
                 assert channel is not None, "the core looks the channel up"
                 country, residential = channel.centre[0], True
                 dest = number(*channel.centre)
-            if order.paid or not (order.on_short is order.promised_by_ms is order.ship_after_ms is None):
+            if order.paid or order.quote_id is not None or not (order.promised_by_ms is order.ship_after_ms is None):
                 head = self._head(order, channel_index, country, residential, max_legs, now_ms)
             else:
-                key = channel_index, order.service, country, residential, max_legs
+                key = channel_index, order.service, country, residential, max_legs, order.on_short
                 known = heads.get(key)
                 if known is None:
                     known = heads[key] = self._head(order, channel_index, country, residential, max_legs, now_ms)

@@ -486,3 +486,25 @@ def test_the_nearest_full_holders_come_first_among_many() -> None:
     plan = planned(a_state({(0, n): 5 for n in range(40)}, nodes=nodes), a_request({0: 1}), candidates=6)
     found = sorted((candidate.km, candidate.node) for candidate in candidates_of(decode(plan.record)))
     assert [node for _, node in found] == sorted(range(40), key=lambda n: (n * 7) % 40)[:6]
+
+
+def test_orders_of_one_batch_keep_their_own_terms() -> None:
+    """Alike but for what they say of shortage, of dates and of a quote: each is planned as it is alone."""
+    stock = {(0, NEAR): 900, (1, NEAR): 1, (1, MIDDLE): 1}
+    terms: list[dict[str, Any]] = [
+        {"on_short": OnShort.REFUSE},
+        {"on_short": OnShort.PARTIAL},
+        {},
+        {"quote_id": "Q-1"},
+        {"promised_by_ms": NOW_MS + 1},
+        {"on_short": OnShort.PARTIAL, "quote_id": "Q-1"},
+    ]
+    requests = [a_request({0: 1, 1: 5}, **one) for one in terms] + [a_request({0: 1}, **one) for one in terms]
+    state = a_state(stock, late_day_minor=100, promise_days={"standard": 0})
+    for order in (requests, requests[::-1]):
+        together = SolverPlanner(state, Settings()).plan(order, now_ms=NOW_MS)
+        alone = [planned(state, request) for request in order]
+        assert [bool(plan.legs) for plan in together] == [bool(plan.legs) for plan in alone]
+        whole = [n for n, request in enumerate(order) if len(request.lines) == 1]
+        assert [together[n].money_minor for n in whole] == [alone[n].money_minor for n in whole]
+    assert len({plan.money_minor for plan in alone}) > 1, "the terms make no difference here"
