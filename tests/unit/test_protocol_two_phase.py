@@ -134,7 +134,7 @@ def test_the_second_phase_begins_when_the_order_is_durable_and_goes_on_until_ack
     home.acked()
     home.pass_time(10 * DRIVE_AGAIN_MS)
     assert not home.sent
-    view = home.ask(GetOrder("US100", home.state.slots["US100"].ids.order_nos[0]))
+    view = home.ask(GetOrder("US100", home.state.slots["US100"].ids.numbers[1]))
     assert view.version == 1, "an acknowledgement is no change of the order"
 
 
