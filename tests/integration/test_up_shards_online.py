@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,12 @@ async def _orders_while_shards_change(engine: Engine) -> dict[str, str]:
     async def run(*arguments: str) -> str:
         return await asyncio.to_thread(_said, engine, *arguments)
 
+    def is_there(shard: int) -> Callable[[], Awaitable[bool]]:
+        async def check() -> bool:
+            return shard in await asyncio.to_thread(_owned, engine)
+
+        return check
+
     async def orders_go_on() -> None:
         have = len(acknowledged)
         await eventually(lambda: len(acknowledged) >= have + CLIENTS, within_s=240)
@@ -158,7 +165,7 @@ async def _orders_while_shards_change(engine: Engine) -> dict[str, str]:
             assert [at["shard"] for at in seen.json()["as_of"]] == [0, 2]
 
             await _added_and_killed(engine, 3)  # its number is not the one of the shard that ended
-            await eventually(lambda: 3 in _owned(engine), within_s=240)
+            await eventually(is_there(3), within_s=240)
             os.kill(await _pid(engine, 3), signal.SIGKILL)
             await orders_go_on()
             await run("shards", "end", "3")
