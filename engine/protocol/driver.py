@@ -2,7 +2,8 @@
 
 D1  A drive leaves only after the entry that decided it is durable.
 D2  A drive says the whole target with the version of the record, so that it may be repeated, lost, or overtaken by a newer one.
-D3  Which legs are not acknowledged is in the record (`driving`): after a recovery they are driven again.
+D3  Which legs are not acknowledged is in the record (`driving`): after a recovery they are driven again. That one was
+    acknowledged is journaled with the next entry, at the latest ACK_WAIT_MS later: alone it would cost as much as an order.
 D4  `settled` says, by shard, up to which own entry everything that other shards were to do is done, and by which entry of theirs.
     A newer target that replaces one counts from the older's entry. What was taken up after a recovery counts from the beginning, so
     that nothing is settled before it. Not known of an order whose home was another shard then.
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from engine.protocol.shard_core import ShardCore
 
 DRIVE_AGAIN_MS = 1_000
+ACK_WAIT_MS = 50
 UNSETTLED_SPARE = 1_000
 
 
@@ -51,6 +53,9 @@ class Driver:
         self._again: list[tuple[int, int]] = []
         """(due_ms, leg key), a heap."""
         self._by_corr: dict[int, DriveLeg] = {}
+        self._acked: list[DriveLeg] = []
+        """Acknowledged, which the journal does not say yet."""
+        self._acked_due_ms = 0
         self._unsettled: dict[int, deque[tuple[int, int]]] = {}
         """By shard: (since_seq, leg key) ascending; entries that `_drives` does not confirm are out of date."""
         self._owner: list[int] = core.catalog.owner
@@ -175,7 +180,10 @@ class Driver:
     def wake_at_ms(self) -> int | None:
         while self._again and self._again[0][1] not in self._drives:
             heapq.heappop(self._again)
-        return self._again[0][0] if self._again else None
+        times = [self._again[0][0]] if self._again else []
+        if self._acked:
+            times.append(self._acked_due_ms)
+        return min(times, default=None)
 
     def replied(self, corr: int, reply: Reply, now_ms: int) -> bool:
         """An answer to a drive; False = the correlation id is none of ours."""
@@ -198,12 +206,25 @@ class Driver:
         for shard, point in (parse_token(reply.token) or {}).items():
             self._points[shard] = max(point, self._points.get(shard, point))
             self._oldest(shard)  # forgets what is out of date
-        record = core.state.order(command.slot, command.order_no)
-        assert record is not None
-        if any(leg.leg_no == command.leg_no and leg.driving for leg in record.legs):
-            batch = core.batch(now_ms)
-            core.put(batch, DriveAcked(command.slot, command.order_no, (command.leg_no,)))
-            acked = core.state.order(command.slot, command.order_no)
-            assert acked is not None
-            core.closing.changed(command.slot, command.order_no, acked, batch.time_ms)  # this may have been its end
+        if not self._acked:
+            self._acked_due_ms = now_ms + ACK_WAIT_MS
+        self._acked.append(command)
         return True
+
+    def journal_acked(self, now_ms: int, *, in_company: bool) -> None:
+        """D3: put what was acknowledged into an entry that is made anyway (`in_company`), or because it has waited."""
+        if not self._acked or not (in_company or now_ms >= self._acked_due_ms):
+            return
+        core = self._core
+        acked, self._acked = self._acked, []
+        for command in acked:
+            slot, order_no, leg_no = command.slot, command.order_no, command.leg_no
+            record = core.state.order(slot, order_no)
+            if record is None or leg_key(order_no, leg_no) in self._drives:
+                continue  # its home is another shard now, which drives it again; or it has a newer target
+            if any(leg.leg_no == leg_no and leg.driving for leg in record.legs):
+                batch = core.batch(now_ms)
+                core.put(batch, DriveAcked(slot, order_no, (leg_no,)))
+                after = core.state.order(slot, order_no)
+                assert after is not None
+                core.closing.changed(slot, order_no, after, batch.time_ms)  # this may have been its end

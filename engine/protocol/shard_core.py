@@ -408,6 +408,9 @@ class ShardCore:
         if self._waiting:
             self._recheck_waiting(now_ms)
         finishing, new, reads = self._finishing, self._new, self._reads
+        self.driver.journal_acked(
+            now_ms, in_company=bool(finishing)
+        )  # an edit may move legs that are not driven any more
         while finishing and self._room():
             handle(self, *finishing.popleft(), now_ms=now_ms)
         group: list[Asked] = []
@@ -440,6 +443,7 @@ class ShardCore:
             self.quoting.tick(now_ms)
         self.driver.tick(now_ms)
         self.participant.tick(now_ms)
+        self.driver.journal_acked(now_ms, in_company=self._building is not None)
 
         append = None
         if self._outstanding is None and self._building is not None:

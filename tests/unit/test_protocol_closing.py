@@ -9,6 +9,7 @@ from engine.domain.commands import ActOnLeg, AdjustStock, CancelOrder, GetOrder,
 from engine.domain.events import Event, OrdersClosed
 from engine.domain.keys import IdTable
 from engine.domain.replies import OrderView, Problem
+from engine.protocol.driver import ACK_WAIT_MS
 from engine.verify.books import Books
 from tests.builders import a_network, a_place, an_order
 from tests.sim.little_cluster import LittleCluster
@@ -203,6 +204,8 @@ def test_an_order_that_waited_for_another_shard_to_free_its_leg_leaves_too(ttl_s
         cluster.settle()
     else:
         assert not isinstance(cluster.ask(0, CancelOrder(view.slot, view.order_no)), Problem)
+    cluster.now_ms += ACK_WAIT_MS
+    cluster.settle()
     cluster.now_ms += HOUR_MS
     home.archived(home.state.seq, home.state.time_ms)
     cluster.settle()
