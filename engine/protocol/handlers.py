@@ -61,7 +61,6 @@ from engine.domain.orders import LegState, OrderRecord, OrderState
 from engine.domain.problems import CODES
 from engine.domain.replies import Done, Problem, ProblemItem, StockReply
 from engine.domain.supply import resettled
-from engine.domain.views import order_view
 from engine.protocol import demand_reads, explaining, inbound, reads, recommit, resourcing
 from engine.protocol.moves import show_node
 from engine.protocol.node_work import node_work
@@ -134,7 +133,7 @@ def _put(core: ShardCore, command: Any, record: OrderRecord, change: Change, now
 
 
 def _show(core: ShardCore, conn: int, corr: int, command: Any, record: OrderRecord) -> None:
-    core.answer(conn, corr, order_view(core.catalog, command.slot, command.order_no, record, token=core.token()))
+    core.answer(conn, corr, core.view(command.slot, command.order_no, record))
 
 
 def _commit(core: ShardCore, conn: int, corr: int, command: CommitHold, now_ms: int) -> None:

@@ -317,4 +317,4 @@ def answer_repeat(core: ShardCore, conn: int, corr: int, slot: str, order_no: in
         core.answer(conn, corr, refuse("not_found", "", detail, slot=slot, order_no=order_no))
         return
     core.count("replayed")
-    core.answer(conn, corr, order_view(core.catalog, slot, order_no, record, token=core.token(), replayed=True))
+    core.answer(conn, corr, core.view(slot, order_no, record, replayed=True))

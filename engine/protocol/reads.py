@@ -21,7 +21,7 @@ from engine.domain.orders import Method
 from engine.domain.problems import CODES
 from engine.domain.replies import DumpReply, LegList, Problem, StatusReply, StockReply, StockView, WorkLeg
 from engine.domain.state import LEG_NO_MAX, ShardState, leg_key
-from engine.domain.views import leg_view, order_view
+from engine.domain.views import leg_view
 from engine.protocol.placing import moved
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def get_order(core: ShardCore, conn: int, corr: int, command: GetOrder, now_ms: 
     if record is None:
         core.answer(conn, corr, refuse("not_found", "", "no such order"))
         return
-    core.answer(conn, corr, order_view(core.catalog, command.slot, command.order_no, record, token=core.token()))
+    core.answer(conn, corr, core.view(command.slot, command.order_no, record))
 
 
 def get_decision(core: ShardCore, conn: int, corr: int, command: GetDecision, now_ms: int) -> None:

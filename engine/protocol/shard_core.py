@@ -29,8 +29,9 @@ from engine.domain.orders import OrderRecord, OrderState, encode_record
 from engine.domain.parts import RowIndex, load_part, pack_part
 from engine.domain.plan import Planner
 from engine.domain.problems import CODES
-from engine.domain.replies import ConfigDoc, Problem, Reply
+from engine.domain.replies import ConfigDoc, OrderView, Problem, Reply
 from engine.domain.state import ShardState, apply, index_work, rebuild_indexes
+from engine.domain.views import order_view
 from engine.protocol.acceptance import Acceptance
 from engine.protocol.arrivals import Arrivals
 from engine.protocol.claims import Claims
@@ -334,6 +335,12 @@ class ShardCore:
         points = dict(others or {})
         points[self.shard] = (self.epoch, self.state.seq if seq is None else seq)
         return make_token(points)
+
+    def view(self, slot: str, order_no: int, record: OrderRecord, *, replayed: bool = False) -> OrderView:
+        """An order as it is now. A hold is shown with the end that counts: one that was open while the shard was away lives on a little."""
+        if record.state == OrderState.HELD:
+            record.expires_at_ms = self.state.effective_expiry_ms(order_no, record)
+        return order_view(self.catalog, slot, order_no, record, token=self.token(), replayed=replayed)
 
     def next_order_no(self, time_ms: int) -> int:
         """A number that no order of this or any shard had before."""

@@ -142,6 +142,10 @@ def test_open_holds_get_a_grace_after_an_outage_and_not_beyond_their_longest_lif
     assert record is not None
     assert again.state.effective_expiry_ms(held.order_no, record) == shop.now_ms + 30_000
     again.appended(effects.append.seq)
+    again.receive(1, 9, GetOrder(held.slot, held.order_no), now_ms=shop.now_ms + 20_000)
+    [shown] = [answer.reply for answer in again.poll(now_ms=shop.now_ms + 20_000).answers if answer.corr == 9]
+    assert isinstance(shown, OrderView)
+    assert (shown.state, shown.expires_at_ms) == ("held", shop.now_ms + 30_000), "the end that counts"
     again.receive(1, 1, CommitHold(held.slot, held.order_no), now_ms=shop.now_ms + 29_999)
     again.poll(now_ms=shop.now_ms + 29_999)
     assert again.state.order(held.slot, held.order_no).state == 1  # type: ignore[union-attr]
