@@ -23,6 +23,7 @@ from engine.domain.commands import (
 )
 from engine.domain.orders import OnShort
 from engine.domain.replies import OrderView, Problem, StockReply
+from engine.protocol.driver import ACK_WAIT_MS
 from engine.settings import Settings
 from tests.builders import a_network, a_node, a_place, an_order
 from tests.sim.lone_core import LoneCore
@@ -293,6 +294,8 @@ def test_a_leg_that_a_supplier_of_another_shard_does_not_answer_goes_to_the_next
     assert (moved.legs[0].state, moved.legs[0].end_reason, live(moved)) == ("rejected", "not_accepted", {"N-0": 2})
     (there,) = cluster.ask(1, GetAvailability(("SKU-5",), "N-1")).positions  # type: ignore[union-attr]
     assert (there.available_to_promise, there.allocated) == (3, 0)
+    cluster.now_ms += ACK_WAIT_MS
+    cluster.settle()
     check(cluster)
 
 
