@@ -135,6 +135,10 @@ class Driver:
             found.append((shard, min(seq, oldest - 1) if oldest else seq, *self._points.get(shard, (0, 0))))
         return tuple(found)
 
+    def point(self, shard: int) -> tuple[int, int]:
+        """(epoch, entry) of another shard by which it had done everything that it acknowledged; (0, 0) = nothing yet."""
+        return self._points.get(shard, (0, 0))
+
     def drive_again(self, question: ResolveTxn, record: OrderRecord) -> None:
         """A shard asks about a transaction that was committed: tell it again where its legs are to be."""
         core = self._core

@@ -3,12 +3,15 @@
 D1  An edit is all or nothing: where a unit that was covered, or that it adds under `refuse`, would be without a leg, nothing is
     changed and the answer says what is there (decide_edit.py, E2).
 D2  While another transaction of the order is under way the edit waits for its end; a repeat of the edit waits for the same answer.
-D3  The order stays at the slot that its id names, whatever its new address: home plans with its own nodes and its views, as it
+D3  What would fall short is looked at again for up to PATIENCE_MS while units of the order are on their way at other shards, or what
+    they answered is not in our views yet: right after an edit those show neither its old units as free nor its new ones as its own.
+D4  The order stays at the slot that its id names, whatever its new address: home plans with its own nodes and its views, as it
     does for a hold that is committed elsewhere.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -39,6 +42,8 @@ WAITING_MAX = 16
 """Edits that wait for the end of other transactions of one order."""
 TRIES_MAX = 16
 """Times that an edit is decided afresh because the order changed under it."""
+PATIENCE_MS = 1_000
+LOOK_AGAIN_MS = 20
 _FIXED_OPEN = (int(LegState.RELEASED), int(LegState.ACCEPTED), int(LegState.PICKING))
 Asker = tuple[int, int]
 """(conn, corr)"""
@@ -159,9 +164,33 @@ class Edits:
     def __init__(self, core: ShardCore) -> None:
         self._core = core
         self._waiting: dict[int, list[tuple[list[Asker], EditOrder]]] = {}
+        self._later: list[tuple[int, int, int, int, EditOrder]] = []
+        """(when to look again, conn, corr, until when at the latest, command), a heap (D3)."""
+        self._until_ms = 0
+        """Of the edit that is just looked at again."""
 
     def receive(self, conn: int, corr: int, command: EditOrder, now_ms: int) -> None:
         self.start([(conn, corr)], command, now_ms=now_ms)
+
+    def due(self, now_ms: int) -> Iterator[tuple[int, int, EditOrder]]:
+        """What is to be looked at again now: as if it had just come, since its slot may have moved."""
+        later = self._later
+        while later and later[0][0] <= now_ms:
+            _, conn, corr, self._until_ms, command = heapq.heappop(later)
+            yield conn, corr, command
+        self._until_ms = 0
+
+    def wake_at_ms(self) -> int | None:
+        return self._later[0][0] if self._later else None
+
+    def _look_again(self, found: Edit, record: OrderRecord, now_ms: int) -> bool:
+        """D3; False = nothing is on its way, or it has been for long enough: the answer stands."""
+        until_ms = self._until_ms or now_ms + PATIENCE_MS
+        if now_ms >= until_ms or not _is_on_its_way(self._core, record):
+            return False
+        for conn, corr in found.askers:
+            heapq.heappush(self._later, (now_ms + LOOK_AGAIN_MS, conn, corr, until_ms, found.command))
+        return True
 
     def start(self, askers: list[Asker], command: EditOrder, *, now_ms: int, tries: int = 0) -> None:
         """Decide an edit, unless its key was used, or another transaction of the order is under way (D2)."""
@@ -233,6 +262,8 @@ class Edits:
         with _kept_for_others(core, found, record, now_ms):
             plan = self._chosen(found, record, excluded, now_ms)
         if last or plan is None:
+            if self._look_again(found, record, now_ms):
+                return
             core.count("edits_refused")
             _answer(core, found.askers, self._shortage(found, record))
             return
@@ -309,6 +340,15 @@ def _kept_for_others(core: ShardCore, found: Edit, record: OrderRecord, now_ms: 
         place = (demand.rank_of(core.time_ms(now_ms), record.priority, value), demand.RANK_LAST)
     with core.demand.keeping.lifted(place, items):
         yield
+
+
+def _is_on_its_way(core: ShardCore, record: OrderRecord) -> bool:
+    """Whether other shards have still to do something about the order's legs, or did what our views do not show yet."""
+    owner, driver, views = core.catalog.owner, core.driver, core.views
+    away = [leg for leg in record.legs if not leg.local]
+    return any(leg.driving for leg in away) or any(
+        views.point(shard) < driver.point(shard) for shard in dict.fromkeys(owner[leg.node] for leg in away)
+    )
 
 
 def _prepare(

@@ -407,6 +407,8 @@ class ShardCore:
         self.claims.tick(now_ms)
         self.acceptance.tick(now_ms, self._room)
         self.arrivals.tick(now_ms, self._room)
+        for asked_again in self.edits.due(now_ms):
+            handle(self, *asked_again, now_ms=now_ms)
         self.waves.tick(now_ms, self._room)
         if self.demand.entries or self.demand.working:
             self.demand.tick(now_ms, self._room)
@@ -508,6 +510,7 @@ class ShardCore:
             self.moves.wake_at_ms(now_ms),
             self.acceptance.wake_at_ms(now_ms),
             self.arrivals.wake_at_ms(now_ms),
+            self.edits.wake_at_ms(),
             self.waves.wake_at_ms(now_ms),
             self.supply.wake_at_ms(),
         ]

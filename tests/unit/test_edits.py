@@ -308,6 +308,49 @@ def test_an_order_that_holds_all_there_is_moves_to_another_address(shards: int, 
 
 
 @pytest.mark.parametrize("shards", [2, 4])
+def test_an_edit_right_after_another_counts_units_that_are_still_on_their_way(shards: int) -> None:
+    """D3: what other shards have not done yet, and what their views do not show yet, is no reason to refuse."""
+    cluster = a_cluster(shards, units=3)
+    placed = cluster.ask(0, a_place(an_order(lines={"SKU-0": 12}, max_legs=4)))
+    assert isinstance(placed, OrderView), placed
+    cluster.now_ms += 100
+    cluster.settle()
+    views, late = cluster.cores[0].views, []
+    take = views.update
+    views.update = lambda reply, now_ms: late.append((now_ms + 300, reply))  # type: ignore[method-assign]
+
+    def edited(units: int) -> Any:
+        asked = cluster.send(0, EditOrder(placed.slot, placed.order_no, lines=(("1", units),)))
+        while asked not in cluster.replies:
+            cluster.now_ms += 1
+            cluster.step()
+            while late and late[0][0] <= cluster.now_ms:
+                take(late.pop(0)[1], cluster.now_ms)
+        return cluster.replies[asked]
+
+    for units in (7, 12, 4, 12):
+        view = edited(units)
+        assert isinstance(view, OrderView), view
+        assert sum(live(view).values()) == units
+    refused = edited(13)
+    assert the_fault(refused) == ("out_of_stock", "/lines/0/quantity")
+
+
+@pytest.mark.parametrize("shards", [2, 4])
+def test_an_edit_that_cannot_be_is_refused_within_a_second(shards: int) -> None:
+    cluster = a_cluster(shards)
+    placed = cluster.ask(0, a_place(an_order(lines={"SKU-0": 8}, max_legs=4)))
+    assert isinstance(placed, OrderView), placed
+    at = (placed.slot, placed.order_no)
+    cluster.ask(0, CancelOrder(*at, (("1", 2),)))
+    asked = cluster.send(0, EditOrder(*at, lines=(("1", 9),)))
+    for _ in range(1_100):
+        cluster.now_ms += 1
+        cluster.step()
+    assert the_fault(cluster.replies[asked]) == ("out_of_stock", "/lines/0/quantity")
+
+
+@pytest.mark.parametrize("shards", [2, 4])
 def test_edits_and_cancels_at_once_leave_the_books_straight(shards: int) -> None:
     cluster = a_cluster(shards)
     placed = cluster.ask(0, a_place(an_order(lines={"SKU-0": 6}, max_legs=4)))
