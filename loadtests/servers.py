@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from engine.journal.runtime import remove_runtime_dir
 from loadtests.proc import alive, cpu_seconds, descendants, free_port, owns_port, threads_cpu_seconds
 
 START_TIMEOUT_S = 300.0
@@ -126,6 +128,7 @@ class Engine(Server):
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.data_dir = data_dir
+        atexit.register(remove_runtime_dir, data_dir)
         self.shards = shards
         self.ready_file = data_dir.parent / f"{data_dir.name}.ready.json"
         command = [sys.executable, "-c", "from engine.cli.main import main; main()"]

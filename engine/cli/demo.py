@@ -17,6 +17,7 @@ from rich.console import Console
 
 from engine.cli.demo_story import STORY_S, Telling, tell_story
 from engine.cli.demo_view import View
+from engine.journal.runtime import remove_runtime_dir
 
 if TYPE_CHECKING:
     from engine.bootstrap import Stack
@@ -93,6 +94,8 @@ def demo(
             code = asyncio.run(_demo(job, settings))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if data_dir is None and settings.runtime_dir is None:
+            remove_runtime_dir(settings.data_dir)
     raise typer.Exit(code)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
 from pathlib import Path
@@ -38,3 +39,8 @@ def runtime_dir(data_dir: Path, override: Path | None = None) -> Path:
     if stat.S_IMODE(found.st_mode) != 0o700:
         folder.chmod(0o700)
     return folder
+
+
+def remove_runtime_dir(data_dir: Path) -> None:
+    """Remove the folder of a data folder that is gone for good, Ray's logs in it included."""
+    shutil.rmtree(runtime_dir(data_dir), ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -13,6 +14,8 @@ from typing import Any
 
 import httpx
 
+from engine.journal.runtime import remove_runtime_dir
+
 READY_TIMEOUT_S = 600.0
 
 
@@ -23,6 +26,7 @@ class Engine:
         self, data_dir: Path, *, shards: int = 1, gateways: int = 1, environment: dict[str, str] | None = None
     ) -> None:
         self.data_dir = data_dir
+        atexit.register(remove_runtime_dir, data_dir)
         self.shards = shards
         self.gateways = gateways
         self._environment = environment or {}

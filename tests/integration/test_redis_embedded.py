@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from engine.journal.embedded import EmbeddedError, EmbeddedServer, find_binary, runtime_dir, wheel_binary
+from engine.journal.runtime import remove_runtime_dir
 from engine.journal.redis_journal import RedisJournal
 from tests.conftest import eventually
 
@@ -190,7 +191,10 @@ def test_the_runtime_folder_is_short_and_differs_by_data_folder(tmp_path: Path) 
     assert len(folders) == 2
     for folder in folders:
         assert len(str(folder)) < 80
-        folder.rmdir()
+        (folder / "ray").mkdir()
+    for data_dir in (deep, tmp_path):
+        remove_runtime_dir(data_dir)
+    assert not [folder for folder in folders if folder.exists()]
 
 
 def test_a_runtime_folder_that_is_not_ours_is_refused(tmp_path: Path) -> None:
