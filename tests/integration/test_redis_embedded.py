@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from engine.journal.embedded import EmbeddedError, EmbeddedServer, find_binary, runtime_dir, wheel_binary
-from engine.journal.runtime import remove_runtime_dir
 from engine.journal.redis_journal import RedisJournal
+from engine.journal.runtime import remove_runtime_dir
 from tests.conftest import eventually
 
 _UP = """
