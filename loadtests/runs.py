@@ -161,7 +161,7 @@ class Bench:
         spent = self.cpu_us.setdefault(label, {})
         for role, seconds in after.items():
             spent.setdefault(role, []).append((seconds - before.get(role, 0.0)) / answered * 1e6)
-        spent.setdefault("driver", []).append(result.cpu_s / max(1, result.requests) * 1e6)
+        spent.setdefault("driver", []).append(result.cpu_s / answered * 1e6)
         return result
 
 
