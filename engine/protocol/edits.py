@@ -44,6 +44,8 @@ TRIES_MAX = 16
 """Times that an edit is decided afresh because the order changed under it."""
 PATIENCE_MS = 1_000
 LOOK_AGAIN_MS = 20
+LATER_MAX = 1_000
+"""Edits that are looked at again later; more are answered at once."""
 _FIXED_OPEN = (int(LegState.RELEASED), int(LegState.ACCEPTED), int(LegState.PICKING))
 Asker = tuple[int, int]
 """(conn, corr)"""
@@ -186,7 +188,7 @@ class Edits:
     def _look_again(self, found: Edit, record: OrderRecord, now_ms: int) -> bool:
         """D3; False = nothing is on its way, or it has been for long enough: the answer stands."""
         until_ms = self._until_ms or now_ms + PATIENCE_MS
-        if now_ms >= until_ms or not _is_on_its_way(self._core, record):
+        if now_ms >= until_ms or len(self._later) >= LATER_MAX or not _is_on_its_way(self._core, record):
             return False
         for conn, corr in found.askers:
             heapq.heappush(self._later, (now_ms + LOOK_AGAIN_MS, conn, corr, until_ms, found.command))

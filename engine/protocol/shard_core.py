@@ -417,9 +417,8 @@ class ShardCore:
         if self._waiting:
             self._recheck_waiting(now_ms)
         finishing, new, reads = self._finishing, self._new, self._reads
-        self.driver.journal_acked(
-            now_ms, in_company=bool(finishing)
-        )  # an edit may move legs that are not driven any more
+        # First, because an edit may move only legs that are not driven any more.
+        self.driver.journal_acked(now_ms, in_company=bool(finishing))
         while finishing and self._room():
             handle(self, *finishing.popleft(), now_ms=now_ms)
         group: list[Asked] = []
