@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from engine.domain.commands import Command
+from engine.domain.commands import AdjustStock, Command, StockMove
 from engine.domain.config import NodeCapacity
 from engine.domain.replies import Reply
 from engine.protocol.effects import Append
@@ -88,6 +88,14 @@ class LittleCluster:
                 busy = True
                 self.cores[sent.shard].receive(_PEER + shard, sent.corr, sent.command, now_ms=self.now_ms)
         return busy
+
+    def stock_at(self, shard: int, units: int = 5) -> str:
+        """Receive SKU-0 at the first node of a shard, and let the others see it; returns the node's id."""
+        node = next(n for n, owner in enumerate(self.cores[shard].catalog.owner) if owner == shard)
+        self.ask(shard, AdjustStock(f"N-{node}", (StockMove("SKU-0", "received", units),)))
+        self.now_ms += 100  # views are pushed every few milliseconds
+        self.settle()
+        return f"N-{node}"
 
     def settle(self, *, steps_max: int = 10_000) -> None:
         """Run until nothing moves at this instant."""

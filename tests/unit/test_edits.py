@@ -337,20 +337,6 @@ def test_an_edit_right_after_another_counts_units_that_are_still_on_their_way(sh
 
 
 @pytest.mark.parametrize("shards", [2, 4])
-def test_an_edit_that_cannot_be_is_refused_within_a_second(shards: int) -> None:
-    cluster = a_cluster(shards)
-    placed = cluster.ask(0, a_place(an_order(lines={"SKU-0": 8}, max_legs=4)))
-    assert isinstance(placed, OrderView), placed
-    at = (placed.slot, placed.order_no)
-    cluster.ask(0, CancelOrder(*at, (("1", 2),)))
-    asked = cluster.send(0, EditOrder(*at, lines=(("1", 9),)))
-    for _ in range(1_100):
-        cluster.now_ms += 1
-        cluster.step()
-    assert the_fault(cluster.replies[asked]) == ("out_of_stock", "/lines/0/quantity")
-
-
-@pytest.mark.parametrize("shards", [2, 4])
 def test_edits_and_cancels_at_once_leave_the_books_straight(shards: int) -> None:
     cluster = a_cluster(shards)
     placed = cluster.ask(0, a_place(an_order(lines={"SKU-0": 6}, max_legs=4)))
