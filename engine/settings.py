@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     candidates: int = Field(24, ge=1, le=64)
     """Nearest capable nodes that the kernel looks at for one order."""
     snapshot_interval_s: float = Field(5.0, gt=0)
-    """How often changed parts are written as snapshots, at the most: large ones follow each other more slowly, 4 MiB a second and 30 s apart."""
+    """How often changed parts are written as snapshots."""
     journal_retained_entries: int = Field(20_000, ge=1_000)
     """Entries kept before the older snapshot, so that `explain` can look back."""
     archive_url: str | None = None

@@ -8,9 +8,7 @@ F2  Packing marks a part as clean; from then on its bytes are owed to the journa
 F3  Trim stays behind the floor and behind the older of the two snapshots kept of every part, so that a damaged newest one costs
     time, not data. While a damaged one is among the two, nothing is trimmed.
     Nor does it pass the archive, where there is one: what it has not kept stays.
-F4  Large states are written less often: what a cycle wrote sets the pause after it, so that snapshots take a bounded share of the
-    machine. Every slot with a new order is written anew as a whole; a recovery replays what came in the pause.
-F5  Nothing is packed while an entry is outstanding or being built: what would put one meanwhile waits (`holds_batches`).
+F4  Nothing is packed while an entry is outstanding or being built: what would put one meanwhile waits (`holds_batches`).
 """
 
 from __future__ import annotations
@@ -40,9 +38,6 @@ READ_AHEAD = 8
 PARTS_AT_A_TIME = 64
 BYTES_AT_A_TIME = 1024 * 1024
 """Parts that are written together share their round trips and the server's fsyncs; together no more than one call may be."""
-BYTES_PER_S = 4 * 1024 * 1024
-"""What snapshots write in the long run (F4)."""
-PAUSE_MAX_S = 30.0
 MEMORY_TIGHT = 0.5
 """Share of the server's memory past which the journal's past gives way to its present."""
 ENTRIES_KEPT_TIGHT = 1_000
@@ -70,8 +65,6 @@ class Snapshotter:
         self._at_rest = asyncio.Event()
         self._written = 0
         self._written_bytes = 0
-        self._pause_s = 0.0
-        """Least time between the last cycle and the next (F4)."""
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -171,10 +164,9 @@ class Snapshotter:
         """Cycle after cycle, until the shard freezes."""
         runner = self._runner
         while True:
-            await self._pause()
+            await asyncio.sleep(runner.settings.snapshot_interval_s)
             if runner.frozen:
                 return
-            written = self._written_bytes
             try:
                 await self.cycle()
             except Unavailable as error:
@@ -187,18 +179,6 @@ class Snapshotter:
                 leave(EXIT_FENCED, "another copy owns this shard", shard=runner.server.shard)
             finally:
                 self._release()
-                self._pause_s = min(PAUSE_MAX_S, (self._written_bytes - written) / BYTES_PER_S)
-
-    async def _pause(self) -> None:
-        """F4; where memory is tight no longer than the interval of the settings: only what is written can be trimmed."""
-        runner = self._runner
-        interval_s = runner.settings.snapshot_interval_s
-        waited_s = 0.0
-        while not runner.frozen:
-            await asyncio.sleep(interval_s)
-            waited_s += interval_s
-            if waited_s >= self._pause_s or runner.memory_share >= MEMORY_TIGHT:
-                return
 
     async def cycle(self) -> None:
         """Write what is due, the floor, and trim. What fails is taken up by the next cycle. Raises Unavailable, Fenced, Behind."""
@@ -304,7 +284,7 @@ class Snapshotter:
             self._trimmed_seq = bound
 
     async def _come_to_rest(self) -> None:
-        """F5: wait until nothing is outstanding; the next batch waits for us."""
+        """F4: wait until nothing is outstanding; the next batch waits for us."""
         core = self._runner.core
         self.holds_batches = True
         while not core.idle:
@@ -326,7 +306,7 @@ class Snapshotter:
             self._runner.wake()
 
     def _pack_some(self) -> None:
-        """R5, F5: as many parts as fit into the time, at least one. The core is at rest and nothing awaits in here."""
+        """R5, F4: as many parts as fit into the time, at least one. The core is at rest and nothing awaits in here."""
         core = self._runner.core
         until = time.perf_counter() + PACK_S
         while self._due:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from engine.actors import snapshots
 from engine.actors.runner import Runner
 from engine.domain.commands import GetAvailability, GetStatus
 from engine.domain.replies import Done, OrderView, Problem, StockReply
@@ -301,33 +300,3 @@ async def test_a_snapshot_of_a_later_version_freezes_the_shard(engine: Engine, m
     assert isinstance(reply, Problem)
     assert reply.code == "frozen"
     assert "schema 2" in reply.detail
-
-
-async def test_large_snapshots_follow_each_other_more_slowly_unless_memory_is_tight(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """F4: what a cycle wrote sets the pause after it."""
-    await engine.stock_up("N-0", "SKU-0", 50)
-    runner = runner_of(engine)
-    snapshotter = runner.snapshots
-    slept: list[float] = []
-    cycles: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-
-    async def cycle() -> None:
-        cycles.append(sum(slept))
-        snapshotter._written_bytes += 14 * snapshots.BYTES_PER_S
-        if len(cycles) == 2:
-            snapshotter._written_bytes += 1_000 * snapshots.BYTES_PER_S
-        elif len(cycles) == 3:
-            runner.memory_share = 0.9
-        elif len(cycles) == 4:
-            runner.freeze("the test is over")
-
-    monkeypatch.setattr(snapshots.asyncio, "sleep", sleep)
-    monkeypatch.setattr(snapshotter, "cycle", cycle)
-    monkeypatch.setattr(runner, "settings", runner.settings.model_copy(update={"snapshot_interval_s": 5.0}))
-    await snapshotter.run()
-    assert cycles == [5, 5 + 15, 20 + 30, 50 + 5]
