@@ -1,7 +1,4 @@
-"""What the solver process does with a message: a joint problem in, its answer out. Pure; sockets and restarts are the shell's.
-
-OR-Tools leaks a little and its memory limit is not enforced, so the shell starts a fresh process after RECYCLE_AFTER answers.
-"""
+"""What the solver process does with a message: a joint problem in, its answer out. Pure; sockets and restarts are the shell's."""
 
 from __future__ import annotations
 
@@ -11,9 +8,6 @@ from solvers.joint import JointColumn, JointProblem, pack_answer, pack_problem, 
 from solvers.joint_cpsat import solve_columns
 from solvers.joint_flat import flatten
 from solvers.numba_load import load_numba
-
-RECYCLE_AFTER = 20_000
-"""Answers after which the process should be replaced, between two messages."""
 
 DETERMINISTIC_LIMIT = 0.25
 """CP-SAT's work per unproven component; about as many seconds on a slow core."""

@@ -2,6 +2,8 @@
 
 The constructor is cheap. `run` recovers, serves and never returns: the supervisor keeps one call of it open, so that it learns
 at once when the process died, and Ray starts it again.
+
+Cores, runner and planner are imported by `run` alone: the supervisor, which makes this actor, needs none of them.
 """
 
 from __future__ import annotations
@@ -18,27 +20,25 @@ import structlog
 
 from engine.actors.journals import open_journal
 from engine.actors.measures import Complaint
-from engine.actors.runner import EXIT_BROKEN, Runner
 from engine.actors.server import ShardServer
 from engine.actors.solver_client import SolverClient
 from engine.client.cluster import Cluster
 from engine.client.link import host_id
 from engine.domain.catalog import Catalog
-from engine.domain.commands import Command, GetStatus
+from engine.domain.commands import Command, GetStatus, PlaceOrder
 from engine.domain.placement import CONTROL_SHARD
 from engine.domain.replies import ConfigDoc, Problem, Reply, StatusReply
 from engine.journal.discovery import Directory
 from engine.journal.port import Corrupt, Unavailable
 from engine.journal.runtime import runtime_dir
 from engine.logs import set_up_logging
-from engine.protocol.control_core import ControlCore
 from engine.protocol.effects import Core
-from engine.protocol.hold_caps import HoldLimits
-from engine.protocol.shard_core import ShardCore
 from engine.settings import Settings
 
 if TYPE_CHECKING:
     from engine.actors.planner import SolverPlanner
+    from engine.actors.runner import Runner
+    from engine.protocol.shard_core import ShardCore
 
 CONFIG_WAIT_S = 30.0
 ACQUIRE_RETRY_S = 0.2
@@ -91,6 +91,8 @@ class ShardActor:
         if not self._started:  # a restarted supervisor calls again
             self._started = True
             set_up_logging(self._settings)
+            from engine.actors.runner import EXIT_BROKEN
+
             try:
                 await self._start()
             except Exception:
@@ -101,6 +103,9 @@ class ShardActor:
         await asyncio.Event().wait()
 
     async def _start(self) -> None:
+        from engine.actors.runner import Runner
+        from engine.protocol.control_core import ControlCore
+
         settings, shard = self._settings, self._shard
         token = settings.cluster_token.get_secret_value() if settings.cluster_token else ""
         assert settings.redis_url is not None
@@ -112,14 +117,20 @@ class ShardActor:
         else:
             core, cluster = await self._configured_core(directory, token)
         runner_box: list[Runner] = []
+        solver = SolverClient(self._runtime_dir / "solver.sock") if cluster is not None else None
+
+        def on_commands(conn: int, items: list[tuple[int, Command]]) -> None:
+            if solver is not None and any(isinstance(command, PlaceOrder) for _, command in items):
+                solver.orders_come()
+            runner_box[0].on_commands(conn, items)
+
         server = ShardServer(
             shard,
             token=token,
-            on_commands=lambda conn, items: runner_box[0].on_commands(conn, items),
+            on_commands=on_commands,
             on_left=lambda conn: runner_box[0].on_left(conn),
         )
         journal = open_journal(settings, shard)
-        solver = SolverClient(self._runtime_dir / "solver.sock") if cluster is not None else None
         runner = Runner(
             core,
             journal,
@@ -169,6 +180,8 @@ class ShardActor:
     async def _configured_core(self, directory: Directory, token: str) -> tuple[ShardCore, Cluster]:
         """A stock core with the whole configuration, its kernel warm, and the links to its peers."""
         from engine.actors.planner import SolverPlanner
+        from engine.protocol.hold_caps import HoldLimits
+        from engine.protocol.shard_core import ShardCore
 
         settings = self._settings
         catalog = Catalog(self._shard)

@@ -2,6 +2,9 @@
 
 It answers frames of its Unix socket one after another. A request that is overdue when its turn comes is dropped: the shard has
 gone on with the greedy plan. So is one that cannot be solved, whatever the reason: the greedy plan stands.
+
+OR-Tools and the compiled search take 140 MB, so they are loaded once orders come and given back, with the process, after a quiet
+while. A shard says that orders come with its first one; a problem that comes before all is loaded is answered with nothing, at once.
 """
 
 from __future__ import annotations
@@ -25,6 +28,11 @@ from engine.settings import Settings
 
 NICENESS = 10
 QUEUE_MAX = 256
+QUIET_S = 900.0
+"""Without a word from a shard, after which a solver that has worked makes place for one that has loaded nothing."""
+CHECK_S = 1.0
+RECYCLE_AFTER = 20_000
+"""Answers after which a fresh process takes over: OR-Tools leaks a little, and its memory limit is not enforced."""
 EXIT_BROKEN = 71
 _decode = msgspec.msgpack.Decoder(SolveRequest).decode
 log = structlog.get_logger(__name__)
@@ -36,8 +44,12 @@ Answer = Callable[..., bytes]
 class SolverServer:
     """Answers requests of a socket, one at a time, on the loop's own thread: nothing else runs in this process."""
 
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
+    def __init__(self, load: Callable[[], Answer]) -> None:
+        """load: makes the library ready, in seconds, and gives what answers. Called in a thread, at the first request."""
+        self._load = load
+        self._loading: asyncio.Future[Answer] | None = None
+        self._answer: Answer | None = None
+        self._asked_at_s = 0.0
         self._queue: asyncio.Queue[tuple[SolveRequest, asyncio.Transport]] = asyncio.Queue(QUEUE_MAX)
         self._solved = 0
         self._dropped = 0
@@ -49,23 +61,57 @@ class SolverServer:
             "dropped": self._dropped,
             "failed": self._failed,
             "queued": self._queue.qsize(),
+            "loaded": int(self._answer is not None),
             "pid": os.getpid(),
         }
 
-    async def serve(self, path: Path, *, until_solved: int) -> None:
-        """Returns after so many problems."""
+    async def serve(self, path: Path, *, until_solved: int, quiet_s: float = QUIET_S) -> None:
+        """Returns after so many problems, or after so long a time without a request since the library was loaded.
+
+        Raises what kept the library from being loaded.
+        """
         remove_leftover(path)
         loop = asyncio.get_running_loop()
-        server = await loop.create_unix_server(lambda: _Connection(self._queue), str(path))
+        server = await loop.create_unix_server(lambda: _Connection(self), str(path))
         os.chmod(path, 0o600)
         try:
             while self._solved + self._failed < until_solved:
-                await self._next()
+                try:
+                    request, transport = await asyncio.wait_for(self._queue.get(), CHECK_S)
+                except TimeoutError:
+                    if self._is_quiet(quiet_s):
+                        return
+                else:
+                    await self._settle(request, transport)
         finally:
             server.close()
 
-    async def _next(self) -> None:
-        request, transport = await self._queue.get()
+    def take(self, request: SolveRequest, transport: asyncio.Transport) -> None:
+        """A request arrived; one without a problem only says that some may come."""
+        loop = asyncio.get_running_loop()
+        self._asked_at_s = loop.time()
+        if self._loading is None:
+            self._loading = loop.run_in_executor(None, self._load)
+            self._loading.add_done_callback(self._loaded)
+        if not request.problem:
+            return
+        if self._answer is None or self._queue.full():
+            transport.write(frame(SolveAnswer(request.corr, b"")))
+        else:
+            self._queue.put_nowait((request, transport))
+
+    def _loaded(self, loading: asyncio.Future[Answer]) -> None:
+        if not loading.cancelled() and loading.exception() is None:
+            self._answer = loading.result()
+
+    def _is_quiet(self, quiet_s: float) -> bool:
+        if self._loading is None or not self._loading.done():
+            return False
+        self._loading.result()
+        return asyncio.get_running_loop().time() - self._asked_at_s > quiet_s
+
+    async def _settle(self, request: SolveRequest, transport: asyncio.Transport) -> None:
+        assert self._answer is not None, "nothing is queued before"
         left_ms = (request.due_ns - time.monotonic_ns()) // 1_000_000
         if left_ms < 1:
             self._dropped += 1
@@ -98,18 +144,13 @@ class SolverActor:
         return self._server.facts() if self._server is not None else {"pid": os.getpid()}
 
     async def run(self) -> None:
-        """Serve until the solver library is due for a fresh process (it leaks a little), then end this one."""
+        """Serve until the solver library is due for a fresh process (it leaks a little), or is not needed; then end this one."""
         if self._server is None:  # a restarted supervisor calls again
-            from solvers.worker import RECYCLE_AFTER, answer, warm
-
-            self._server = SolverServer(answer)
+            self._server = SolverServer(_load)
             set_up_logging(self._settings)
             try:
                 runtime_dir(self._settings.data_dir, self._path.parent)
                 os.nice(max(0, NICENESS - os.nice(0)))
-                await asyncio.to_thread(
-                    warm
-                )  # seconds, when something is still to compile; shards find no socket until then
                 await self._server.serve(self._path, until_solved=RECYCLE_AFTER)
             except Exception:
                 # Nothing half-started may live on: Ray starts a fresh process, the log says why this one could not.
@@ -119,9 +160,17 @@ class SolverActor:
         await asyncio.Event().wait()
 
 
+def _load() -> Answer:
+    """Seconds, when something is still to compile."""
+    from solvers.worker import answer, warm
+
+    warm()
+    return answer
+
+
 class _Connection(asyncio.Protocol):
-    def __init__(self, queue: asyncio.Queue[tuple[SolveRequest, asyncio.Transport]]) -> None:
-        self._queue = queue
+    def __init__(self, server: SolverServer) -> None:
+        self._server = server
         self._reader = FrameReader()
         self._transport: asyncio.Transport | None = None
 
@@ -133,11 +182,7 @@ class _Connection(asyncio.Protocol):
         assert self._transport is not None
         try:
             for body in self._reader.feed(data):
-                request = _decode(body)
-                if self._queue.full():
-                    self._transport.write(frame(SolveAnswer(request.corr, b"")))
-                else:
-                    self._queue.put_nowait((request, self._transport))
+                self._server.take(_decode(body), self._transport)
         except (FrameError, msgspec.MsgspecError) as error:
             log.warning("bad frame", error=str(error))
             self._transport.abort()

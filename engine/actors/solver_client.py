@@ -14,6 +14,8 @@ from engine.protocol.effects import Solve
 from engine.protocol.wire import FrameError, FrameReader, frame
 
 RECONNECT_S = 0.5
+SAY_EVERY_S = 60.0
+"""Between two words to the solver that orders still come."""
 UNREAD_BYTES_MAX = 8 * 1024 * 1024
 """Problems that a solver process has not read yet; past it there is no use in sending more."""
 log = structlog.get_logger(__name__)
@@ -24,6 +26,7 @@ class SolveRequest(msgspec.Struct, array_like=True, frozen=True):
     due_ns: int
     """On the monotonic clock, which the processes of a machine share: a budget would start anew when the request is read."""
     problem: bytes
+    """Empty = no problem, only a word that orders come: it is not answered."""
 
 
 class SolveAnswer(msgspec.Struct, array_like=True, frozen=True):
@@ -44,6 +47,7 @@ class SolverClient:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._corr = 0
+        self._say_at_s = 0.0
         self._waiting: dict[int, asyncio.Future[bytes | None]] = {}
         self._task = self._loop.create_task(self._keep_connected(), name="solver-link")
 
@@ -66,6 +70,13 @@ class SolverClient:
         self._loop.call_later(budget_ms / 1_000, self._answered, corr, None)
         return future
 
+    def orders_come(self) -> None:
+        """Have the solver load its library before two orders want the same units. Call it as often as orders come."""
+        now_s = self._loop.time()
+        if self._transport is not None and now_s >= self._say_at_s:
+            self._say_at_s = now_s + SAY_EVERY_S
+            self._transport.write(frame(SolveRequest(0, 0, b"")))
+
     def _answered(self, corr: int, answer: bytes | None) -> None:
         future = self._waiting.pop(corr, None)
         if future is not None and not future.done():
@@ -83,6 +94,7 @@ class SolverClient:
 
     def connected(self, transport: asyncio.Transport) -> None:
         self._transport = transport
+        self._say_at_s = 0.0  # a fresh process has heard of nothing
 
     def lost(self) -> None:
         self._transport = None

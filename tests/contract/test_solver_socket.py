@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import cast
 
 import pytest
 
+from engine.actors import solver as solver_module
 from engine.actors import solver_client
-from engine.actors.solver import SolverServer
+from engine.actors.solver import Answer, SolverServer
 from engine.actors.solver_client import SolverClient
 from engine.protocol.effects import Solve
 from tests.conftest import eventually
@@ -21,10 +23,22 @@ class Solver:
     """The process in this one, with a solver that does what the problem says."""
 
     def __init__(self, path: Path) -> None:
-        self.server = SolverServer(self.answer)
+        self.server = SolverServer(self.load)
         self.problems: list[bytes] = []
+        self.loads = 0
+        self.may_load = threading.Event()
+        self.may_load.set()
         self.path = path
         self._task = asyncio.create_task(self.server.serve(path, until_solved=1_000))
+
+    def load(self) -> Answer:
+        self.loads += 1
+        self.may_load.wait(30)
+        return self.answer
+
+    @property
+    def loaded(self) -> bool:
+        return bool(self.server.facts()["loaded"])
 
     def answer(self, problem: bytes, *, deadline_ms: int) -> bytes:
         self.problems.append(problem)
@@ -50,6 +64,8 @@ async def solver(tmp_path: Path) -> AsyncIterator[Solver]:
 async def client(solver: Solver) -> AsyncIterator[SolverClient]:
     client = SolverClient(solver.path)
     await eventually(lambda: client.connected_now)
+    client.orders_come()
+    await eventually(lambda: solver.loaded)
     yield client
     await client.close()
 
@@ -68,6 +84,61 @@ async def test_a_problem_that_breaks_the_solver_is_answered_none_and_the_next_on
     assert await client.solve(solve(b"bad"), 60_000) is None
     assert await client.solve(solve(b"good"), 60_000) == b"answer to good"
     assert solver.server.facts()["failed"] == 1
+
+
+async def test_the_library_is_loaded_once_orders_come_and_nobody_waits_for_it(solver: Solver) -> None:
+    solver.may_load.clear()
+    client = SolverClient(solver.path)
+    await eventually(lambda: client.connected_now)
+    assert solver.loads == 0  # an engine that does nothing does without it
+    client.orders_come()
+    client.orders_come()
+    await eventually(lambda: solver.loads == 1)
+    assert await asyncio.wait_for(client.solve(solve(b"early"), 60_000), 30) is None  # the greedy plan, at once
+    solver.may_load.set()
+    await eventually(lambda: solver.loaded)
+    assert await client.solve(solve(b"one"), 60_000) == b"answer to one"
+    assert (solver.loads, solver.problems) == (1, [b"one"])
+    await client.close()
+
+
+async def test_a_problem_loads_the_library_too(solver: Solver) -> None:
+    client = SolverClient(solver.path)
+    await eventually(lambda: client.connected_now)
+    assert await client.solve(solve(b"first"), 60_000) is None
+    await eventually(lambda: solver.loaded)
+    assert await client.solve(solve(b"next"), 60_000) == b"answer to next"
+    await client.close()
+
+
+async def test_a_solver_that_has_worked_ends_after_a_quiet_while_and_one_that_has_not_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(solver_module, "CHECK_S", 0.01)
+    server = SolverServer(lambda: lambda problem, *, deadline_ms: b"answer")
+    serving = asyncio.create_task(server.serve(tmp_path / "solver.sock", until_solved=9, quiet_s=0.0))
+    client = SolverClient(tmp_path / "solver.sock")
+    await eventually(lambda: client.connected_now)
+    assert not serving.done()
+    client.orders_come()
+    await asyncio.wait_for(serving, 30)
+    assert server.facts()["loaded"]
+    await client.close()
+
+
+async def test_a_library_that_cannot_be_loaded_ends_the_solver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solver_module, "CHECK_S", 0.01)
+
+    def breaks() -> Answer:
+        raise ImportError("no library")
+
+    serving = asyncio.create_task(SolverServer(breaks).serve(tmp_path / "solver.sock", until_solved=9))
+    client = SolverClient(tmp_path / "solver.sock")
+    await eventually(lambda: client.connected_now)
+    client.orders_come()
+    with pytest.raises(ImportError):
+        await asyncio.wait_for(serving, 30)
+    await client.close()
 
 
 async def test_what_is_overdue_when_its_turn_comes_is_not_solved(client: SolverClient, solver: Solver) -> None:
@@ -105,6 +176,8 @@ async def test_a_solver_that_ends_leaves_nobody_waiting_and_is_found_again(tmp_p
     server.close()
     solver = Solver(path)
     await eventually(lambda: client.connected_now)
+    client.orders_come()  # the fresh process has not heard of it
+    await eventually(lambda: solver.loaded)
     assert await client.solve(solve(b"two"), 60_000) == b"answer to two"
     await client.close()
     await solver.close()
