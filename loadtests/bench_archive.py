@@ -1,15 +1,18 @@
 """archive_vs_decide: CPU of archiving and indexing an order, beside CPU of deciding it.
 
 The orders are decided as for `decide_vs_decode`; their entries are put into a real server, and a follower takes them from there into
-segments and a SQLite index, everything counted that its process spends, threads included.
+segments and a SQLite index, everything counted that its process spends, threads included. Python's collector is set for both as it is in
+the processes of shard and archiver.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Sequence
 
+from engine.actors.collector import quiet_collector
 from engine.archive.feed import JournalFeed
 from engine.archive.follower import ShardFollower
 from engine.archive.index import IndexWriter, connect_index, migrate, sqlite_url
@@ -36,6 +39,7 @@ def archive_vs_decide(bench: Bench) -> Figure:
     folder = bench.folder / "archive-bench"
     server = EmbeddedServer()
     server.start(folder / "server")
+    threshold = gc.get_threshold()
     try:
         shard = LocalShard(small_network(bench.seed, 10_000 // bench.shrink))
         traffic = Traffic(shard.network, TrafficSpec(seed=bench.seed, lines=3))
@@ -45,6 +49,7 @@ def archive_vs_decide(bench: Bench) -> Figure:
         decided, archived, sizes = [], [], []
         with asyncio.Runner() as runner:
             past = runner.run(_Past.open(server.url, SegmentStore(str(folder / "archive")), IndexWriter(engine)))
+            quiet_collector()
             for n in range(-1, bench.rounds):
                 shard.entries = []
                 spent = decide_us(shard, traffic, f"a{n}-")
@@ -57,6 +62,8 @@ def archive_vs_decide(bench: Bench) -> Figure:
         engine.dispose()
     finally:
         server.stop()
+        gc.set_threshold(*threshold)
+        gc.unfreeze()
     note = {"decide_us": over_rounds(decided), "archive_us": over_rounds(archived)}
     bench.note("archive_vs_decide", **note, archived_bytes_per_order=over_rounds(sizes))
     return ratios(archived, decided)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
+from msgspec import Struct
 
 from engine.domain.config import KEY_FIELD
 from engine.domain.events import (
@@ -21,7 +22,7 @@ from engine.domain.events import (
 )
 from engine.domain.labels import LEG_LABELS, order_label
 from engine.domain.move_events import PartOpened
-from engine.domain.orders import LegState, OrderRecord, decode_record, has_ended
+from engine.domain.orders import LegState, OrderRecord, OrderState, has_ended
 from engine.domain.placement import CONTROL_SHARD
 from engine.domain.views import RUNG_LABELS
 from engine.journal.port import Corrupt, Entry
@@ -52,12 +53,66 @@ _ENDING = frozenset((int(Cause.RELEASED), int(Cause.EXPIRED), int(Cause.LEG_DELI
 """Steps after which an order may have ended."""
 _OPENED_MARK = b"\x96\x35"
 """How an event of a part that is opened begins: an array of six, the first of which is its tag."""
+_COMMITTED, _DELIVERED = int(OrderState.COMMITTED), int(LegState.DELIVERED)
 NOTE_MAX = 256
+_ON_HAND, _SLOT = 7, 10
+"""Columns of a movement's row."""
 Row = tuple[Any, ...]
 
 
+class _Skipped(Struct, array_like=True, gc=False):
+    """An array that nobody looks at: passed over without making anything of it."""
+
+
+class _Line(Struct, array_like=True, gc=False):
+    line_id: str
+    item: int
+    quantity: int
+    unit_price_minor: int = 0
+    method: int = 0
+    group: int = 0
+    pickup_node: int = -1
+    cancelled: int = 0
+
+
+class _Leg(Struct, array_like=True, gc=False):
+    leg_no: int
+    node: int
+    local: bool
+    state: int
+
+
+class FoldedRecord(Struct, array_like=True, gc=False):
+    """Of an OrderRecord what rows are made of: a third of the time that all of it takes. The same fields in the same places."""
+
+    order_id: str
+    channel: int
+    service: str
+    state: int
+    placed_at_ms: int
+    version: int
+    ship_to: _Skipped | None
+    lines: list[_Line]
+    legs: list[_Leg]
+    config: int = 0
+    decided_at: list[tuple[int, int, int]] = []
+    money_minor: _Skipped | None = None
+    customer_id: str | None = None
+    expires_at_ms: int = 0
+    rung: int = 0
+    promise_ms: _Skipped | None = None
+    demand: list[_Skipped] = []
+
+    def as_record(self) -> OrderRecord:
+        """For the functions that tell an order's label and end: they look at no other fields (a test holds them to that)."""
+        return cast("OrderRecord", self)
+
+
+decode_folded = msgspec.msgpack.Decoder(FoldedRecord).decode
+
+
 class Changes(NamedTuple):
-    """Rows of a batch, in the column order of their tables."""
+    """Rows of a batch, in the column order of their tables; items, movements and positions in the order of their keys."""
 
     names: list[Row]
     orders: list[Row]
@@ -97,10 +152,11 @@ class Fold:
         self._orders: dict[int, tuple[OrderPut, int, int, bool, bool]] = {}
         """Newest record by order number: event, seq, time, whether it was opened in this batch, and planned."""
         self._decisions: dict[tuple[int, int], Row] = {}
-        self._items: dict[Row, None] = {}
+        self._items: dict[int, dict[int, None]] = {}
+        """Order numbers by item."""
         self._names: dict[tuple[str, int], str] = {}
-        self._movements: list[Row] = []
-        self._sums: dict[int, list[int]] = {}
+        self._movements: dict[int, list[Row]] = {}
+        """By position (node << 32 | item), oldest first: to be sorted by integers, a third of them as many."""
         self._closed: dict[int, None] = {}
         self._ended: dict[int, int] = {}
         """When an order had ended, by order number: the first time in this batch."""
@@ -139,7 +195,7 @@ class Fold:
             planned = planned or before[4]
             cause = before[0].cause
             if cause not in _STEPS or cause in _ENDING:
-                record = decode_record(before[0].record)
+                record = decode_folded(before[0].record)
                 if cause not in _STEPS:  # every version tells its own decision, however entries are cut
                     self._planned(order_no, record, before[2])
                 self._note_end(order_no, record, before[2])
@@ -154,32 +210,14 @@ class Fold:
         self, entry: Entry, change: tuple[int, ...], kind: str, slot: str | None, order_no: int | None, note: str | None
     ) -> None:
         node, item, on_hand, held, allocated = change
-        self._movements.append(
-            (
-                node,
-                item,
-                entry.time_ms,
-                self.shard,
-                entry.seq,
-                self._n,
-                kind,
-                on_hand,
-                held,
-                allocated,
-                slot,
-                order_no,
-                note,
-            )
-        )
-        self._n += 1
-        key = item << 32 | node
-        sums = self._sums.get(key)
-        if sums is None:
-            self._sums[key] = [on_hand, held, allocated]
+        n, time_ms = self._n, entry.time_ms
+        row = (node, item, time_ms, self.shard, entry.seq, n, kind, on_hand, held, allocated, slot, order_no, note)
+        self._n = n + 1
+        rows = self._movements.get(node << 32 | item)
+        if rows is None:
+            self._movements[node << 32 | item] = [row]
         else:
-            sums[0] += on_hand
-            sums[1] += held
-            sums[2] += allocated
+            rows.append(row)
 
     def _moved(self, event: StockMoved, entry: Entry) -> None:
         note = (event.reason or event.order_ref or "")[:NOTE_MAX] or None
@@ -214,13 +252,19 @@ class Fold:
             for index, name, _, _ in event.documents:
                 self._names[event.kind, index] = name
 
-    def _note_end(self, order_no: int, record: OrderRecord, time_ms: int) -> None:
-        if order_no not in self._ended and has_ended(record):
+    def _note_end(self, order_no: int, record: FoldedRecord, time_ms: int) -> None:
+        if record.state == _COMMITTED and record.legs and record.legs[0].state < _DELIVERED:
+            return  # most orders, most of the time
+        if order_no not in self._ended and has_ended(record.as_record()):
             self._ended[order_no] = time_ms
 
-    def _planned(self, order_no: int, record: OrderRecord, time_ms: int) -> None:
+    def _planned(self, order_no: int, record: FoldedRecord, time_ms: int) -> None:
         for line in record.lines:
-            self._items[line.item, order_no] = None
+            having = self._items.get(line.item)
+            if having is None:
+                self._items[line.item] = {order_no: None}
+            else:
+                having[order_no] = None
         rung = RUNG_LABELS[record.rung]
         for number, (epoch, seq, place) in enumerate(record.decided_at):
             row = (order_no, number, self.shard, epoch, seq, place, time_ms, rung)
@@ -231,8 +275,8 @@ class Fold:
         orders, replanned, legs, same_id = [], [], [], []
         shard = self.shard
         for order_no, (event, seq, time_ms, opened, planned) in self._orders.items():
-            record = decode_record(event.record)
-            label, customer_id = order_label(record), record.customer_id
+            record = decode_folded(event.record)
+            label, customer_id = order_label(record.as_record()), record.customer_id
             self._note_end(order_no, record, time_ms)
             ended_ms = self._ended.get(order_no, 0)
             if opened or ended_ms:
@@ -259,18 +303,34 @@ class Fold:
                     replanned.append((order_no,))
                 if event.cause not in _STEPS:
                     self._planned(order_no, record, time_ms)
+        movements, positions = self._moves()
         return Changes(
             [(kind, index, name) for (kind, index), name in self._names.items()],
             orders,
             replanned,
-            list(self._items),
+            [(item, order_no) for item, having in sorted(self._items.items()) for order_no in sorted(having)],
             legs,
             list(self._decisions.values()),
-            self._movements,
-            [(key & 0xFFFF_FFFF, key >> 32, *sums) for key, sums in self._sums.items()],
+            movements,
+            positions,
             [(order_no,) for order_no in self._closed],
             same_id,
         )
+
+    def _moves(self) -> tuple[list[Row], list[Row]]:
+        """Movements, and what they add up to at each position."""
+        movements: list[Row] = []
+        positions: list[Row] = []
+        for _, rows in sorted(self._movements.items()):
+            movements += rows
+            first = rows[0]
+            on_hand, held, allocated = first[_ON_HAND:_SLOT]
+            for row in rows[1:]:
+                on_hand += row[_ON_HAND]
+                held += row[_ON_HAND + 1]
+                allocated += row[_ON_HAND + 2]
+            positions.append((first[0], first[1], on_hand, held, allocated))
+        return movements, positions
 
 
 _HANDLERS: dict[type, Any] = {

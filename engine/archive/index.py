@@ -10,6 +10,7 @@ X4  A batch that opens a part of another shard comes after the entry that boxed 
 from __future__ import annotations
 
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +29,9 @@ SQLITE_WAL_PAGES = 16_000
 """64 MiB of log before it is copied into the tables: a page that many transactions change is then copied once."""
 BUSY_TIMEOUT_S = 10
 IDS_PER_QUERY = 500
+ROWS_PER_STATEMENT = 32
+"""SQLite takes so many rows at a time: starting a statement costs as much as inserting a small row. (PostgreSQL's driver sends
+statements of one row in a pipeline.)"""
 
 
 class OutOfStep(Exception):
@@ -130,34 +134,41 @@ def migrate(engine: sa.Engine) -> None:
         raise Unavailable(f"the index cannot be reached: {error.orig}") from error
 
 
-def _insert(table: sa.Table, mark: str, rest: str = "") -> str:
+def _insert(table: sa.Table, mark: str, rows: int, rest: str = "") -> str:
     columns = [column.name for column in table.columns]
-    return f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({', '.join([mark] * len(columns))}) {rest}"  # noqa: S608
+    row = f"({', '.join([mark] * len(columns))})"
+    return f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES {', '.join([row] * rows)} {rest}"  # noqa: S608
 
 
-def _replace(table: sa.Table, mark: str, **kept: str) -> str:
+def _replace(table: sa.Table, mark: str, rows: int, **kept: str) -> str:
     """Insert, or set all other columns; `kept` = how, where not simply to what is inserted."""
     keys = [column.name for column in table.primary_key.columns]
     others = [column.name for column in table.columns if column.name not in keys]
     sets = ", ".join(kept.get(name) or f"{name} = excluded.{name}" for name in others)
-    return _insert(table, mark, f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sets}")
+    return _insert(table, mark, rows, f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sets}")
+
+
+def _inserts(mark: str, rows: int) -> dict[str, str]:
+    """The writer's statements that take whole rows, so many at a time. No two of them have the same key."""
+    tables = metadata.tables
+    sums = ", ".join(f"{name} = positions.{name} + excluded.{name}" for name in ("on_hand", "held", "allocated"))
+    return {
+        "names": _replace(tables["names"], mark, rows),
+        "orders": _replace(tables["orders"], mark, rows, ended_ms=_FIRST_END),
+        "items": _insert(tables["order_items"], mark, rows, "ON CONFLICT DO NOTHING"),
+        "legs": _replace(tables["order_legs"], mark, rows),
+        "decisions": _insert(tables["decisions"], mark, rows, "ON CONFLICT DO NOTHING"),
+        "movements": _insert(tables["movements"], mark, rows),
+        "positions": _insert(tables["positions"], mark, rows, f"ON CONFLICT (node, item) DO UPDATE SET {sums}"),
+        "progress": _replace(tables["progress"], mark, rows),
+    }
 
 
 def _statements(mark: str) -> dict[str, str]:
     """The writer's statements, by what they take rows of. Written out: building 14 rows an order from dicts costs as much again."""
-    tables = metadata.tables
-    sums = ", ".join(f"{name} = positions.{name} + excluded.{name}" for name in ("on_hand", "held", "allocated"))
-    return {
-        "names": _replace(tables["names"], mark),
+    return _inserts(mark, 1) | {
         "replanned": f"DELETE FROM order_legs WHERE order_no = {mark}",  # noqa: S608
-        "orders": _replace(tables["orders"], mark, ended_ms=_FIRST_END),
-        "items": _insert(tables["order_items"], mark, "ON CONFLICT DO NOTHING"),
-        "legs": _replace(tables["order_legs"], mark),
-        "decisions": _insert(tables["decisions"], mark, "ON CONFLICT DO NOTHING"),
-        "movements": _insert(tables["movements"], mark),
-        "positions": _insert(tables["positions"], mark, f"ON CONFLICT (node, item) DO UPDATE SET {sums}"),
         "closed": f"UPDATE orders SET closed = 1 WHERE order_no = {mark}",  # noqa: S608
-        "progress": _replace(tables["progress"], mark),
         "judged": f"DELETE FROM duplicates WHERE order_no = {mark}",  # noqa: S608
         "duplicates": (
             "INSERT INTO duplicates (order_no, first_no) SELECT l.order_no, MIN(f.order_no) FROM orders l JOIN orders f "  # noqa: S608
@@ -176,7 +187,9 @@ class IndexWriter:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        self._sql = _statements("?" if engine.dialect.name == "sqlite" else "%s")
+        sqlite = engine.dialect.name == "sqlite"
+        self._sql = _statements("?" if sqlite else "%s")
+        self._many = _inserts("?", ROWS_PER_STATEMENT) if sqlite else {}
         self.judged = 0
         """Goes up with each batch after which there may be other duplicates."""
 
@@ -194,7 +207,6 @@ class IndexWriter:
         last = fold.last
         assert last is not None, "an empty batch is not written"
         changes = fold.changes()
-        sql = self._sql
         try:
             with self._engine.begin() as connection:
                 query = sa.select(progress).where(progress.c.shard == fold.shard).with_for_update()
@@ -212,18 +224,17 @@ class IndexWriter:
                 gap = have is not None and fold.first_seq > have.seq + 1
 
                 def run(what: str, rows: list[Row]) -> None:
-                    if rows:
-                        connection.exec_driver_sql(sql[what], rows)
+                    _run(connection, self._sql[what], self._many.get(what), rows)
 
                 run("names", changes.names)
                 run("replanned", changes.replanned)
                 run("orders", changes.orders)
                 # In the order of their keys: neighbours are written into the page that is at hand.
-                run("items", sorted(changes.items))
+                run("items", changes.items)
                 run("legs", changes.legs)
                 run("decisions", changes.decisions)
-                run("movements", sorted(changes.movements))
-                run("positions", sorted(changes.positions))
+                run("movements", changes.movements)
+                run("positions", changes.positions)
                 run("closed", changes.closed)
                 judged = _touched_by(connection, changes.same_id)
                 run("judged", judged)
@@ -266,21 +277,42 @@ class IndexWriter:
         return Forgotten(removed, (found[-1][0], found[-1][1]) if len(found) == positions_max else None)
 
 
+def _run(connection: sa.Connection, one: str, many: str | None, rows: list[Row]) -> None:
+    """A statement for each row, or `many`, which takes ROWS_PER_STATEMENT of them, as often as that goes."""
+    done = 0
+    if many is not None:
+        done = len(rows) - len(rows) % ROWS_PER_STATEMENT
+        starts = range(0, done, ROWS_PER_STATEMENT)
+        if done:
+            flat = [tuple(chain.from_iterable(rows[at : at + ROWS_PER_STATEMENT])) for at in starts]
+            connection.exec_driver_sql(many, flat)
+    if done < len(rows):
+        connection.exec_driver_sql(one, rows[done:])
+
+
+_SHARED_IDS = (
+    f"SELECT order_id FROM orders WHERE order_id IN ({', '.join('?' * IDS_PER_QUERY)}) "  # noqa: S608
+    "GROUP BY order_id HAVING COUNT(*) > 1"
+)
+_SHARED_IDS_ANY = "SELECT order_id FROM orders WHERE order_id = ANY(%s) GROUP BY order_id HAVING COUNT(*) > 1"
+
+
 def _touched_by(connection: sa.Connection, same_id: list[Row]) -> list[Row]:
     """(order number,) of the orders of which it must be found out again whether they are duplicates (X5)."""
     by_id: dict[str, list[int]] = {}
     for order_no, order_id in same_id:
         by_id.setdefault(order_id, []).append(order_no)
-    ids = list(by_id)
+    ids = sorted(by_id)
     touched: set[int] = set()
+    sqlite = connection.dialect.name == "sqlite"
     for at in range(0, len(ids), IDS_PER_QUERY):
-        query = (
-            sa.select(orders.c.order_id)
-            .where(orders.c.order_id.in_(ids[at : at + IDS_PER_QUERY]))
-            .group_by(orders.c.order_id)
-            .having(sa.func.count() > 1)
-        )
-        for order_id in connection.execute(query).scalars().all():
+        some = ids[at : at + IDS_PER_QUERY]
+        if sqlite:
+            some += some[-1:] * (IDS_PER_QUERY - len(some))  # one statement, whatever their number
+            found = connection.exec_driver_sql(_SHARED_IDS, tuple(some))
+        else:
+            found = connection.exec_driver_sql(_SHARED_IDS_ANY, (some,))
+        for order_id in found.scalars().all():
             c = orders.c  # an order says something of itself and of those opened after it
             later = sa.select(c.order_no).where(c.order_id == order_id, c.order_no >= min(by_id[order_id]))
             touched.update(connection.execute(later).scalars())
