@@ -7,6 +7,7 @@ R3  A copy that has not proved its epoch for the length of the lease answers not
 R4  An invariant that breaks, and anything else that the core raises, stops the process: the journal, not this memory, is the
     truth. A shard whose journal is damaged or lost its end freezes instead: it stays, refuses everything and says why.
 R5  A part is packed between batches, a few milliseconds at a time, and counts only after it was read back.
+R6  What other shards say about orders across shards may wait for company (company.py): to the core it was longer on its way.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import structlog
 
 from engine.actors.clock import Clock
 from engine.actors.collector import quiet_collector
+from engine.actors.company import VIEW_WAIT_S, Company, patience_s, reply_patience_s
 from engine.actors.measures import Complaint, Measures
 from engine.actors.server import ShardServer
 from engine.actors.snapshots import Snapshotter
@@ -97,6 +99,7 @@ class Runner:
         self._run_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms = 0
+        self._company = Company(self.wake, self.clock.pace)
         self._append_event = asyncio.Event()
         self._to_append: Append | None = None
         self._appending = False
@@ -183,6 +186,7 @@ class Runner:
     async def close(self) -> None:
         """Stop serving; what was acknowledged is in the journal."""
         self._closed = True
+        self._company.close()
         if self._timer is not None:
             self._timer.cancel()
         tasks = list(self._tasks)
@@ -199,15 +203,23 @@ class Runner:
         if not self._started or self.frozen or self.unfit or not self._lease_valid():
             self._refuse(conn, items, self._refusal())
             return
-        core, now = self.core, self.clock.now_ms()
         if self.memory_share >= MEMORY_FULL:
             items = self._shed_new(conn, items)
+        wait_s = patience_s(items)
+        if wait_s:
+            self._company.put(lambda: self._receive(conn, items), wait_s)
+            return
+        self._company.come_in()
+        self._receive(conn, items)
+        self.wake()
+
+    def _receive(self, conn: int, items: list[tuple[int, Command]]) -> None:
+        receive, now_ms = self.core.receive, self.clock.now_ms()
         try:
             for corr, command in items:
-                core.receive(conn, corr, command, now_ms=now)
+                receive(conn, corr, command, now_ms=now_ms)
         except Exception as error:
             self._broken(error)
-        self.wake()
 
     def _refusal(self) -> Problem:
         if self.frozen:
@@ -357,15 +369,32 @@ class Runner:
         """To a peer; a broken connection answers `unavailable`, the core repeats what must arrive."""
         assert self.cluster is not None
         self._follow(send.shard)
-        future = self.cluster.link(send.shard).submit(send.command, retry=False)
-        future.add_done_callback(lambda done: self._peer_replied(send.shard, send.corr, done.result()))
+        wait_s = reply_patience_s(send.command)
+        self.cluster.link(send.shard).tell(
+            send.command, lambda reply: self._peer_replied(send.shard, send.corr, reply, wait_s), retry=False
+        )
 
-    def _peer_replied(self, shard: int, corr: int, reply: Reply) -> None:
-        if self.snapshots.holds_batches and corr != self.core.views.corr:
-            self._held_replies.append((shard, corr, reply))  # it may put an event: the core would never come to rest
+    def _peer_replied(self, shard: int, corr: int, reply: Reply, wait_s: float) -> None:
+        if wait_s:
+            self._company.put(lambda: self._take_reply(shard, corr, reply), wait_s)
             return
-        self._peer_says(shard, corr, reply)
+        self._company.come_in()
+        self._take_reply(shard, corr, reply)
         self.wake()
+
+    def _take_reply(self, shard: int, corr: int, reply: Reply) -> None:
+        if self.snapshots.holds_batches:
+            self._held_replies.append((shard, corr, reply))  # it may put an event: the core would never come to rest
+        else:
+            self._peer_says(shard, corr, reply)
+
+    def _view_came(self, shard: int, reply: Reply) -> None:
+        """It puts no event, and is told to the core at once: what is planned next sees it. Who waits for it gets a turn."""
+        self._peer_says(shard, self.core.views.corr, reply)
+        if self.core.waits_for_views:
+            self.wake()
+        else:
+            self._company.look_in(VIEW_WAIT_S)
 
     def _peer_says(self, shard: int, corr: int, reply: Reply) -> None:
         try:
@@ -387,7 +416,7 @@ class Runner:
         self.cluster.link(shard).subscribe(
             corr,
             lambda: FollowView(self.server.shard),
-            lambda reply: self._peer_replied(shard, corr, reply),
+            lambda reply: self._view_came(shard, reply),
         )
 
     async def _fetch(self, fetch: Fetch) -> None:

@@ -164,9 +164,9 @@ class ShardLink:
         self._put(command, future, retry)
         return future
 
-    def tell(self, command: Command, on_reply: Callable[[Reply], None]) -> None:
+    def tell(self, command: Command, on_reply: Callable[[Reply], None], *, retry: bool | None = None) -> None:
         """The same for who must see the reply in its order among the pushes of a subscription: a future is seen later."""
-        self._put(command, Told(on_reply), None)
+        self._put(command, Told(on_reply), retry)
 
     def _put(self, command: Command, future: asyncio.Future[Reply] | Told, retry: bool | None) -> None:
         if len(self._waiting) >= QUEUE_MAX or self._closed:

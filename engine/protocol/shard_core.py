@@ -557,6 +557,11 @@ class ShardCore:
             self.answer(conn, corr, Problem("overloaded", CODES["overloaded"].title, (), retry_after_ms=500))
         return verdict
 
+    @property
+    def waits_for_views(self) -> bool:
+        """Whether an order waits until a view contains its token."""
+        return bool(self._waiting)
+
     def waits_for_view(self, key_hash: int) -> bool:
         """Whether an order under this key waits until a view contains its token."""
         return any(getattr(command, "key_hash", 0) == key_hash for _, _, _, command in self._waiting)

@@ -22,7 +22,7 @@ from engine.protocol.tokens import parse_token
 if TYPE_CHECKING:
     from engine.protocol.shard_core import ShardCore
 
-PUSH_INTERVAL_MS = 5
+PUSH_INTERVAL_MS = 20
 HEARTBEAT_MS = 1_000
 ROWS_PER_UPDATE = 10_000
 POSITION_FIELDS = 5
@@ -208,7 +208,7 @@ class ViewFeed:
                     capacity.put(node, day, 0)
         waited_for = core.demand.by_item
         table = np.frombuffer(reply.positions, "<i4").reshape(-1, POSITION_FIELDS)
-        for item, node, on_hand, taken, safety in table.tolist():
+        for item, node, on_hand, taken, safety in () if self._assigned(table) else table.tolist():
             if owns_node(node):
                 continue  # ours by a newer map than the sender's
             row = positions.ensure(item, node)
@@ -224,6 +224,20 @@ class ViewFeed:
         if reply.last:
             core.state.view_points[reply.shard] = (reply.epoch, reply.seq)
             self._heard_ms[reply.shard] = now_ms
+
+    def _assigned(self, table: np.ndarray) -> bool:
+        """Apply an update column by column. False = nothing was done: a row is new or ours, or somebody waits for stock."""
+        core = self._core
+        positions, owns_node = core.state.positions, core.catalog.owns_node
+        keys = table[:, :2].T.tolist()
+        if core.demand.by_item or any(map(owns_node, set(keys[1]))):
+            return False
+        rows = list(map(positions.find, *keys))
+        if -1 in rows:
+            return False
+        for column, values in zip((positions.on_hand, positions.held, positions.safety), table.T[2:], strict=True):
+            column[rows] = values
+        return True
 
     def point(self, shard: int) -> tuple[int, int]:
         """(epoch, seq) that the view of a shard contains; (0, 0) = there is none."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.actors.runner import Runner
 from engine.actors.server import ShardServer
+from engine.client.link import Told
 from engine.domain.commands import Command
 from engine.domain.replies import ConfigDoc, Done, Reply
 from engine.journal.memory import MemoryJournal, MemoryServer
@@ -121,18 +122,17 @@ class SilentPeer:
     shards = range(1)
 
     def __init__(self, *, answers: bool = False) -> None:
-        self.asked: list[asyncio.Future[Reply]] = []
+        self.asked: list[Told] = []
         self._answers = answers
 
     def link(self, shard: int) -> SilentPeer:
         return self
 
-    def submit(self, command: Command, *, retry: bool | None = None) -> asyncio.Future[Reply]:
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self.asked.append(future)
+    def tell(self, command: Command, on_reply: Callable[[Reply], None], *, retry: bool | None = None) -> None:
+        asked = Told(on_reply)
+        self.asked.append(asked)
         if self._answers:
-            future.set_result(Done(1))
-        return future
+            asked.set_result(Done(1))
 
     def subscribe(self, corr: int, make: Callable[[], Command], on_reply: Callable[[Reply], None]) -> None:
         pass

@@ -181,6 +181,7 @@ def test_positions_that_are_short_no_more_leave_the_queue_and_let_the_shard_slee
 def test_legs_of_orders_of_other_shards_give_up_in_one_order_with_our_own() -> None:
     cluster = LittleCluster(shards=2, nodes=4, items=2)
     cluster.ask(0, AdjustStock("N-0", (StockMove("SKU-0", "received", 4),)))
+    cluster.now_ms += PUSH_INTERVAL_MS
     cluster.settle()
     homes = (("own-1", "10001", 0, 0), ("far-1", "60601", 1, 0), ("far-2", "60601", 1, 3), ("own-2", "10001", 0, 5))
     orders = {}
