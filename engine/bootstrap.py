@@ -21,6 +21,7 @@ import structlog
 from pydantic import SecretStr
 
 from engine.actors.journals import open_journal
+from engine.bootstrap_logs import ActorLogs
 from engine.bootstrap_ray import (
     StartError,
     check_machines,
@@ -28,6 +29,7 @@ from engine.bootstrap_ray import (
     forget_old_sessions,
     in_thread,
     kill_actors,
+    logs_folder,
     set_ray_environment,
     start_ray,
     start_ray_patiently,
@@ -188,12 +190,16 @@ async def _start_supervisor(settings: Settings, folder: Path, ports: list[int], 
     """Start or join Ray and make the supervisor; both are stopped by `undo`."""
     import ray
 
+    logs = ActorLogs()
+    undo.push_async_callback(in_thread, logs.stop)
     undo.push_async_callback(in_thread, ray.shutdown)
     forget_old_sessions(folder / "ray")
     await in_thread(partial(start_ray_patiently, settings, folder / "ray"))
     from engine.actors.options import supervisor_actor
 
-    if settings.ray_address:
+    if settings.ray_address is None:
+        logs.start(logs_folder())
+    else:
         await in_thread(partial(check_machines, settings))
         await end_leftovers(settings)
     supervisor = supervisor_actor().remote(dump_settings(settings), str(folder), ports)

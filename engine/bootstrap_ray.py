@@ -75,7 +75,7 @@ def start_ray(settings: Settings, temp_dir: Path) -> None:
         # What shards ask for is for placing them among machines. There is one here: it must never make them wait for ever.
         _memory=SHARD_MEMORY_BYTES * (SHARDS_MAX + 1),
         include_dashboard=False,
-        log_to_driver=True,
+        log_to_driver=False,  # bootstrap_logs passes on what actors write
         configure_logging=False,
         _temp_dir=str(temp_dir),
         _node_ip_address="127.0.0.2",  # 127.0.0.1 is rewritten to an outside address of the machine
@@ -89,13 +89,24 @@ def _tells_people_something(record: logging.LogRecord) -> bool:
 
 
 def _end_what_nobody_uses() -> None:
-    """Ray starts an autoscaler and the server of its dashboard (without the dashboard) although nothing here asks them: 50 MB each."""
+    """Ray starts an autoscaler, the server of its dashboard (without the dashboard) and a log monitor although nothing here asks them:
+    50 MB each. Its two agents have to stay, the raylet ends with them."""
     import ray
 
     node = ray._private.worker._global_node
     assert node is not None, "Ray was started by this process"
+    node.kill_log_monitor(check_alive=False)
     node.kill_monitor(check_alive=False)
     node.kill_dashboard(check_alive=False)
+
+
+def logs_folder() -> Path:
+    """Where the processes of the local cluster write to."""
+    import ray
+
+    node = ray._private.worker._global_node
+    assert node is not None, "Ray was started by this process"
+    return Path(node.get_logs_dir_path())
 
 
 def start_ray_patiently(settings: Settings, temp_dir: Path) -> None:

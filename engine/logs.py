@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import structlog
+from structlog.typing import EventDict
 
 from engine.settings import Settings
 
@@ -20,11 +22,19 @@ def warn_on_stderr() -> None:
 
 def set_up_logging(settings: Settings) -> None:
     """Configure structlog once for this process."""
+    process = os.getpid()
+
+    def name_process(_: object, __: str, event: EventDict) -> EventDict:
+        """`up` passes on what all processes write, as it is."""
+        event["process"] = process
+        return event
+
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
+            name_process,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
