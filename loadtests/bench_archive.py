@@ -12,7 +12,7 @@ import gc
 import time
 from collections.abc import Sequence
 
-from engine.actors.collector import quiet_collector
+from engine.actors.collector import ARCHIVER_GC_THRESHOLD, GC_THRESHOLD, quiet_collector
 from engine.archive.feed import JournalFeed
 from engine.archive.follower import ShardFollower
 from engine.archive.index import IndexWriter, connect_index, migrate, sqlite_url
@@ -52,7 +52,9 @@ def archive_vs_decide(bench: Bench) -> Figure:
             quiet_collector()
             for n in range(-1, bench.rounds):
                 shard.entries = []
+                gc.set_threshold(GC_THRESHOLD)
                 spent = decide_us(shard, traffic, f"a{n}-")
+                gc.set_threshold(ARCHIVER_GC_THRESHOLD)
                 kept = runner.run(past.archive(shard.entries))
                 if n >= 0:
                     decided.append(spent)

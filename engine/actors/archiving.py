@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from engine.actors.collector import quiet_collector
+from engine.actors.collector import ARCHIVER_GC_THRESHOLD, quiet_collector
 from engine.actors.duplicates import Duplicates
 from engine.actors.measures import Complaint
 from engine.archive.feed import JournalFeed
@@ -109,7 +109,7 @@ class Archiving:
             )
 
         log.info("archiving", index=engine.dialect.name)
-        quiet_collector()  # a batch is 200,000 rows, none of them part of a cycle
+        quiet_collector(ARCHIVER_GC_THRESHOLD)
         self._tasks.append(asyncio.create_task(self._work(index, lock, follower_of), name="map"))
         self._tasks.append(asyncio.create_task(self._retire_forever(index, lock), name="retention"))
 

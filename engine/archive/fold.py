@@ -55,8 +55,8 @@ _OPENED_MARK = b"\x96\x35"
 """How an event of a part that is opened begins: an array of six, the first of which is its tag."""
 _COMMITTED, _DELIVERED = int(OrderState.COMMITTED), int(LegState.DELIVERED)
 NOTE_MAX = 256
-_ON_HAND, _SLOT = 7, 10
-"""Columns of a movement's row."""
+_ON_HAND = 7
+"""Column of a movement's row; the changes of held and allocated units are beside it."""
 Row = tuple[Any, ...]
 
 
@@ -267,8 +267,8 @@ class Fold:
                 having[order_no] = None
         rung = RUNG_LABELS[record.rung]
         for number, (epoch, seq, place) in enumerate(record.decided_at):
-            row = (order_no, number, self.shard, epoch, seq, place, time_ms, rung)
-            self._decisions.setdefault((order_no, number), row)
+            if (order_no, number) not in self._decisions:
+                self._decisions[order_no, number] = (order_no, number, self.shard, epoch, seq, place, time_ms, rung)
 
     def changes(self) -> Changes:
         """The rows of the batch."""
@@ -308,7 +308,7 @@ class Fold:
             [(kind, index, name) for (kind, index), name in self._names.items()],
             orders,
             replanned,
-            [(item, order_no) for item, having in sorted(self._items.items()) for order_no in sorted(having)],
+            [(item, order_no) for item in sorted(self._items) for order_no in sorted(self._items[item])],
             legs,
             list(self._decisions.values()),
             movements,
@@ -321,15 +321,16 @@ class Fold:
         """Movements, and what they add up to at each position."""
         movements: list[Row] = []
         positions: list[Row] = []
-        for _, rows in sorted(self._movements.items()):
+        for position in sorted(self._movements):
+            rows = self._movements[position]
+            node, item, _, _, _, _, _, on_hand, held, allocated, _, _, _ = rows[0]
+            if len(rows) > 1:
+                for row in rows[1:]:
+                    on_hand += row[_ON_HAND]
+                    held += row[_ON_HAND + 1]
+                    allocated += row[_ON_HAND + 2]
             movements += rows
-            first = rows[0]
-            on_hand, held, allocated = first[_ON_HAND:_SLOT]
-            for row in rows[1:]:
-                on_hand += row[_ON_HAND]
-                held += row[_ON_HAND + 1]
-                allocated += row[_ON_HAND + 2]
-            positions.append((first[0], first[1], on_hand, held, allocated))
+            positions.append((node, item, on_hand, held, allocated))
         return movements, positions
 
 
