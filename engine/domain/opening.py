@@ -252,7 +252,7 @@ def apply_opened(state: ShardState, opening: Opening, event: OrderPut, id_hash: 
     if event.key_hash:
         remember(state, part.dedupe, event.key_hash, event.fingerprint, order_no, time_ms)
     dirty[slot] = None
-    part.ids.put(id_hash, order_no)
+    part.ids[id_hash] = order_no
     if held:
         state.open_holds += 1
     else:

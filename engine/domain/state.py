@@ -46,7 +46,7 @@ from engine.domain.events import (
 )
 from engine.domain.expected import Expected
 from engine.domain.ids import EPOCH_2020_MS, order_no_time_ms
-from engine.domain.keys import IdTable, KeyTable, hash_of
+from engine.domain.keys import KeyTable, hash_of
 from engine.domain.movements import Movements
 from engine.domain.orders import LegState, OrderRecord, OrderState, decode_record, encode_record, is_at_end
 from engine.domain.positions import Capacity, Positions
@@ -115,8 +115,8 @@ class SlotPart:
 
     def __init__(self) -> None:
         self.orders: dict[int, bytes] = {}
-        self.ids = IdTable()
-        """Newest order number by hash of the caller's order id. Derived."""
+        self.ids: dict[int, int] = {}
+        """Newest order number by hash of the caller's order id. Derived. The record says whether it is really that id."""
         self.dedupe = KeyTable()
 
 
@@ -282,7 +282,9 @@ def _apply_closed(state: ShardState, event: OrdersClosed, seq: int, time_ms: int
     for order_no in event.order_nos:
         packed = part.orders.pop(order_no, None)
         if packed is not None:
-            part.ids.discard(hash_of(decode_record(packed).order_id), order_no)
+            id_hash = hash_of(decode_record(packed).order_id)
+            if part.ids.get(id_hash) == order_no:
+                del part.ids[id_hash]
             state.closed_orders += 1
     state.dirty[event.slot] = None
 
@@ -484,7 +486,7 @@ def note_holder(state: ShardState, key: int, node: int) -> None:
 
 def index_order(state: ShardState, slot: str, order_no: int, record: OrderRecord) -> None:
     """Index a new record by its order id. Live, the decider calls this with the record it has at hand."""
-    (state.slots.get(slot) or state.slot(slot)).ids.put(hash_of(record.order_id), order_no)
+    (state.slots.get(slot) or state.slot(slot)).ids[hash_of(record.order_id)] = order_no
 
 
 _HELD, _COMMITTED, _LEG_RELEASED = int(OrderState.HELD), int(OrderState.COMMITTED), int(LegState.RELEASED)
@@ -540,7 +542,7 @@ def rebuild_indexes(state: ShardState) -> Derived:
     newest = derived.newest_order_no
     for slot, part in state.slots.items():
         numbers = sorted(part.orders)
-        ids: dict[int, int] = {}
+        part.ids = ids = {}
         for order_no in numbers:
             record = decode_record(part.orders[order_no])
             ids[hash_of(record.order_id)] = order_no
@@ -569,7 +571,6 @@ def rebuild_indexes(state: ShardState) -> Derived:
             maker = order_no >> 14 & 0xFF
             if order_no > newest.get(maker, 0):
                 newest[maker] = order_no
-        part.ids = IdTable.of(ids)
     state.open_holds = len(derived.holds)
     positions = state.positions
     positions.merge()

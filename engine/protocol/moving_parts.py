@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from engine.domain.boxes import rows_of
 from engine.domain.decide_legs import drive_target
 from engine.domain.ids import order_no_time_ms
-from engine.domain.keys import IdTable, hash_of
+from engine.domain.keys import hash_of
 from engine.domain.move_events import LegsParted
 from engine.domain.orders import LegState, OrderState, decode_record, encode_record, is_at_end
 from engine.domain.state import index_work, leg_key
@@ -89,10 +89,10 @@ def slot_came(core: ShardCore, slot: str, now_ms: int) -> None:
     part = state.slots.get(slot)
     if part is None:
         return
-    part.ids = IdTable()
+    part.ids = {}
     for order_no in sorted(part.orders):
         record = decode_record(part.orders[order_no])
-        part.ids.put(hash_of(record.order_id), order_no)
+        part.ids[hash_of(record.order_id)] = order_no
         if is_at_end(record):
             core.closing.ended(slot, order_no, max(state.time_ms, order_no_time_ms(order_no)))
         if record.state == OrderState.HELD:

@@ -71,7 +71,7 @@ def place_group(core: ShardCore, group: list[Asked], *, now_ms: int, quoted: boo
             key_hash = command.key_hash
             part = slots.get(slot)
             known = part is not None and (
-                part.ids.find(id_hash) >= 0 or (key_hash != 0 and part.dedupe.find(key_hash) >= 0)
+                id_hash in part.ids or (key_hash != 0 and part.dedupe.find(key_hash) >= 0)
             )
             if (known or under_way) and _is_known(core, conn, corr, slot, command):
                 continue

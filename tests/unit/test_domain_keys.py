@@ -1,4 +1,4 @@
-"""The compact tables against plain dicts, and slots against their definition."""
+"""The compact table against a plain dict, and slots against their definition."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.domain.ids import slot_of
-from engine.domain.keys import IdTable, KeyTable
+from engine.domain.keys import KeyTable
 
 KEYS = st.one_of(st.integers(0, 40), st.integers(0, 2**64 - 1), st.integers(0, 20).map(lambda n: n << 32))
 """Few keys, any keys, and keys that all begin their search at one place."""
@@ -32,23 +32,6 @@ def test_key_table_is_a_dict_that_forgets_its_oldest(steps: list[tuple[int, int]
         assert len(table) == len(known)
     assert all(table.get(key) == known.get(key) for key, _ in steps)
     assert [row[0] for row in table.rows()] == list(known)
-
-
-@given(st.lists(st.tuples(KEYS, st.integers(0, 2**62)), max_size=300))
-def test_id_table_keeps_the_newest(steps: list[tuple[int, int]]) -> None:
-    table = IdTable()
-    known = {}
-    for key, order_no in steps:
-        table.put(key, order_no)
-        known[key] = order_no
-    assert {key: table.get(key) for key in known} == known
-    assert table.get(2**63 + 12345) is None
-    half = dict(list(known.items())[: len(known) // 2])
-    at_once = IdTable.of(half)
-    assert {key: at_once.get(key) for key in known} == {key: half.get(key) for key in known}
-    for key, order_no in known.items():
-        at_once.put(key, order_no)
-    assert {key: at_once.get(key) for key in known} == known
 
 
 @given(st.text(max_size=4), st.text(max_size=8))

@@ -19,7 +19,7 @@ from engine.domain.ids import (
     public_id,
     slot_of,
 )
-from engine.domain.keys import IdTable, KeyTable
+from engine.domain.keys import KeyTable
 from engine.domain.orders import (
     DemandRecord,
     Destination,
@@ -147,13 +147,6 @@ def test_a_key_that_was_forgotten_can_be_put_again() -> None:
     assert (table.get(1), len(table), list(table.rows())) == (None, 0, [])
     assert table.put(1, 2, 2, 20)
     assert table.get(1) == (2, 2, 20)
-
-
-def test_an_id_table_keeps_the_newest_number() -> None:
-    table = IdTable()
-    for n in range(1_000):
-        table.put(n % 100, n)
-    assert [table.get(n) for n in (0, 99, 100)] == [900, 999, None]
 
 
 # -- records ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import pytest
 
 from engine.domain.commands import ActOnLeg, AdjustStock, CancelOrder, GetOrder, StockMove
 from engine.domain.events import Event, OrdersClosed
-from engine.domain.keys import IdTable
 from engine.domain.replies import OrderView, Problem
 from engine.protocol.driver import ACK_WAIT_MS
 from engine.verify.books import Books
@@ -166,25 +165,6 @@ def test_the_auditor_follows_and_sees_an_order_closed_too_soon(lone: LoneCore) -
     wrong = msgspec.msgpack.encode([OrdersClosed(open_view.slot, (open_view.order_no,))])
     list(books.apply(books.seq + 1, books.time_ms, wrong))
     assert "still holds units" in books.faults[0].what
-
-
-def test_forgotten_ids_give_their_room_back() -> None:
-    table = IdTable()
-    for n in range(1, 5_001):
-        table.put(n * 7_919, n)
-        if n > 100:
-            table.discard((n - 100) * 7_919, n - 100)
-    assert len(table) < 1_000
-    assert [table.get(n * 7_919) for n in range(4_950, 5_001)] == list(range(4_950, 5_001))
-    assert table.get(50 * 7_919) is None
-
-
-def test_a_newer_order_keeps_its_id() -> None:
-    table = IdTable()
-    table.put(5, 1)
-    table.put(5, 2)
-    table.discard(5, 1)
-    assert table.get(5) == 2
 
 
 @pytest.mark.parametrize("ttl_s", [0, 60], ids=["cancelled", "expired"])

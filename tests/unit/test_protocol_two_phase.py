@@ -134,7 +134,8 @@ def test_the_second_phase_begins_when_the_order_is_durable_and_goes_on_until_ack
     home.acked()
     home.pass_time(10 * DRIVE_AGAIN_MS)
     assert not home.sent
-    view = home.ask(GetOrder("US100", home.state.slots["US100"].ids.numbers[1]))
+    (order_no,) = home.state.slots["US100"].orders
+    view = home.ask(GetOrder("US100", order_no))
     assert view.version == 1, "an acknowledgement is no change of the order"
 
 
