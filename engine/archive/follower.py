@@ -4,7 +4,7 @@ L1  Entries reach segments in order and once; the journal keeps what no segment 
 L2  The archive never waits for the index: while that cannot be written it falls behind, and catches up from segments and journal.
 L3  The shard is told how far both are only after they are.
 L4  The index is written in as few transactions as its lag allows: an order touches a dozen places of a tree that are far apart, and
-    pages that many orders share are written once a transaction. 64 orders at a time cost 112 us of CPU each, 10,000 cost 32.
+    pages that many orders share are written once a transaction. 64 orders at a time cost three times the CPU of 10,000.
 L6  An order or a node that came from another shard is in the index only after all that the other one had of it (X4): the batch that
     opens it begins with that entry, and waits.
 L5  While the machine is busy entries are left in the journal, for a bounded time (patience.py), unless the server's memory is tight.
