@@ -22,6 +22,7 @@ from engine.domain.config import NodeCapacity
 from engine.domain.orders import DemandRecord, LineRecord, OnShort, OrderRecord, OrderState
 from engine.domain.replies import OrderView, Problem
 from engine.protocol.demand_queue import ATTEMPTS_PER_POLL
+from engine.protocol.view_feed import PUSH_INTERVAL_MS
 from tests.builders import NOW_MS, a_channel, a_line, a_network, a_node, a_place, an_item, an_order, as_docs
 from tests.sim.little_cluster import LittleCluster
 from tests.sim.lone_core import LoneCore
@@ -392,6 +393,8 @@ def test_units_that_come_back_while_an_order_is_placed_across_shards_serve_it() 
     cluster = LittleCluster(shards=2)
     for shard, node in ((0, "N-0"), (1, "N-1")):
         cluster.ask(shard, AdjustStock(node, (StockMove("SKU-0", "received", 1),)))
+    cluster.now_ms += PUSH_INTERVAL_MS
+    cluster.settle()
     corr = cluster.send(0, a_place(an_order("A-1", {"SKU-0": 4}, on_short=OnShort.PARK)))
     cluster.step()
     assert cluster.cores[0].two_phase.pending_count == 1

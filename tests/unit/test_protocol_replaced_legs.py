@@ -8,6 +8,7 @@ from engine.domain.commands import AdjustStock, CommitHold, DriveLeg, StockMove
 from engine.domain.config import NodeCapacity
 from engine.domain.orders import LegState
 from engine.domain.replies import OrderView, Problem, TryReply
+from engine.protocol.view_feed import PUSH_INTERVAL_MS
 from engine.verify.books import Books
 from tests.builders import a_destination, a_place, an_order
 from tests.sim.little_cluster import LittleCluster
@@ -103,6 +104,8 @@ def test_a_whole_cluster_commits_elsewhere_what_only_the_hold_itself_has() -> No
     cluster = LittleCluster(shards=2, nodes=4, per_day=2)
     for node in range(4):
         cluster.ask(node % 2, AdjustStock(f"N-{node}", (StockMove("SKU-0", "received", 2),)))
+    cluster.now_ms += PUSH_INTERVAL_MS
+    cluster.settle()
     held = cluster.ask(0, a_place(an_order(lines={"SKU-0": 8}), ttl_s=60))
     assert isinstance(held, OrderView), held
     refused = cluster.ask(0, a_place(an_order("B", {"SKU-0": 1})))
