@@ -75,14 +75,19 @@ class Results:
     ) -> Plan:
         """The plan of an order with its record. scope: what the rung is claimed within, where not what the kernel says."""
         first, end = self.flat.first_part[order], self.ends[order]
-        where = self.legs_of(order)
-        legs = self.legs[where]
+        row = last = self.parts[first]
+        start = row[at.R_LEG]
+        stop = start + row[at.R_LEG_COUNT]
+        if end - first > 1:
+            stop = self.legs_of(order).stop
+            last = self.parts[end - 1]
+        legs = self.legs[start:stop]
         if len(legs) == 1:
             (leg,) = legs
-            (money,) = self._money[where]
+            money = self._money[start]
             promise_ms = leg.ship_by_ms, leg.deliver_by_ms
         else:
-            cash, service, policy, opportunity = map(sum, zip(_NOTHING, *self._money[where], strict=True))
+            cash, service, policy, opportunity = map(sum, zip(_NOTHING, *self._money[start:stop], strict=True))
             money = cash, service, policy, opportunity
             promise_ms = (
                 max([leg.ship_by_ms for leg in legs], default=0),
@@ -91,17 +96,17 @@ class Results:
         left: list[tuple[int, int, str]] = []
         if self.unfilled:
             for row in self.parts[first:end]:
-                start = row[at.R_UNFILLED]
-                for i, units, reason in self.unfilled[start : start + row[at.R_UNFILLED_COUNT]]:
+                at_first = row[at.R_UNFILLED]
+                for i, units, reason in self.unfilled[at_first : at_first + row[at.R_UNFILLED_COUNT]]:
                     left.append((i, units, REASONS[reason]))
         record = b""
-        last = self.parts[end - 1]
         body = self._records[last[at.R_RECORD] : last[at.R_RECORD_END]]
         if body:  # a refused order has none
             if scope is not None:
                 body = bytes([scope]) + body[1:]
             record = self.heads.record(rung, body, gap)
-        return Plan(legs, left, money, promise_ms, rung, record, component, self.rows_of(where))
+        rows = self.rows[self.row_starts[start] : self.row_starts[stop]]
+        return Plan(legs, left, money, promise_ms, rung, record, component, rows)
 
 
 def planned_leg(leg: list[int], taken: list[tuple[int, int]]) -> PlannedLeg:

@@ -60,15 +60,18 @@ def find_rows(state: ShardState, plans: list[tuple[PlaceOrder, Prepared, Plan]])
     room: dict[tuple[int, int], int] = {}
     openings = []
     for command, prepared, plan in plans:
-        lines, known = prepared.lines, iter(plan.rows)
+        lines, known = prepared.lines, plan.rows
+        hinted = len(known)
         rows = []
+        place = 0
         for leg in plan.legs:
             node = leg.node
             document = nodes[node]
             safety_by_method = document.safety_by_method if document is not None else None
             for i, units in leg.lines:
                 item = lines[i].item
-                row = next(known, -1)
+                row = known[place] if place < hinted else -1
+                place += 1
                 if not 0 <= row < size or node_of[row] != node or item_of[row] != item:
                     row = find(item, node)
                     if row < 0:
