@@ -354,6 +354,8 @@ def _put(w: I64, n: int, subset: int, e: int) -> None:
 @inner
 def _try_two(m: I64, w: I64, alone: I64, a: int, b: int) -> None:
     fill_entries(m, w, alone, a)
+    if w[W_SCORE + a * ENTRIES] + w[W_LEAST + b] > w[W_RUNNER + D_SCORE]:
+        return
     fill_entries(m, w, alone, b)
     for x in range(w[W_ENTRIES]):
         p = a * ENTRIES + x
@@ -377,7 +379,11 @@ def _try_two(m: I64, w: I64, alone: I64, a: int, b: int) -> None:
 @inner
 def _try_three(m: I64, w: I64, alone: I64, a: int, b: int, c: int) -> None:
     fill_entries(m, w, alone, a)
+    if w[W_SCORE + a * ENTRIES] + w[W_LEAST + b] + w[W_LEAST + c] > w[W_RUNNER + D_SCORE]:
+        return
     fill_entries(m, w, alone, b)
+    if w[W_SCORE + a * ENTRIES] + w[W_SCORE + b * ENTRIES] + w[W_LEAST + c] > w[W_RUNNER + D_SCORE]:
+        return
     fill_entries(m, w, alone, c)
     for x in range(w[W_ENTRIES]):
         p = a * ENTRIES + x
