@@ -187,8 +187,8 @@ class Machines:
         key = (self.folder / "data" / "admin.key").read_text().strip()
         return httpx.Client(base_url=self.urls[gateway], headers={"Authorization": f"Bearer {key}"}, timeout=30)
 
-    def shards(self) -> dict[int, Found]:
-        return asyncio.run(find(self.redis_url, [0, 1, CONTROL_SHARD]))
+    def shards(self, *added: int) -> dict[int, Found]:
+        return asyncio.run(find(self.redis_url, [0, 1, CONTROL_SHARD, *added]))
 
     def lose(self, process: subprocess.Popen[bytes]) -> None:
         """kill -9 of a process and all that it started, together."""
@@ -331,10 +331,15 @@ def test_a_ray_node_is_lost_and_nothing_else(machines: Machines) -> None:
 
 
 def test_the_head_is_lost_and_the_cluster_is_made_again(machines: Machines) -> None:
+    """A shard that was added is there again, too: the placement map says how many there are, whatever `up --shards` says."""
     head, worker, up = start_all(machines)
-    before = machines.shards()
     with machines.client(0) as client:
         set_up_network(client)
+        assert "shard 2 serves" in machines.run(". ./cluster.env\n.venv/bin/quartermaster shards add")
+        for part in ("node:LAX", "slot:US900"):
+            machines.run(f". ./cluster.env\n.venv/bin/quartermaster shards move {part} --to 2")
+        before = machines.shards(2)
+        assert place_of(before[2])[1] == machines.port["shards"] + 3
         bodies = [order({"SKU-1": 1}, near=near) for near in ("NYC", "LAX") * 3]
         assert [post(client, "/v1/allocations", body).status_code for body in bodies] == [201] * len(bodies)
     machines.lose(head)
@@ -343,7 +348,7 @@ def test_the_head_is_lost_and_the_cluster_is_made_again(machines: Machines) -> N
         assert process.wait(LOSS_S) == 1, "it ends by itself"
     start_cluster(machines)
     wait_until(lambda: machines.ready(1), "the second gateway, which ran all the while")
-    after = machines.shards()
+    after = machines.shards(2)
     assert all(after[shard].epoch > before[shard].epoch for shard in before)
     with machines.client(1) as client:
         assert post(client, "/v1/allocations", order({"SKU-1": 1})).status_code == 201
