@@ -84,6 +84,8 @@ class Settings(BaseSettings):
     """How long colliding orders wait for the solver before their greedy plan is taken."""
     solver_in_flight_max: int = Field(4, ge=0)
     """Components at the solver at once, per shard; more keep their greedy plan. 0 = no solver process."""
+    solver_rest_s: float = Field(900.0, ge=0)
+    """Without orders for so long, the solver gives the memory of its library (140 MB) back, and the next order has it loaded again; until then colliding orders keep their greedy plan. 0 = loaded from the start, and kept."""
     reach_km: int = Field(0, ge=0)
     """How far from a destination nodes are considered; 0 = all."""
     candidates: int = Field(24, ge=1, le=64)

@@ -117,7 +117,9 @@ class ShardActor:
         else:
             core, cluster = await self._configured_core(directory, token)
         runner_box: list[Runner] = []
-        solver = SolverClient(self._runtime_dir / "solver.sock") if cluster is not None else None
+        solver = None
+        if cluster is not None:
+            solver = SolverClient(self._runtime_dir / "solver.sock", rest_s=settings.solver_rest_s)
 
         def on_commands(conn: int, items: list[tuple[int, Command]]) -> None:
             if solver is not None and any(isinstance(command, PlaceOrder) for _, command in items):

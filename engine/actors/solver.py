@@ -4,7 +4,8 @@ It answers frames of its Unix socket one after another. A request that is overdu
 gone on with the greedy plan. So is one that cannot be solved, whatever the reason: the greedy plan stands.
 
 OR-Tools and the compiled search take 140 MB, so they are loaded once orders come and given back, with the process, after a quiet
-while. A shard says that orders come with its first one; a problem that comes before all is loaded is answered with nothing, at once.
+while (QM_SOLVER_REST_S). A shard says that orders come with its first one; a problem that comes before all is loaded is answered with
+nothing, at once.
 """
 
 from __future__ import annotations
@@ -28,8 +29,6 @@ from engine.settings import Settings
 
 NICENESS = 10
 QUEUE_MAX = 256
-QUIET_S = 900.0
-"""Without a word from a shard, after which a solver that has worked makes place for one that has loaded nothing."""
 CHECK_S = 1.0
 RECYCLE_AFTER = 20_000
 """Answers after which a fresh process takes over: OR-Tools leaks a little, and its memory limit is not enforced."""
@@ -45,7 +44,7 @@ class SolverServer:
     """Answers requests of a socket, one at a time, on the loop's own thread: nothing else runs in this process."""
 
     def __init__(self, load: Callable[[], Answer]) -> None:
-        """load: makes the library ready, in seconds, and gives what answers. Called in a thread, at the first request."""
+        """load: makes the library ready, in seconds, and gives what answers. Called in a thread."""
         self._load = load
         self._loading: asyncio.Future[Answer] | None = None
         self._answer: Answer | None = None
@@ -65,12 +64,14 @@ class SolverServer:
             "pid": os.getpid(),
         }
 
-    async def serve(self, path: Path, *, until_solved: int, quiet_s: float = QUIET_S) -> None:
+    async def serve(self, path: Path, *, until_solved: int, rest_s: float) -> None:
         """Returns after so many problems, or after so long a time without a request since the library was loaded.
 
-        Raises what kept the library from being loaded.
+        rest_s: 0 = the library is loaded now and kept; else with the first request. Raises what kept it from being loaded.
         """
         remove_leftover(path)
+        if not rest_s:
+            self._start_loading()
         loop = asyncio.get_running_loop()
         server = await loop.create_unix_server(lambda: _Connection(self), str(path))
         os.chmod(path, 0o600)
@@ -79,7 +80,7 @@ class SolverServer:
                 try:
                     request, transport = await asyncio.wait_for(self._queue.get(), CHECK_S)
                 except TimeoutError:
-                    if self._is_quiet(quiet_s):
+                    if self._is_loaded() and 0 < rest_s < loop.time() - self._asked_at_s:
                         return
                 else:
                     await self._settle(request, transport)
@@ -88,11 +89,8 @@ class SolverServer:
 
     def take(self, request: SolveRequest, transport: asyncio.Transport) -> None:
         """A request arrived; one without a problem only says that some may come."""
-        loop = asyncio.get_running_loop()
-        self._asked_at_s = loop.time()
-        if self._loading is None:
-            self._loading = loop.run_in_executor(None, self._load)
-            self._loading.add_done_callback(self._loaded)
+        self._asked_at_s = asyncio.get_running_loop().time()
+        self._start_loading()
         if not request.problem:
             return
         if self._answer is None or self._queue.full():
@@ -100,15 +98,21 @@ class SolverServer:
         else:
             self._queue.put_nowait((request, transport))
 
+    def _start_loading(self) -> None:
+        if self._loading is None:
+            self._loading = asyncio.get_running_loop().run_in_executor(None, self._load)
+            self._loading.add_done_callback(self._loaded)
+
     def _loaded(self, loading: asyncio.Future[Answer]) -> None:
         if not loading.cancelled() and loading.exception() is None:
             self._answer = loading.result()
 
-    def _is_quiet(self, quiet_s: float) -> bool:
+    def _is_loaded(self) -> bool:
+        """Raises what kept the library from being loaded."""
         if self._loading is None or not self._loading.done():
             return False
         self._loading.result()
-        return asyncio.get_running_loop().time() - self._asked_at_s > quiet_s
+        return True
 
     async def _settle(self, request: SolveRequest, transport: asyncio.Transport) -> None:
         assert self._answer is not None, "nothing is queued before"
@@ -151,7 +155,8 @@ class SolverActor:
             try:
                 runtime_dir(self._settings.data_dir, self._path.parent)
                 os.nice(max(0, NICENESS - os.nice(0)))
-                await self._server.serve(self._path, until_solved=RECYCLE_AFTER)
+                rest_s = self._settings.solver_rest_s
+                await self._server.serve(self._path, until_solved=RECYCLE_AFTER, rest_s=rest_s)
             except Exception:
                 # Nothing half-started may live on: Ray starts a fresh process, the log says why this one could not.
                 log.exception("the solver ends")

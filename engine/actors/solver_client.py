@@ -15,7 +15,7 @@ from engine.protocol.wire import FrameError, FrameReader, frame
 
 RECONNECT_S = 0.5
 SAY_EVERY_S = 60.0
-"""Between two words to the solver that orders still come."""
+"""Between two words to the solver that orders still come, at the most: a third of the time after which it rests."""
 UNREAD_BYTES_MAX = 8 * 1024 * 1024
 """Problems that a solver process has not read yet; past it there is no use in sending more."""
 log = structlog.get_logger(__name__)
@@ -42,8 +42,10 @@ _decode = msgspec.msgpack.Decoder(SolveAnswer).decode
 class SolverClient:
     """Never blocks and never fails: without a solver every component is answered None at once."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, rest_s: float = 0.0) -> None:
+        """rest_s: without a word for so long, the solver gives its library back; 0 = never."""
         self._path = path
+        self._say_every_s = min(SAY_EVERY_S, rest_s / 3) if rest_s else SAY_EVERY_S
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._corr = 0
@@ -74,7 +76,7 @@ class SolverClient:
         """Have the solver load its library before two orders want the same units. Call it as often as orders come."""
         now_s = self._loop.time()
         if self._transport is not None and now_s >= self._say_at_s:
-            self._say_at_s = now_s + SAY_EVERY_S
+            self._say_at_s = now_s + self._say_every_s
             self._transport.write(frame(SolveRequest(0, 0, b"")))
 
     def _answered(self, corr: int, answer: bytes | None) -> None:

@@ -108,6 +108,8 @@ class Claims:
     def _conclude(self, component: int, answer: bytes | None, now_ms: int) -> None:
         core = self._core
         members = self._components.pop(component).members
+        if answer is None:
+            core.count("components_unanswered")
         improved = core.planner.improved(component, answer)
         for flight, greedy in members:
             self.give_back(flight.prepared, greedy)

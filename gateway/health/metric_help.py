@@ -111,6 +111,7 @@ HELP = {
     # the solver
     "count_components_solved": "Contended components handed to the solver.",
     "count_components_greedy": "Contended components decided without the solver because it had enough to do.",
+    "count_components_unanswered": "Components of which the solver said nothing in time (busy, loading its library, away): greedy plans were used.",
     "count_components_overtaken": "Answers of the solver that no longer fitted: its greedy plan was used.",
     # across shards
     "count_transactions_committed": "Orders across shards that were placed.",

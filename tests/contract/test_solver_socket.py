@@ -14,7 +14,7 @@ import pytest
 from engine.actors import solver as solver_module
 from engine.actors import solver_client
 from engine.actors.solver import Answer, SolverServer
-from engine.actors.solver_client import SolverClient
+from engine.actors.solver_client import SolverClient, SolveRequest
 from engine.protocol.effects import Solve
 from tests.conftest import eventually
 
@@ -29,7 +29,7 @@ class Solver:
         self.may_load = threading.Event()
         self.may_load.set()
         self.path = path
-        self._task = asyncio.create_task(self.server.serve(path, until_solved=1_000))
+        self._task = asyncio.create_task(self.server.serve(path, until_solved=1_000, rest_s=900))
 
     def load(self) -> Answer:
         self.loads += 1
@@ -116,7 +116,7 @@ async def test_a_solver_that_has_worked_ends_after_a_quiet_while_and_one_that_ha
 ) -> None:
     monkeypatch.setattr(solver_module, "CHECK_S", 0.01)
     server = SolverServer(lambda: lambda problem, *, deadline_ms: b"answer")
-    serving = asyncio.create_task(server.serve(tmp_path / "solver.sock", until_solved=9, quiet_s=0.0))
+    serving = asyncio.create_task(server.serve(tmp_path / "solver.sock", until_solved=9, rest_s=0.01))
     client = SolverClient(tmp_path / "solver.sock")
     await eventually(lambda: client.connected_now)
     assert not serving.done()
@@ -126,13 +126,45 @@ async def test_a_solver_that_has_worked_ends_after_a_quiet_while_and_one_that_ha
     await client.close()
 
 
+async def test_a_solver_that_never_rests_loads_its_library_at_the_start_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(solver_module, "CHECK_S", 0.01)
+    server = SolverServer(lambda: lambda problem, *, deadline_ms: b"answer")
+    serving = asyncio.create_task(server.serve(tmp_path / "solver.sock", until_solved=1, rest_s=0))
+    await eventually(lambda: server.facts()["loaded"])
+    client = SolverClient(tmp_path / "solver.sock")
+    await eventually(lambda: client.connected_now)
+    assert not serving.done()  # many checks later
+    assert await client.solve(solve(b"first"), 60_000) == b"answer"
+    await asyncio.wait_for(serving, 30)
+    await client.close()
+
+
+@pytest.mark.parametrize(("rest_s", "said"), [(0.0, 1), (900.0, 1), (0.03, 3)])
+async def test_a_shard_says_that_orders_come_often_enough_for_the_solver_not_to_rest(
+    solver: Solver, monkeypatch: pytest.MonkeyPatch, rest_s: float, said: int
+) -> None:
+    words: list[SolveRequest] = []
+    monkeypatch.setattr(solver.server, "take", lambda request, transport: words.append(request))
+    client = SolverClient(solver.path, rest_s=rest_s)
+    await eventually(lambda: client.connected_now)
+    for _ in range(6):
+        client.orders_come()
+        await asyncio.sleep(0.006)  # two of them are more than a third of 0.03 s
+    await client.close()
+    await eventually(lambda: len(words) >= said)
+    assert {word.problem for word in words} == {b""}
+    assert len(words) == 1 or rest_s == 0.03
+
+
 async def test_a_library_that_cannot_be_loaded_ends_the_solver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(solver_module, "CHECK_S", 0.01)
 
     def breaks() -> Answer:
         raise ImportError("no library")
 
-    serving = asyncio.create_task(SolverServer(breaks).serve(tmp_path / "solver.sock", until_solved=9))
+    serving = asyncio.create_task(SolverServer(breaks).serve(tmp_path / "solver.sock", until_solved=9, rest_s=900))
     client = SolverClient(tmp_path / "solver.sock")
     await eventually(lambda: client.connected_now)
     client.orders_come()

@@ -77,6 +77,11 @@ class Engine:
         """Process id by name, as of the start."""
         return dict(self.facts["pids"])
 
+    def processes(self) -> list[int]:
+        """Ids of all processes that the command started, as of now."""
+        assert self._process is not None
+        return _descendants(self._process.pid)
+
     def client(self, gateway: int = 0) -> httpx.Client:
         return httpx.Client(
             base_url=self.facts["urls"][gateway],

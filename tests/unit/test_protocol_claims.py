@@ -57,6 +57,7 @@ def test_no_answer_by_the_deadline_means_the_greedy_plans() -> None:
     assert corrs[0] not in shop.replies
     shop.pass_time(1)
     assert [nodes_of(shop, corr) for corr in corrs] == [["N-0"], ["N-0"]]
+    assert shop.core.counts["components_unanswered"] == 1
     shop.core.solved(shop.solves[0].component, b"too late", now_ms=shop.now_ms)
     shop.settle()
     assert shop.ask(GetStatus()).facts["claims_in_flight"] == 0
