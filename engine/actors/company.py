@@ -2,7 +2,7 @@
 
 An entry costs a shard as much as several orders do, and each message about an order across shards would make one. So a message
 comes to the core with the next client's, which makes an entry anyway, or with others like it; at the latest when nothing was
-admitted for as long as its kind may wait. On a shard that is at rest nothing waits, but for what follows something within milliseconds.
+admitted for as long as its kind may wait. On a shard with little to do nothing waits: no company would come, and time is not short.
 
 To the core this is a message that was longer on its way: it may come late, or never. The order of arrival stays as it was.
 """
@@ -10,6 +10,7 @@ To the core this is a message that was longer on its way: it may come late, or n
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 
@@ -21,6 +22,9 @@ TRY_WAIT_S = 0.010
 DRIVE_WAIT_S = 0.040
 """Nobody waits for these, but reads that ask for what an order did at other shards."""
 VIEW_WAIT_S = 0.025
+HALF_LIFE_S = 0.050
+BUSY_COMMANDS = 25
+"""Of others, the older ones counted less: from about 350 a second on the next one is a few milliseconds away."""
 _WAITS_S: dict[type[Command], float] = {TryLegs: TRY_WAIT_S, DriveLeg: DRIVE_WAIT_S}
 
 
@@ -47,23 +51,26 @@ class Company:
         self._pace = pace
         self._loop = asyncio.get_running_loop()
         self._waiting: list[Callable[[], None]] = []
-        self._admitted_s = 0.0
-        """Monotonic time when something was last admitted."""
+        self._admitted_s = time.monotonic()
+        """When something was last admitted."""
+        self._recent = 0.0
+        """Commands that came without waiting, by their age then: one counts half after HALF_LIFE_S."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = 0.0
 
     def put(self, admit: Callable[[], None], wait_s: float) -> None:
-        """Admit a message later, at the latest `wait_s` after the admission before; at once where that was long ago."""
+        """Admit a message later, at the latest `wait_s` after the admission before; at once where no company is to be expected."""
         self._waiting.append(admit)
-        self._within(self._admitted_s + self._pace.real_s(round(wait_s * 1_000)))
+        self._within(self._admitted_s, wait_s)
 
     def look_in(self, wait_s: float) -> None:
         """Something that was told to the core already wants a turn within this time."""
-        self._within(time.monotonic() + self._pace.real_s(round(wait_s * 1_000)))
+        self._within(time.monotonic(), wait_s)
 
-    def _within(self, at_s: float) -> None:
+    def _within(self, since_s: float, wait_s: float) -> None:
         now_s = time.monotonic()
-        if at_s <= now_s:
+        at_s = since_s + self._pace.real_s(round(wait_s * 1_000))
+        if at_s <= now_s or self._recent_at(now_s) < BUSY_COMMANDS:
             self._due()
             return
         if self._timer is not None:
@@ -73,16 +80,21 @@ class Company:
         self._timer_s = at_s
         self._timer = self._loop.call_later(at_s - now_s, self._due)
 
+    def _recent_at(self, now_s: float) -> float:
+        return self._recent * math.pow(0.5, (now_s - self._admitted_s) / HALF_LIFE_S)
+
     def _due(self) -> None:
         self.come_in()
         self._wake()
 
-    def come_in(self) -> None:
-        """Admit all that waits, before what comes now."""
+    def come_in(self, commands: int = 0) -> None:
+        """Admit all that waits, before what comes now: so many commands that wait for nobody."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._admitted_s = time.monotonic()
+        now_s = time.monotonic()
+        self._recent = self._recent_at(now_s) + commands
+        self._admitted_s = now_s
         waiting, self._waiting = self._waiting, []
         for admit in waiting:
             admit()
