@@ -209,7 +209,7 @@ class Runner:
         if wait_s:
             self._company.put(lambda: self._receive(conn, items), wait_s)
             return
-        self._company.come_in()
+        self._company.come_in(len(items))
         self._receive(conn, items)
         self.wake()
 
@@ -383,7 +383,7 @@ class Runner:
         self.wake()
 
     def _take_reply(self, shard: int, corr: int, reply: Reply) -> None:
-        if self.snapshots.holds_batches:
+        if self.snapshots.holds_batches or self._held_replies:
             self._held_replies.append((shard, corr, reply))  # it may put an event: the core would never come to rest
         else:
             self._peer_says(shard, corr, reply)

@@ -128,6 +128,22 @@ async def test_an_answer_of_a_peer_waits_while_parts_are_packed(left: list[str])
     assert left == []
 
 
+async def test_an_answer_after_the_pause_does_not_overtake_those_that_waited_in_it(left: list[str]) -> None:
+    core, peer = ScriptedCore(), SilentPeer()
+    runner = await a_runner(core, peer=peer)
+    core.sends += [Send(0, 7, GetStatus()), Send(0, 8, GetStatus())]
+    runner.wake()
+    await eventually(lambda: len(peer.asked) == 2)
+    runner.snapshots.holds_batches = True
+    peer.asked[0].set_result(Done(1))
+    runner.snapshots._release()
+    peer.asked[1].set_result(Done(2))
+    await eventually(lambda: len(core.peer_replies) == 2)
+    assert core.peer_replies == [Done(1), Done(2)]
+    await runner.close()
+    assert left == []
+
+
 async def test_answers_of_peers_never_keep_a_shard_from_its_snapshots(left: list[str]) -> None:
     """Were each of them let in, there would be something to append after every append."""
     core, peer = ScriptedCore(), SilentPeer(answers=True)
