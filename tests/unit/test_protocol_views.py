@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from engine.domain.commands import (
     FollowView,
+    TryLegs,
 )
-from engine.domain.replies import TryReply, ViewUpdate
+from engine.domain.replies import OrderView, TryReply, ViewUpdate
 from engine.protocol.view_feed import HEARTBEAT_MS, PUSH_INTERVAL_MS
+from tests.builders import a_place, an_order
 from tests.unit.test_domain_legs import position
 from tests.unit.test_domain_orders import free
 from tests.unit.test_protocol_two_phase import OTHER, Home, Owner, a_try, rows_of
@@ -72,6 +74,24 @@ def test_a_hold_is_counted_once_whether_the_push_comes_first_or_not() -> None:
             )
         home.peer(TryReply(True, token="1:1:5"))
         assert free(home, "SKU-0", "N-1") == 3
+
+
+def test_a_hold_that_is_in_the_view_before_its_answer_came_refuses_nobody() -> None:
+    """Until the answer comes its units count twice, as held there and as claimed here: who falls short of them waits for it."""
+    home = Home(own=0, others=5)
+    first = home.place(3)
+    told_of_hold = ViewUpdate(OTHER, 1, 5, False, True, rows_of((0, 1, 5, 3, 0)), b"")
+    home.core.peer_replied(OTHER, home.core.views.corr, told_of_hold, now_ms=home.now_ms)
+    assert free(home, "SKU-0", "N-1") == -1
+    second = home.send(a_place(an_order("A-2", {"SKU-0": 2})))
+    home.settle()
+    assert second not in home.replies, "two are there"
+    home.peer(TryReply(True, token="1:1:5"))
+    assert isinstance(home.answer(first), OrderView)
+    attempt = next(send for send in home.sent if isinstance(send.command, TryLegs))
+    home.core.peer_replied(OTHER, attempt.corr, TryReply(True, token="1:1:6"), now_ms=home.now_ms)
+    home.settle()
+    assert isinstance(home.answer(second), OrderView)
 
 
 def test_a_full_picture_forgets_what_was_seen_before_and_a_view_of_ourselves_is_nonsense() -> None:
