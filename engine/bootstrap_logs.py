@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 POLL_S = 0.25
@@ -26,11 +26,15 @@ def to_stderr(data: bytes) -> None:
 
 
 class ActorLogs:
-    """Follows the files of one Ray session in a thread of its own: whoever does not read standard error holds up nobody else."""
+    """Follows the files of one Ray session in a thread of its own: whoever does not read standard error holds up no actor.
+
+    A file is known by its inode: where Ray rotates files (RAY_ROTATION_MAX_BYTES), a name goes over to another one.
+    """
 
     def __init__(self, write: Callable[[bytes], None] = to_stderr) -> None:
         self._write = write
-        self._offsets: dict[str, int] = {}
+        self._offsets: dict[int, int] = {}
+        """What was passed on of each file that is there, by inode."""
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -56,20 +60,38 @@ class ActorLogs:
         whole_lines: the begin of a line waits for its end; False = nobody will write it any more.
         """
         passed = 0
-        for entry in os.scandir(folder):
-            if not any(entry.name.startswith(start) and entry.name.endswith(end) for start, end in _FOLLOWED):
-                continue
-            offset = self._offsets.get(entry.name, 0)
-            if os.stat(entry.path).st_size <= offset:
-                continue
-            with open(entry.path, "rb") as file:
-                file.seek(offset)
-                data = file.read(READ_BYTES)
+        known, self._offsets = self._offsets, {}
+        for path, found in _files(folder):
+            offset = known.get(found.st_ino, 0)
+            if offset > found.st_size:  # emptied, or a new file in the place of one that was removed
+                offset = 0
+            data = _read(path, found.st_ino, offset) if found.st_size > offset else b""
             if whole_lines and len(data) - (data.rfind(b"\n") + 1) < LINE_BYTES_MAX:
                 data = data[: data.rfind(b"\n") + 1]
-            self._offsets[entry.name] = offset + len(data)
+            self._offsets[found.st_ino] = offset + len(data)
             passed += len(data)
             ours = b"".join(line for line in data.splitlines(keepends=True) if not line.startswith(_RAYS_OWN))
             if ours:
                 self._write(ours if ours.endswith(b"\n") else ours + b"\n")
         return passed
+
+
+def _files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+    for entry in os.scandir(folder):
+        if any(entry.name.startswith(start) and entry.name.endswith(end) for start, end in _FOLLOWED):
+            try:
+                yield entry.path, entry.stat()
+            except FileNotFoundError:
+                continue  # rotated away since the folder was listed
+
+
+def _read(path: str, inode: int, offset: int) -> bytes:
+    """What a file has beyond an offset; nothing where the path is another file's by now: the next call finds both."""
+    try:
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_ino != inode:
+                return b""
+            file.seek(offset)
+            return file.read(READ_BYTES)
+    except FileNotFoundError:
+        return b""

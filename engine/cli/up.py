@@ -51,7 +51,8 @@ def up(
     """Start the engine: embedded server, Ray, shards and gateways, in one process tree.
 
     State lives in the data folder and survives a restart, a kill included. Set QM_REDIS_URL to use a Redis or Valkey server of
-    your own. Stop with Ctrl-C or SIGTERM: gateways finish what they have begun.
+    your own. Stop with Ctrl-C or SIGTERM: gateways finish what they have begun. What its processes log comes as JSON lines on
+    standard error; "process" names who wrote a line.
 
     Example: quartermaster up --data-dir ./data --shards 2 --port 8080
     """
