@@ -32,6 +32,7 @@ QUEUE_MAX = 256
 CHECK_S = 1.0
 RECYCLE_AFTER = 20_000
 """Answers after which a fresh process takes over: OR-Tools leaks a little, and its memory limit is not enforced."""
+KILLED_WITHIN_S = 10.0
 EXIT_BROKEN = 71
 _decode = msgspec.msgpack.Decoder(SolveRequest).decode
 log = structlog.get_logger(__name__)
@@ -157,12 +158,22 @@ class SolverActor:
                 os.nice(max(0, NICENESS - os.nice(0)))
                 rest_s = self._settings.solver_rest_s
                 await self._server.serve(self._path, until_solved=RECYCLE_AFTER, rest_s=rest_s)
+                await _make_place(self._server.facts())
             except Exception:
                 # Nothing half-started may live on: Ray starts a fresh process, the log says why this one could not.
                 log.exception("the solver ends")
                 os._exit(EXIT_BROKEN)
-            os._exit(0)  # Ray starts a fresh process in its place
         await asyncio.Event().wait()
+
+
+async def _make_place(facts: dict[str, int]) -> None:
+    """Have Ray end this process and start a fresh one. Of one that ends by itself Ray tells people as of an accident."""
+    import ray
+
+    log.info("a fresh solver takes over", **facts)
+    ray.kill(ray.get_runtime_context().current_actor, no_restart=False)
+    await asyncio.sleep(KILLED_WITHIN_S)
+    raise RuntimeError(f"Ray did not end this process within {KILLED_WITHIN_S} s")
 
 
 def _load() -> Answer:

@@ -57,6 +57,9 @@ def test_the_solver_loads_its_library_for_orders_and_gives_it_back(tmp_path: Pat
                 assert shown["rung"] == "greedy"
                 wait_until(lambda: "exact" in colliding(client))
                 assert all(solvers(engine).values())
+            said = engine.log.read_text()
+            assert f'"pid": {first}, "event": "a fresh solver takes over"' in said
+            assert "A worker died" not in said, "what is meant to be is no accident"
             metrics = client.get("/metrics").text.splitlines()
             unanswered = [
                 line for line in metrics if line.startswith("quartermaster_shard_components_unanswered_total")
