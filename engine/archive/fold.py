@@ -64,7 +64,7 @@ class _Skipped(Struct, array_like=True, gc=False):
     """An array that nobody looks at: passed over without making anything of it."""
 
 
-class _Line(Struct, array_like=True, gc=False):
+class FoldedLine(Struct, array_like=True, gc=False):
     line_id: str
     item: int
     quantity: int
@@ -75,7 +75,7 @@ class _Line(Struct, array_like=True, gc=False):
     cancelled: int = 0
 
 
-class _Leg(Struct, array_like=True, gc=False):
+class FoldedLeg(Struct, array_like=True, gc=False):
     leg_no: int
     node: int
     local: bool
@@ -92,8 +92,8 @@ class FoldedRecord(Struct, array_like=True, gc=False):
     placed_at_ms: int
     version: int
     ship_to: _Skipped | None
-    lines: list[_Line]
-    legs: list[_Leg]
+    lines: list[FoldedLine]
+    legs: list[FoldedLeg]
     config: int = 0
     decided_at: list[tuple[int, int, int]] = []
     money_minor: _Skipped | None = None
