@@ -43,9 +43,13 @@ class Original:
                 self._history(client)
                 _until(lambda: list((folder / "data" / "archive").glob("s0/*.seg")), "the archiver wrote no segment")
                 self.tar = folder / "backup.tar"
+                stock = [path for path in self.paths if path.startswith("/v1/availability")]
+                at_rest = {path: _stable(path, client.get(path).json()) for path in stock}
                 self._under_traffic(engine)
                 said = quartermaster("export", "--all", str(folder / "backup"), f"--data-dir={engine.data_dir}")
                 assert said.returncode == 0, said.stderr
+                for path in stock:  # the traffic's holds end by themselves, those at two shards a little later
+                    _until(lambda path=path: _stable(path, client.get(path).json()) == at_rest[path], path)
                 self.before = {path: client.get(path).json() for path in self.paths}
         finally:
             engine.stop()
