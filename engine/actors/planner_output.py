@@ -75,9 +75,9 @@ class Results:
     ) -> Plan:
         """The plan of an order with its record. scope: what the rung is claimed within, where not what the kernel says."""
         first, end = self.flat.first_part[order], self.ends[order]
-        row = last = self.parts[first]
-        start = row[at.R_LEG]
-        stop = start + row[at.R_LEG_COUNT]
+        last = self.parts[first]
+        start = last[at.R_LEG]
+        stop = start + last[at.R_LEG_COUNT]
         if end - first > 1:
             stop = self.legs_of(order).stop
             last = self.parts[end - 1]

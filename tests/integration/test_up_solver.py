@@ -73,5 +73,6 @@ def test_a_solver_that_never_rests_has_its_library_before_the_first_order(tmp_pa
     engine = Engine(tmp_path / "data", environment={"QM_SOLVER_REST_S": "0"}).start()
     try:
         wait_until(lambda: list(solvers(engine).values()) == [True])
+        assert list(solvers(engine).values()) == [True], "and keeps it, although nobody orders"
     finally:
         engine.stop()
