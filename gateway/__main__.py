@@ -17,6 +17,7 @@ import uvicorn
 
 from engine.client.cluster import Cluster
 from engine.journal.discovery import Directory
+from engine.large_pages import keep_making
 from engine.logs import set_up_logging
 from engine.settings import Settings
 from gateway.app import create_app
@@ -109,6 +110,7 @@ async def serve(settings: Settings, port: int, *, listener: socket.socket | None
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
+        keep_making(wanted=settings.large_pages)
         log.info("gateway serving", host=settings.host, port=port)
         await server.serve(sockets=[listener] if listener is not None else None)
         await door.gateway.live.close()

@@ -18,6 +18,7 @@ from engine.domain.commands import Command, CountStock, PlaceOrder
 from engine.domain.config import Document, Placement
 from engine.domain.orders import Destination, LineRequest, OrderRequest
 from engine.domain.replies import ConfigDoc, OrderView, Problem, Reply
+from engine.large_pages import LargePages
 from engine.protocol.effects import Append
 from engine.protocol.shard_core import ShardCore
 from engine.settings import Settings
@@ -53,6 +54,8 @@ class LocalShard:
         self.wal_bytes = 0
         self.entries: list[Append] | None = None
         """The journal since somebody put a list here; None = it is not kept."""
+        self.pages = LargePages()
+        """For who measures: what a shard makes by and by in a thread of its own."""
         self._corr = 0
         self.core.recovered(epoch=1, seq=0, time_ms=0, now_ms=_now_ms())
         if stocked:

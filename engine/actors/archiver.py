@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from engine.large_pages import keep_making
 from engine.logs import set_up_logging
 from engine.settings import Settings
 
@@ -38,6 +39,7 @@ class Archiver:
 
         set_up_logging(self._settings)
         os.nice(NICENESS)
+        keep_making(wanted=self._settings.large_pages)
         self._archiving = Archiving(self._settings)
         await self._archiving.run()
 

@@ -31,6 +31,7 @@ from engine.domain.replies import ConfigDoc, Problem, Reply, StatusReply
 from engine.journal.discovery import Directory
 from engine.journal.port import Corrupt, Unavailable
 from engine.journal.runtime import runtime_dir
+from engine.large_pages import keep_making
 from engine.logs import set_up_logging
 from engine.protocol.effects import Core
 from engine.settings import Settings
@@ -166,6 +167,7 @@ class ShardActor:
                 return
         await runner.start(acquired)
         if cluster is not None:
+            keep_making(wanted=settings.large_pages)
             runner.follow_peers()
         self._runner = runner
 
