@@ -276,10 +276,17 @@ class Runner:
     # -- the turn -------------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Poll the core in the next turn of the loop, once however often it is asked for."""
+        """Poll the core in the next turn of the loop, once however often it is asked for.
+
+        While an append is under way, in the turn after that: its reply may have come together with what woke us, and answers
+        that are durable leave before more is decided.
+        """
         if not self._run_due:
             self._run_due = True
-            self._loop.call_soon(self._turn)
+            self._loop.call_soon(self._give_way if self._appending else self._turn)
+
+    def _give_way(self) -> None:
+        self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
         self._run_due = False

@@ -1,7 +1,9 @@
 """One connection to one shard: smart batching, credits, correlation, reconnection.
 
 A frame is whatever was submitted while earlier frames were in flight; a lone command leaves at once, a flood amortises
-everything. There is no timer. Each shard grants CREDITS frames at a time and gives a credit back once it has dealt with one.
+everything. There is no timer. Each shard grants CREDITS frames at a time and gives a credit back once it has dealt with one;
+the last CREDITS_KEPT of them are for frames of ITEMS_PER_FRAME_WANTED and more, which do not wait for the end of the loop's turn
+either: so the shard decides the first of a crowd while the gateway still reads the others.
 
 K1  What was sent and not answered when the connection breaks has an unknown outcome. A command that is safe to repeat (a read,
     or one with an idempotency key) is sent again, unchanged, on the next connection; any other is answered `unavailable`.
@@ -40,6 +42,8 @@ from engine.protocol.wire import (
 )
 
 ITEMS_PER_FRAME_MAX = 512
+ITEMS_PER_FRAME_WANTED = 24
+CREDITS_KEPT = 2
 QUEUE_MAX = 50_000
 CONNECT_TIMEOUT_S = 2.0
 RETRY_MIN_S = 0.02
@@ -177,9 +181,12 @@ class ShardLink:
         self._corr += 1
         self._waiting[self._corr] = Waiting(command, future, self._loop.time() + self._timeout_s, retry)
         self._queue.append(self._corr)
-        if not self._flush_due and self._credits:
+        if len(self._queue) >= ITEMS_PER_FRAME_WANTED:
+            if self._credits > 0:
+                self._flush()
+        elif not self._flush_due and self._credits > CREDITS_KEPT:
             self._flush_due = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._flush_at_once)
 
     def subscribe(self, corr: int, make: Callable[[], Command], on_reply: Callable[[Reply], None]) -> None:
         """Keep a subscription alive over reconnections. `corr` below 1000, one each."""
@@ -216,9 +223,16 @@ class ShardLink:
         self._credits -= 1
         transport.write(data)
 
-    def _flush(self) -> None:
+    def _flush_at_once(self) -> None:
         self._flush_due = False
-        while self._queue and self._credits > 0 and self._transport is not None:
+        self._flush()
+
+    def _flush(self) -> None:
+        while (
+            self._queue
+            and self._transport is not None
+            and self._credits > (0 if len(self._queue) >= ITEMS_PER_FRAME_WANTED else CREDITS_KEPT)
+        ):
             items: list[tuple[int, Command]] = []
             while self._queue and len(items) < ITEMS_PER_FRAME_MAX:
                 corr = self._queue.popleft()
@@ -255,6 +269,8 @@ class ShardLink:
         replies = decode_replies(body)
         self._credits += replies.credits
         self._owed_since_s = self._loop.time()
+        if self._queue:
+            self._flush()  # first of all: the shard may have nothing to do
         waiting_of, subscriptions = self._waiting, self._subscriptions
         for corr, reply in replies.items:
             waiting = waiting_of.pop(corr, None)
@@ -271,8 +287,6 @@ class ShardLink:
                 else:
                     subscription.again_s = RESUBSCRIBE_MIN_S
                 subscription.on_reply(reply)
-        if self._queue:
-            self._flush()
 
     def _subscribe_again(self, corr: int, transport: asyncio.Transport | None) -> None:
         if transport is not None and transport is self._transport:

@@ -20,7 +20,7 @@ from engine.domain.commands import Command
 from engine.domain.replies import Reply
 
 PROTOCOL_VERSION = 1
-CREDITS = 2
+CREDITS = 4
 FRAME_BYTES_MAX = 64 * 1024 * 1024
 FRAME_BYTES_WANTED = 4 * 1024 * 1024
 """Items that are more than this together go in several frames: the other side decodes a frame in one piece."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.client import link as link_module
-from engine.client.link import ShardLink, host_id
+from engine.client.link import CREDITS_KEPT, ITEMS_PER_FRAME_WANTED, ShardLink, host_id
 from engine.domain.commands import (
     AdjustStock,
     Command,
@@ -169,7 +169,7 @@ async def test_what_nobody_waits_for_any_more_is_not_sent_again(link: ShardLink,
 async def test_what_was_not_sent_yet_goes_out_on_the_next_connection(link: ShardLink, shard: FakeShard) -> None:
     """Also without a key: nobody has heard of it."""
     blockers = []
-    for n in range(CREDITS):
+    for n in range(CREDITS - CREDITS_KEPT):
         blockers.append(link.submit(read(n)))
         await eventually(lambda n=n: len(shard.frames) == n + 1)  # type: ignore[misc]
     waiting = link.submit(CommitHold("US100", 1))
@@ -178,6 +178,35 @@ async def test_what_was_not_sent_yet_goes_out_on_the_next_connection(link: Shard
     assert await asyncio.wait_for(waiting, 30) == Done(1)
     for blocker in blockers:
         assert await asyncio.wait_for(blocker, 30) == Done(1)
+
+
+async def test_the_first_of_a_crowd_leave_before_the_others_have_come(link: ShardLink, shard: FakeShard) -> None:
+    """Full frames go at once, as long as credits last; the rest waits for a credit, not for company."""
+    wanted, rest = ITEMS_PER_FRAME_WANTED, 5
+    futures = [link.submit(read(n)) for n in range(2 * wanted + rest)]
+    assert link.queued == rest
+    await eventually(lambda: len(shard.frames) == 2)
+    assert [len(items) for items in shard.frames] == [wanted, wanted]
+    shard.answers = True
+    shard.answer([(corr, Done(1)) for items in shard.frames for corr, _ in items], credits=2)
+    await asyncio.wait_for(asyncio.gather(*futures), 30)
+    assert [len(items) for items in shard.frames] == [wanted, wanted, rest]
+    assert shard.received == [read(n) for n in range(2 * wanted + rest)]
+
+
+async def test_the_last_credits_are_for_full_frames(link: ShardLink, shard: FakeShard) -> None:
+    lone = []
+    for n in range(CREDITS - CREDITS_KEPT):
+        lone.append(link.submit(read(n)))
+        await eventually(lambda n=n: len(shard.frames) == n + 1)  # type: ignore[misc]
+    few = [link.submit(read(n)) for n in range(ITEMS_PER_FRAME_WANTED - 1)]
+    await asyncio.sleep(0.05)
+    assert link.queued == len(few)
+    few.append(link.submit(read(99)))
+    await eventually(lambda: len(shard.frames) == len(lone) + 1)
+    assert len(shard.frames[-1]) == ITEMS_PER_FRAME_WANTED
+    shard.answer([(corr, Done(1)) for items in shard.frames for corr, _ in items], credits=len(shard.frames))
+    await asyncio.wait_for(asyncio.gather(*lone, *few), 30)
 
 
 async def test_an_answer_to_nobody_is_dropped(link: ShardLink, shard: FakeShard) -> None:
