@@ -5,9 +5,10 @@ L2  The archive never waits for the index: while that cannot be written it falls
 L3  The shard is told how far both are only after they are.
 L4  The index is written in as few transactions as its lag allows: an order touches a dozen places of a tree that are far apart, and
     pages that many orders share are written once a transaction. 64 orders at a time cost three times the CPU of 10,000.
+L5  While the machine is busy entries are left in the journal, for a bounded time (patience.py), unless the server's memory is tight.
 L6  An order or a node that came from another shard is in the index only after all that the other one had of it (X4): the batch that
     opens it begins with that entry, and waits.
-L5  While the machine is busy entries are left in the journal, for a bounded time (patience.py), unless the server's memory is tight.
+L7  The work is done in time that nobody else wants (idle_time.py), unless it has fallen behind by more than that bounded time.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import structlog
 
 from engine.archive.feed import JournalFeed
 from engine.archive.fold import Fold, opens_parts
+from engine.archive.idle_time import in_thread
 from engine.archive.index import IndexWriter, OutOfStep, Progress, Waits
 from engine.archive.patience import Patience
 from engine.archive.segment import Record
@@ -95,7 +97,7 @@ class ShardFollower:
     async def open(self) -> None:
         """Stand where the segments end. Raises Unavailable, Corrupt (also where journal and archive are not of one history)."""
         self._fold, self._more = None, False
-        await _in_thread(self.writer.open)
+        await self._in_thread(self.writer.open)
         tail = await self._feed.tail()
         have = self.writer.archived_seq
         if have and (tail is None or tail.seq < have):
@@ -140,8 +142,8 @@ class ShardFollower:
                     log.error(
                         "entries are missing in the journal", shard=self.shard, after=writer.taken_seq, next=first_seq
                     )
-                await _in_thread(lambda: writer.skip_to(first_seq))
-            await _in_thread(lambda: self._take(page.records))
+                await self._in_thread(lambda: writer.skip_to(first_seq))
+            await self._in_thread(lambda: self._take(page.records))
         self._more = page.more
         if self._patience is not None:
             size_bytes = sum(len(record.entry) for record in page.records)
@@ -152,7 +154,7 @@ class ShardFollower:
     async def seal(self) -> None:
         """Write what was taken, for an orderly end. Raises Unavailable, Exists, Corrupt."""
         await self._write_index()
-        await _in_thread(self.writer.seal)
+        await self._in_thread(self.writer.seal)
         await self._tell()
 
     async def at_end(self) -> bool:
@@ -168,6 +170,12 @@ class ShardFollower:
         """Follow no more."""
         await self._feed.close()
 
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """L7."""
+        patience = self._patience
+        late = patience is None or self._tight or patience.is_late(time.monotonic())
+        return await in_thread(work, idle=not late)
+
     async def _is_tight(self) -> bool:
         """Looked at as often as the shard is told; False in between."""
         if time.monotonic() - self._told_at < self._tell_every_s:
@@ -181,7 +189,7 @@ class ShardFollower:
             return
         old = time.monotonic() - self._opened_at >= self._seal_s
         if old or tight or writer.pending_bytes >= self._segment_bytes:
-            await _in_thread(writer.seal)
+            await self._in_thread(writer.seal)
 
     async def _tell(self) -> None:
         now = time.monotonic()
@@ -214,7 +222,7 @@ class ShardFollower:
         try:
             async with self._lock:
                 started = time.monotonic()
-                progress = await _in_thread(lambda: self._index.write(fold))
+                progress = await self._in_thread(lambda: self._index.write(fold))
         except (Unavailable, OutOfStep, Waits) as error:
             self._index_behind(error)
             return
@@ -234,7 +242,7 @@ class ShardFollower:
         """L2: fold what was taken and is not in the index, from the segments and then from the journal."""
         try:
             async with self._lock:
-                progress = await _in_thread(lambda: self._index.progress(self.shard))
+                progress = await self._in_thread(lambda: self._index.progress(self.shard))
             self.indexed_seq, self.indexed_ms = (progress.seq, progress.time_ms) if progress is not None else (0, 0)
             if self.indexed_seq < self.writer.archived_seq:
                 await self._fold_segments()
@@ -260,13 +268,13 @@ class ShardFollower:
                     break
             return batch
 
-        while batch := await _in_thread(next_batch):
+        while batch := await self._in_thread(next_batch):
             await self._fold_batch(batch)
 
     async def _fold_batch(self, entries: Sequence[Entry]) -> None:
         for batch in batches_of(self.shard, entries):
             async with self._lock:
-                progress = await _in_thread(lambda batch=batch: write_batch(self._index, self.shard, batch))  # type: ignore[misc]
+                progress = await self._in_thread(lambda batch=batch: write_batch(self._index, self.shard, batch))  # type: ignore[misc]
             self.indexed_seq, self.indexed_ms = progress.seq, progress.time_ms
 
 
@@ -303,13 +311,3 @@ def rebuild(index: IndexWriter, store: SegmentStore, shard: int) -> int:
             except Waits:
                 return seq
     return seq
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    """Blocking work in a thread. A cancellation waits for its end: nothing may go on half-known."""
-    task = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise

@@ -15,6 +15,8 @@ CALM_BYTES_PER_S = 64 * 1024
 BUSY_SHARE = 0.5
 """Somebody waits for a core for this part of the time: the machine is busy. About 0.1 at half load, 0.8 and more at full load."""
 LOOK_EVERY_S = 0.2
+LATE = 1.5
+"""Times the lag that lists may have: so old is what is left in the journal of who is late."""
 _PRESSURE = Path("/proc/pressure/cpu")
 
 
@@ -74,3 +76,7 @@ class Patience:
         if now - self._taken_at >= self.lag_s or grown < CALM_BYTES_PER_S * elapsed:
             return False
         return self._pressure() >= BUSY_SHARE
+
+    def is_late(self, now: float) -> bool:
+        """Whether more is left than waiting on purpose explains: its work did not get the time it needs."""
+        return now - self._taken_at >= LATE * self.lag_s

@@ -71,3 +71,18 @@ def test_pressure_is_the_share_of_time_since_the_last_look_in_which_somebody_wai
 
 def test_a_system_that_does_not_tell_its_pressure_is_never_busy() -> None:
     assert CpuPressure(reader(FileNotFoundError()), lambda: 1.0).share() == 0.0
+
+
+def test_who_still_has_not_taken_all_long_after_the_lag_is_late() -> None:
+    one = patience()
+    assert [one.is_late(100.0 + after) for after in (0.0, 31.0, 44.0, 45.0)] == [False, False, False, True]
+    one.took(150.0, entries=5, size_bytes=5 * ENTRY_BYTES, all_of_it=False)
+    assert one.is_late(150.0)
+    one.took(151.0, entries=5, size_bytes=5 * ENTRY_BYTES, all_of_it=True)
+    assert not one.is_late(151.0)
+
+
+def test_who_may_never_be_behind_is_late_at_once() -> None:
+    one = patience(lag_s=0.0)
+    assert one.is_late(100.0)
+    assert Patience(30.0, lambda: 0.0).is_late(100.0)  # nothing was ever taken: there may be much
