@@ -23,7 +23,8 @@ IN_USE_MIN = SMALL_PAGES * 31 // 32
 PERIOD_S = 5.0
 PAGES_PER_ROUND = 64
 FORGET_ROUNDS = 100
-"""A page that was given back and taken again is small again; nobody says so."""
+"""A page that was given back and taken again is small again; nobody says so. Rounds that came to the end count."""
+_NO_ROOM = (errno.ENOMEM, errno.EBUSY)
 _MADV_COLLAPSE = 25
 _ANONYMOUS = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) rw-p 00000000 00:00 0 *(?:\[heap\])?$", re.MULTILINE)
 log = structlog.get_logger(__name__)
@@ -48,35 +49,42 @@ class LargePages:
         """
         if self._libc is None:
             return None
+        made = refused = 0
+        starts = self._starts()
+        for start in starts:
+            if not self._is_in_use(self._libc, start):
+                continue
+            if self._libc.madvise(start, PAGE_BYTES, _MADV_COLLAPSE) == 0:
+                self._made.add(start)
+                made += 1
+                if made == most:
+                    return made
+            elif (error := ctypes.get_errno()) in _NO_ROOM:
+                return made
+            else:
+                refused += error == errno.EINVAL  # also of memory that was given back meanwhile, or must stay as it is
+        if refused and not made and not self._made:
+            return None  # an older kernel, or one without large pages
         self._rounds += 1
         if self._rounds % FORGET_ROUNDS == 0:
             self._made.clear()
-        made = 0
-        for start in self._candidates(self._libc):
-            if self._libc.madvise(start, PAGE_BYTES, _MADV_COLLAPSE) != 0:
-                if ctypes.get_errno() == errno.EINVAL:
-                    return None  # an older kernel, or one without large pages
-                break
-            self._made.add(start)
-            made += 1
-            if made == most:
-                break
         return made
 
-    def _candidates(self, libc: ctypes.CDLL) -> list[int]:
-        """Addresses of what could be a large page, is (nearly) all in use, and was not made one before."""
+    def _starts(self) -> list[int]:
+        """Addresses of what could be a large page and was not made one before."""
         with open("/proc/self/maps", "rb") as file:
             maps = file.read()
         found = []
-        resident = self._resident
         for match in _ANONYMOUS.finditer(maps):
             first, end = int(match[1], 16), int(match[2], 16)
-            for start in range(-(-first // PAGE_BYTES) * PAGE_BYTES, end - PAGE_BYTES + 1, PAGE_BYTES):
-                if start in self._made or libc.mincore(start, PAGE_BYTES, resident) != 0:
-                    continue
-                if resident.raw.count(b"\x01") >= IN_USE_MIN:
-                    found.append(start)
+            aligned = range(-(-first // PAGE_BYTES) * PAGE_BYTES, end - PAGE_BYTES + 1, PAGE_BYTES)
+            found += [start for start in aligned if start not in self._made]
         return found
+
+    def _is_in_use(self, libc: ctypes.CDLL, start: int) -> bool:
+        """(Nearly) all of it, at this moment."""
+        resident = self._resident
+        return libc.mincore(start, PAGE_BYTES, resident) == 0 and resident.raw.count(b"\x01") >= IN_USE_MIN
 
 
 def keep_making(*, wanted: bool = True, period_s: float = PERIOD_S) -> None:
@@ -89,6 +97,11 @@ def _keep_making(period_s: float) -> None:
     pages = LargePages()
     pause = threading.Event()
     while not pause.wait(period_s):
-        if pages.make() is None:
+        try:
+            made = pages.make()
+        except OSError as error:  # no file can be opened now: next time
+            log.debug("large pages postponed", error=str(error))
+            continue
+        if made is None:
             log.debug("this system makes no large pages of small ones")
             return

@@ -278,8 +278,8 @@ class Runner:
     def wake(self) -> None:
         """Poll the core in the next turn of the loop, once however often it is asked for.
 
-        While an append is under way, in the turn after that: its reply may have come together with what woke us, and answers
-        that are durable leave before more is decided.
+        While an append is under way, in the turn after that: its reply may have come together with what woke us, and one poll
+        decides what came and lets the answers go that are durable.
         """
         if not self._run_due:
             self._run_due = True

@@ -8,7 +8,8 @@ L4  The index is written in as few transactions as its lag allows: an order touc
 L5  While the machine is busy entries are left in the journal, for a bounded time (patience.py), unless the server's memory is tight.
 L6  An order or a node that came from another shard is in the index only after all that the other one had of it (X4): the batch that
     opens it begins with that entry, and waits.
-L7  The work is done in time that nobody else wants (idle_time.py), unless it has fallen behind by more than that bounded time.
+L7  The work is done in time that nobody else wants (idle_time.py), unless archive or index have fallen behind by more than that
+    bounded time, or the server's memory is tight.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from engine.archive.feed import JournalFeed
 from engine.archive.fold import Fold, opens_parts
 from engine.archive.idle_time import in_thread
 from engine.archive.index import IndexWriter, OutOfStep, Progress, Waits
-from engine.archive.patience import Patience
+from engine.archive.patience import LATE, Patience
 from engine.archive.segment import Record
 from engine.archive.store import SegmentStore
 from engine.archive.writer import SEGMENT_BYTES, ArchiveWriter
@@ -92,6 +93,10 @@ class ShardFollower:
         self._fold: Fold | None = None
         """Entries taken that the index waits for (L4)."""
         self._fold_bytes = 0
+        self._fold_since_ms: int | None = None
+        """Time of the oldest entry of the fold."""
+        self._writing_since_ms: int | None = None
+        """The same of the fold that is being written."""
         self._write_due = 0.0
 
     async def open(self) -> None:
@@ -154,7 +159,7 @@ class ShardFollower:
     async def seal(self) -> None:
         """Write what was taken, for an orderly end. Raises Unavailable, Exists, Corrupt."""
         await self._write_index()
-        await self._in_thread(self.writer.seal)
+        await in_thread(self.writer.seal, idle=False)  # somebody waits for it
         await self._tell()
 
     async def at_end(self) -> bool:
@@ -172,9 +177,14 @@ class ShardFollower:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """L7."""
+        return await in_thread(work, idle=not self._is_late())
+
+    def _is_late(self) -> bool:
         patience = self._patience
-        late = patience is None or self._tight or patience.is_late(time.monotonic())
-        return await in_thread(work, idle=not late)
+        if patience is None or self._tight or patience.is_late(time.monotonic()):
+            return True
+        oldest_ms = self._fold_since_ms if self._fold is not None else self._writing_since_ms
+        return oldest_ms is not None and self._now_ms() - oldest_ms >= 1_000 * LATE * patience.lag_s
 
     async def _is_tight(self) -> bool:
         """Looked at as often as the shard is told; False in between."""
@@ -211,7 +221,7 @@ class ShardFollower:
                 self._index_due = 0.0
                 continue
             if self._fold is None:
-                self._fold, self._fold_bytes = Fold(self.shard), 0
+                self._fold, self._fold_bytes, self._fold_since_ms = Fold(self.shard), 0, entry.time_ms
             self._fold.add(entry)
             self._fold_bytes += len(entry.payload)
 
@@ -219,6 +229,7 @@ class ShardFollower:
         fold, self._fold = self._fold, None
         if fold is None:
             return
+        self._writing_since_ms = self._fold_since_ms
         try:
             async with self._lock:
                 started = time.monotonic()
@@ -226,6 +237,8 @@ class ShardFollower:
         except (Unavailable, OutOfStep, Waits) as error:
             self._index_behind(error)
             return
+        finally:
+            self._writing_since_ms = None
         self.indexed_seq, self.indexed_ms = progress.seq, progress.time_ms
         now = time.monotonic()
         self._write_due = now + min(self._index_every_s, (now - started) * INDEX_PACE)

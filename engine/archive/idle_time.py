@@ -3,12 +3,14 @@
 Being nice is not enough: a core that runs a niced thread still counts as busy where Linux looks for a core for a process that wakes, so
 gateway and shard met on one core while the archiver had the other. A core with nothing but SCHED_IDLE threads counts as free.
 
-Who is in that class may not leave it without rights, so there are threads of both kinds, and work is given to one or the other.
+Who is in that class may not leave it without rights, so there are threads of both kinds, and work is given to one or the other. What
+has been begun in idle time is finished at that pace.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +22,8 @@ T = TypeVar("T")
 
 def _take_idle_time() -> None:
     if hasattr(os, "SCHED_IDLE"):  # Linux
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # of this thread alone
+        with contextlib.suppress(OSError):  # a sandbox may refuse it; the work must be done all the same
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # of this thread alone
 
 
 _IDLE = ThreadPoolExecutor(THREADS, "idle-time", initializer=_take_idle_time)

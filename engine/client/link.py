@@ -2,8 +2,8 @@
 
 A frame is whatever was submitted while earlier frames were in flight; a lone command leaves at once, a flood amortises
 everything. There is no timer. Each shard grants CREDITS frames at a time and gives a credit back once it has dealt with one;
-the last CREDITS_KEPT of them are for frames of ITEMS_PER_FRAME_WANTED and more, which do not wait for the end of the loop's turn
-either: so the shard decides the first of a crowd while the gateway still reads the others.
+the last CREDITS_KEPT of them are for frames of ITEMS_PER_FRAME_WANTED and more. Such a frame leaves as soon as it is full, in the
+middle of a turn of the loop: so the shard decides the first of a crowd while the gateway still reads the others.
 
 K1  What was sent and not answered when the connection breaks has an unknown outcome. A command that is safe to repeat (a read,
     or one with an idempotency key) is sent again, unchanged, on the next connection; any other is answered `unavailable`.

@@ -6,7 +6,7 @@ import asyncio
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from engine.archive.feed import JournalFeed
 from engine.archive.follower import ShardFollower, rebuild
+from engine.archive.idle_time import in_thread
 from engine.archive.index import IndexWriter, connect_index, contents, migrate, sqlite_url
 from engine.archive.patience import Patience
 from engine.archive.store import SegmentStore
@@ -184,6 +185,46 @@ async def test_on_a_busy_machine_entries_wait_in_the_journal_until_the_rush_is_o
         assert not await one.round()
     assert one.writer.archived_seq == writer.tail.seq
     await assert_complete(writer, tmp_path)
+
+
+async def test_its_work_takes_idle_time_until_archive_or_index_are_late_or_memory_is_tight(
+    feed: JournalFeed, writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L7."""
+    taken: list[bool] = []
+
+    async def recorded(work: Callable[[], object], *, idle: bool) -> object:
+        taken.append(idle)
+        return await in_thread(work, idle=idle)
+
+    monkeypatch.setattr("engine.archive.follower.in_thread", recorded)
+    patience = Patience(1_000.0, lambda: 0.0)
+    now_ms = [0]
+    one = follower(feed, tmp_path, index_at(tmp_path / "index.db"), patience=patience, now_ms=lambda: now_ms[0])
+
+    async def idle_shares() -> set[bool]:
+        taken.clear()
+        await writer.run(20)
+        await drained(one)
+        return set(taken)
+
+    await one.open()
+    await drained(one)
+    assert not taken[0]  # how much there is, nobody knows
+    assert await idle_shares() == {True}
+    now_ms[0] = writer.tail.time_ms + 10_000_000  # what is taken now, is taken long after its time
+    assert await idle_shares() == {False, True}  # the archive in idle time, the index not
+    now_ms[0] = 0
+    assert await idle_shares() == {True}
+    with monkeypatch.context() as patch:
+
+        async def tight() -> float:
+            return 0.6
+
+        patch.setattr(feed, "memory_share", tight)
+        assert await idle_shares() == {False}
+    monkeypatch.setattr(patience, "is_late", lambda now: True)
+    assert await idle_shares() == {False}
 
 
 async def test_killed_again_and_again_it_loses_and_doubles_nothing(

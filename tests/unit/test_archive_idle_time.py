@@ -6,10 +6,11 @@ import asyncio
 import os
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from engine.archive.idle_time import in_thread
+from engine.archive.idle_time import _take_idle_time, in_thread
 
 
 def _policy() -> int:
@@ -50,3 +51,12 @@ async def test_a_cancellation_waits_for_the_end_of_the_work() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert done == [1]
+
+
+async def test_where_the_class_is_refused_the_work_is_done_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*facts: object) -> None:
+        raise PermissionError("not here")
+
+    monkeypatch.setattr("engine.archive.idle_time.os.sched_setscheduler", refuse, raising=False)
+    with ThreadPoolExecutor(1, initializer=_take_idle_time) as pool:
+        assert await asyncio.get_running_loop().run_in_executor(pool, lambda: 7) == 7

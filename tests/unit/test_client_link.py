@@ -209,6 +209,22 @@ async def test_the_last_credits_are_for_full_frames(link: ShardLink, shard: Fake
     await asyncio.wait_for(asyncio.gather(*lone, *few), 30)
 
 
+async def test_what_is_queued_leaves_before_replies_are_dealt_with(link: ShardLink, shard: FakeShard) -> None:
+    """Dealing with them takes the asker a while, in which the shard may have nothing to do."""
+    queued: list[int] = []
+    for n in range(CREDITS - CREDITS_KEPT):
+        link.tell(read(n), lambda reply: queued.append(link.queued))
+        await eventually(lambda n=n: len(shard.frames) == n + 1)  # type: ignore[misc]
+    last = link.submit(read(9))
+    assert link.queued == 1
+    shard.answer([(corr, Done(1)) for items in shard.frames for corr, _ in items], credits=len(shard.frames))
+    await eventually(lambda: len(queued) == CREDITS - CREDITS_KEPT)
+    assert queued == [0] * len(queued)
+    await eventually(lambda: len(shard.frames) == CREDITS - CREDITS_KEPT + 1)
+    shard.answer([(corr, Done(1)) for corr, _ in shard.frames[-1]])
+    assert await asyncio.wait_for(last, 30) == Done(1)
+
+
 async def test_an_answer_to_nobody_is_dropped(link: ShardLink, shard: FakeShard) -> None:
     future = link.submit(read())
     await eventually(lambda: shard.frames)

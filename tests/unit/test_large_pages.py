@@ -33,11 +33,13 @@ def _makes_large_pages() -> bool:
         return False
     with mmap.mmap(-1, 2 * PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
         memory.write(b"\x01" * len(memory))
-        address = _address(memory)
-        start = -(-address // PAGE_BYTES) * PAGE_BYTES
-        madvise = ctypes.CDLL(None).madvise
-        madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-        return bool(madvise(start, PAGE_BYTES, 25) == 0)
+        return _collapse(-(-_address(memory) // PAGE_BYTES) * PAGE_BYTES)
+
+
+def _collapse(start: int) -> bool:
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return bool(madvise(start, PAGE_BYTES, 25) == 0)
 
 
 def _address(memory: mmap.mmap) -> int:
@@ -45,6 +47,17 @@ def _address(memory: mmap.mmap) -> int:
     address = ctypes.addressof(view)
     del view
     return address
+
+
+def _made_of(pages: LargePages, memory: mmap.mmap) -> int:
+    """How many of a mapping's pages were made large."""
+    first = _address(memory)
+    return sum(first <= start < first + len(memory) for start in pages._made)
+
+
+def _make_all(pages: LargePages) -> None:
+    while pages.make():
+        pass
 
 
 @pytest.fixture
@@ -56,32 +69,43 @@ def test_memory_in_use_becomes_large_pages_and_keeps_what_it_holds(memory: mmap.
     pattern = bytes(range(256)) * (BYTES // 256)
     memory.write(pattern)
     pages = LargePages()
-    if not _makes_large_pages():
-        assert pages.make() in (None, 0)
-        return
-    while pages.make():
-        pass
-    assert _large_bytes(_address(memory)) >= (COUNT - 1) * PAGE_BYTES
+    _make_all(pages)
+    if _makes_large_pages():
+        assert _made_of(pages, memory) >= COUNT - 1
+        assert _large_bytes(_address(memory)) >= (COUNT - 1) * PAGE_BYTES
+    else:
+        assert _made_of(pages, memory) == 0
     assert memory[:] == pattern
 
 
 def test_memory_that_is_hardly_used_is_left_alone(memory: mmap.mmap) -> None:
+    memory.madvise(mmap.MADV_NOHUGEPAGE if sys.platform == "linux" else 0)  # else a system may do it by itself
     for start in range(0, BYTES, PAGE_BYTES // 2):
         memory[start] = 1
     pages = LargePages()
-    while pages.make():
-        pass
-    if sys.platform == "linux":
-        assert _large_bytes(_address(memory)) == 0
+    _make_all(pages)
+    assert _made_of(pages, memory) == 0
+
+
+def test_memory_that_must_stay_as_it_is_keeps_no_other_from_becoming_large() -> None:
+    """The kernel says of it what it would say if it knew no large pages."""
+    if not _makes_large_pages():
+        return
+    around = [mmap.mmap(-1, BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in range(3)]
+    around[1].madvise(mmap.MADV_NOHUGEPAGE)
+    for one in around:
+        one.write(b"\x05" * BYTES)
+    pages = LargePages()
+    _make_all(pages)
+    assert [_made_of(pages, one) >= COUNT - 1 for one in around] == [True, False, True]
+    assert pages.make() == 0
 
 
 def test_a_round_makes_no_more_than_it_may(memory: mmap.mmap) -> None:
     memory.write(b"\x02" * BYTES)
     pages = LargePages()
     if _makes_large_pages():
-        while pages.make():
-            pass  # what the process had before
-        assert pages.make() == 0  # nothing is made twice
+        _make_all(pages)  # what the process had before
         second = mmap.mmap(-1, BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         second.write(b"\x03" * BYTES)
         assert pages.make(1) == 1
