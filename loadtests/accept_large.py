@@ -58,4 +58,5 @@ async def large(run: Acceptance) -> None:
     run.say(
         f"{ORDERS} orders of {LINES} lines: p50 {p50:.1f} ms, p99 {p99:.1f} ms, {np.mean(legs):.1f} legs on average"
     )
+    need(max(legs) > 1, "no order was split")
     need(p99 <= P99_MS, f"p99 within {P99_MS} ms expected, got", f"{p99:.1f} ms")

@@ -15,7 +15,7 @@ from loadtests.network import NetworkSpec, build_network
 from loadtests.traffic import Order, Renderer, Traffic, TrafficSpec
 
 ORDERS = 300
-LAYOUTS = ((1, 1), (2, 1), (4, 1), (2, 2))
+LAYOUTS = ((1, 1), (2, 1), (4, 1), (1, 2), (2, 2), (4, 2))
 """(shards, gateways)."""
 
 

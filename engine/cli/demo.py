@@ -266,4 +266,4 @@ async def _audit(stack: Stack, acknowledged: set[str]) -> Report:
     from engine.cli.verify import verify_cluster
 
     async with connected(stack.settings) as engine:
-        return await verify_cluster(engine, acknowledged=acknowledged, quiet=True)
+        return await verify_cluster(engine, acknowledged=acknowledged)

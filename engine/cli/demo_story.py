@@ -248,6 +248,6 @@ async def _audit(stack: Stack, acknowledged: set[str]) -> Audited:
     from loadtests.story import Audited
 
     async with connected(stack.settings) as engine:
-        report = await verify_cluster(engine, acknowledged=acknowledged, quiet=True)
+        report = await verify_cluster(engine, acknowledged=acknowledged)
     lost = sum(1 for drift in report.drift if drift.kind == "acknowledged")
     return Audited(report.drift_count - lost, lost, report.acknowledged or 0)

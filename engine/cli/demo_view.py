@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from loadtests.storefront import Stats
 
 PLAIN_EVERY_S = 2.0
+BAR_WIDTH = 40
 
 
 class Verdict(Protocol):
@@ -99,7 +101,9 @@ class View:
     def progress(self, what: str, done: int, total: int) -> None:
         text = f"loading {what}: {done:,} of {total:,}"
         if self._live is not None:
-            self._live.update(Text(text))
+            bar = Table.grid(padding=(0, 2))
+            bar.add_row(ProgressBar(total=total, completed=done, width=BAR_WIDTH), Text(text))
+            self._live.update(bar)
         elif done == total or time.monotonic() - self._last_plain >= PLAIN_EVERY_S:
             self._last_plain = time.monotonic()
             self.say(text)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from engine.settings import Settings
 
@@ -103,6 +104,7 @@ async def _serve(settings: Settings, ready_file: Path | None, stop: asyncio.Even
         said = text
         stop_on_signals(stop)
         _console.print(f"[dim]{text}[/]")
+        moving.update(task, description=text)
 
     async def still_there() -> None:
         began_s = time.monotonic()
@@ -110,12 +112,17 @@ async def _serve(settings: Settings, ready_file: Path | None, stop: asyncio.Even
             await asyncio.sleep(STILL_EVERY_S)
             _console.print(f"[dim]still {said}: {time.monotonic() - began_s:.0f} s since the start[/]")
 
-    waiting = asyncio.create_task(still_there())
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    moving = Progress(*columns, console=_console, transient=True, disable=not _console.is_terminal)
+    task = moving.add_task(said)
+    waiting = asyncio.create_task(still_there()) if moving.disable else None
     async with AsyncExitStack() as opened:
         try:
-            stack = await opened.enter_async_context(running_stack(settings, say=say))
+            with moving:
+                stack = await opened.enter_async_context(running_stack(settings, say=say))
         finally:
-            waiting.cancel()
+            if waiting is not None:
+                waiting.cancel()
         for url in stack.base_urls:
             _console.print(f"[bold green]ready[/] {url}")
         # An output that goes into a file or to a collector of logs is no place for a key that may do everything.

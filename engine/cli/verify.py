@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from engine.cli.connect import Connected, connected, engine_settings, give_up
 from engine.client.cluster import Cluster
@@ -135,12 +135,12 @@ class _Line:
         if self._progress is None:
             if self._quiet or time.monotonic() - self._started < SHOW_PROGRESS_AFTER_S:
                 return
-            columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
             self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
             self._task = self._progress.add_task("")
             self._progress.start()
         of = f" of {total:,}" if total is not None else ""
-        self._progress.update(self._task, description=f"{what}: {done:,}{of}")
+        self._progress.update(self._task, description=f"{what}: {done:,}{of}", completed=done, total=total)
 
 
 def show(report: Report) -> None:
