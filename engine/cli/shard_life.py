@@ -23,7 +23,7 @@ from engine.journal.redis_journal import RedisJournal
 from engine.settings import Settings
 
 ASK_TIMEOUT_S = 10.0
-ATTEMPTS = 5
+RESTART_S = 60.0
 START_TIMEOUT_S = 180.0
 ARCHIVE_TIMEOUT_S = 120.0
 LOOK_EVERY_S = 0.1
@@ -56,7 +56,7 @@ def why_not(reply: object) -> str:
 
 async def placement_of(engine: Connected) -> Placement:
     """The map as the control shard has it now."""
-    return _map(await engine.cluster.ask(CONTROL_SHARD, GetConfig("placement", ""), timeout_s=ASK_TIMEOUT_S))
+    return _map(await _asked(engine, CONTROL_SHARD, GetConfig("placement", "")))
 
 
 def _map(reply: Reply) -> Placement:
@@ -73,7 +73,7 @@ async def owned_by(engine: Connected, placement: Placement) -> dict[int, list[Pa
 
 
 async def _parts(engine: Connected, shard: int) -> list[Part]:
-    reply = await engine.cluster.ask(shard, ListParts(), timeout_s=ASK_TIMEOUT_S)
+    reply = await _asked(engine, shard, ListParts())
     if not isinstance(reply, PartsReply):
         raise ShardsError(f"shard {shard} does not say what it owns: {why_not(reply)}")
     return [Part(*row) for row in reply.parts]
@@ -81,14 +81,21 @@ async def _parts(engine: Connected, shard: int) -> list[Part]:
 
 async def _decided(engine: Connected, command: Command) -> Placement:
     """The map after a command that may be repeated: an answer that does not come is asked for again."""
-    for _ in range(ATTEMPTS):
-        reply = await engine.cluster.ask(CONTROL_SHARD, command, timeout_s=ASK_TIMEOUT_S)
-        if isinstance(reply, ConfigReply):
-            return _map(reply)
-        if not isinstance(reply, Problem) or reply.code not in ("unavailable", "overloaded"):
-            break
+    reply = await _asked(engine, CONTROL_SHARD, command)
+    if not isinstance(reply, ConfigReply):
+        raise ShardsError(why_not(reply))
+    return _map(reply)
+
+
+async def _asked(engine: Connected, shard: int, command: Command) -> Reply:
+    """The answer to a command that may be repeated. A shard that is restarting is asked again for a minute."""
+    until = asyncio.get_running_loop().time() + RESTART_S
+    while True:
+        reply = await engine.cluster.ask(shard, command, timeout_s=ASK_TIMEOUT_S)
+        passing = isinstance(reply, Problem) and reply.code in ("unavailable", "overloaded")
+        if not passing or asyncio.get_running_loop().time() >= until:
+            return reply
         await asyncio.sleep(1.0)
-    raise ShardsError(why_not(reply))
 
 
 # -- add ------------------------------------------------------------------------------------------------------------
@@ -165,7 +172,7 @@ async def _check_empty(engine: Connected, shard: int) -> None:
     with Line() as line:
         while True:
             parts = [part.name for part in await _parts(engine, shard)]
-            reply = await engine.cluster.ask(shard, GetStatus(), timeout_s=ASK_TIMEOUT_S)
+            reply = await _asked(engine, shard, GetStatus())
             if not isinstance(reply, StatusReply):
                 raise ShardsError(f"shard {shard} does not say what is left on it: {why_not(reply)}")
             left = _left(parts, reply.facts)
