@@ -15,6 +15,7 @@ from typing import TypeVar
 import structlog
 
 from engine.settings import Settings
+from engine.to_the_end import to_the_end
 
 RAY_TRIES = 3
 RAY_OBJECT_STORE_BYTES = 80 * 1024 * 1024
@@ -30,12 +31,7 @@ class StartError(Exception):
 
 async def in_thread(work: Callable[[], T]) -> T:
     """Do blocking work in a thread. A cancellation waits for its end, so that what it started can be stopped again."""
-    task = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise
+    return await to_the_end(asyncio.ensure_future(asyncio.to_thread(work)))
 
 
 def set_ray_environment(*, joins: bool = False) -> None:

@@ -8,6 +8,9 @@ R4  An invariant that breaks, and anything else that the core raises, stops the 
     truth. A shard whose journal is damaged or lost its end freezes instead: it stays, refuses everything and says why.
 R5  A part is packed between batches, a few milliseconds at a time, and counts only after it was read back.
 R6  What other shards say about orders across shards may wait for company (company.py): to the core it was longer on its way.
+
+One file: each of these rules is about a turn, an append and a lease that all parts of it share; what stands alone has its own
+(snapshots, company, clock, measures, server).
 """
 
 from __future__ import annotations

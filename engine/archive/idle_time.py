@@ -16,6 +16,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from engine.to_the_end import to_the_end
+
 THREADS = 4
 T = TypeVar("T")
 
@@ -33,9 +35,4 @@ _OWN = ThreadPoolExecutor(THREADS, "own-time")
 async def in_thread(work: Callable[[], T], *, idle: bool) -> T:
     """Blocking work in a thread; idle = only in time that nobody else wants. A cancellation waits for its end: nothing may go on
     half-known."""
-    task = asyncio.get_running_loop().run_in_executor(_IDLE if idle else _OWN, work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise
+    return await to_the_end(asyncio.get_running_loop().run_in_executor(_IDLE if idle else _OWN, work))
