@@ -186,7 +186,7 @@ class ShardLink:
                 self._flush()
         elif not self._flush_due and self._credits > CREDITS_KEPT:
             self._flush_due = True
-            self._loop.call_soon(self._flush_at_once)
+            self._loop.call_soon(self._flush_in_turn)
 
     def subscribe(self, corr: int, make: Callable[[], Command], on_reply: Callable[[Reply], None]) -> None:
         """Keep a subscription alive over reconnections. `corr` below 1000, one each."""
@@ -223,7 +223,7 @@ class ShardLink:
         self._credits -= 1
         transport.write(data)
 
-    def _flush_at_once(self) -> None:
+    def _flush_in_turn(self) -> None:
         self._flush_due = False
         self._flush()
 
