@@ -17,7 +17,7 @@ from engine.domain.catalog import Catalog
 from engine.domain.commands import Command, CountStock, PlaceOrder
 from engine.domain.config import Document, Placement
 from engine.domain.orders import Destination, LineRequest, OrderRequest
-from engine.domain.replies import ConfigDoc, OrderView, Problem, Reply
+from engine.domain.replies import ConfigDoc, Opened, OrderView, Problem, Reply
 from engine.large_pages import LargePages
 from engine.protocol.effects import Append
 from engine.protocol.shard_core import ShardCore
@@ -100,7 +100,7 @@ class LocalShard:
 
     def place(self, commands: Sequence[PlaceOrder]) -> int:
         """Decide; returns how many were placed."""
-        return sum(type(reply) is OrderView for reply in self.run(commands))
+        return sum(type(reply) in (Opened, OrderView) for reply in self.run(commands))
 
 
 def commands_of(
@@ -128,7 +128,7 @@ def commands_of(
         )
         # Any 64 bits do for a key: what counts is that each is another one.
         key = (hash((prefix, n)) & 0x7FFF_FFFF_FFFF_FFFF) | 1
-        out.append(PlaceOrder(request, ttl_s, key, key ^ 0x5555))
+        out.append(PlaceOrder(request, ttl_s, key, key ^ 0x5555, brief=True))
     return out
 
 

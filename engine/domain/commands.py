@@ -34,6 +34,8 @@ class PlaceOrder(Struct, array_like=True, tag=1, frozen=True, gc=False):
     """Commit token that the shard's views must contain first."""
     holder: str = ""
     """API key that a hold counts for, where holds are capped by key."""
+    brief: bool = False
+    """The asker keeps the order: a plain one is answered with `Opened`, which leaves out what the order says."""
 
 
 class CommitHold(Struct, array_like=True, tag=2, frozen=True, gc=False):

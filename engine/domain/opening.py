@@ -17,9 +17,9 @@ from engine.domain.commands import PlaceOrder
 from engine.domain.decide_orders import Prepared, extra_safety
 from engine.domain.events import Cause, OrderPut
 from engine.domain.labels import LEG_LABELS, STATE_LABELS
-from engine.domain.orders import LegState, OnShort, OrderState
+from engine.domain.orders import LegState, OnShort, OrderRequest, OrderState
 from engine.domain.plan import Plan
-from engine.domain.replies import LegLineView, LegView, OrderLineView, OrderView
+from engine.domain.replies import LegLineView, LegView, Opened, OpenedLeg, OrderLineView, OrderView
 from engine.domain.state import HOLD_LIFE_MAX_MS, ShardState, remember
 from engine.domain.views import RUNG_LABELS
 
@@ -271,47 +271,71 @@ def apply_opened(state: ShardState, opening: Opening, event: OrderPut, id_hash: 
             entries[key] = slot
 
 
-def opened_view(catalog: Catalog, opening: Opening, order_no: int, *, token: str, expires_at_ms: int) -> OrderView:
-    """The same as views.order_view of the order's record."""
-    prepared, plan = opening.prepared, opening.plan
-    order = opening.command.order
-    lines = order.lines
+def opened(catalog: Catalog, opening: Opening, order_no: int, *, token: str, expires_at_ms: int) -> Opened:
+    """What the shard knows of a new order beyond what was asked for."""
+    plan = opening.plan
     nodes, service_name = catalog.nodes, catalog.service_name
-    label = LEG_LABELS[_LEG_HELD if expires_at_ms else _LEG_ALLOCATED]
     legs = []
-    for leg_no, leg in enumerate(plan.legs, 1):
-        shown = []
-        for i, units in leg.lines:
-            line = lines[i]
-            shown.append(LegLineView(line.line_id, line.sku, units))
+    for leg in plan.legs:
         document = nodes[leg.node]
         carrier, name = service_name(leg.service)
-        cash_minor = leg.cash_minor
         legs.append(
-            LegView(
-                leg_no,
+            OpenedLeg(
                 document.node_id if document is not None else f"#{leg.node}",
-                label,
-                tuple(shown),
+                leg.lines,
                 carrier,
                 name,
                 leg.parcels,
                 leg.ship_by_ms // 1_000 * 1_000,
                 leg.deliver_by_ms // 1_000 * 1_000,
-                sum(cash_minor),
-                cash_minor,
+                leg.cash_minor,
             )
         )
-    cash, service_minor, policy, opportunity = plan.money_minor
-    ship_by_ms, deliver_by_ms = plan.promise_ms
-    if (ship_by_ms, deliver_by_ms) == (0, 0):
-        ship_by_ms = max([view.ship_by_ms for view in legs], default=0)
-        deliver_by_ms = max([view.deliver_by_ms for view in legs], default=0)
+    return Opened(
+        opening.prepared.slot, order_no, token, expires_at_ms, plan.money_minor, plan.promise_ms, plan.rung, legs
+    )
+
+
+def promise_of(opened: Opened) -> tuple[int, int]:
+    """(ship by, deliver by) in ms."""
+    if opened.promise_ms != (0, 0):
+        return opened.promise_ms
+    ship_by_ms = max([leg.ship_by_ms for leg in opened.legs], default=0)
+    return ship_by_ms, max([leg.deliver_by_ms for leg in opened.legs], default=0)
+
+
+def whole_view(order: OrderRequest, opened: Opened) -> OrderView:
+    """The same as views.order_view of the order's record."""
+    lines = order.lines
+    label = LEG_LABELS[_LEG_HELD if opened.expires_at_ms else _LEG_ALLOCATED]
+    legs = []
+    for leg_no, leg in enumerate(opened.legs, 1):
+        shown = []
+        for i, units in leg.lines:
+            line = lines[i]
+            shown.append(LegLineView(line.line_id, line.sku, units))
+        legs.append(
+            LegView(
+                leg_no,
+                leg.node_id,
+                label,
+                tuple(shown),
+                leg.carrier,
+                leg.service,
+                leg.parcels,
+                leg.ship_by_ms,
+                leg.deliver_by_ms,
+                sum(leg.cost_parts),
+                leg.cost_parts,
+            )
+        )
+    cash, service_minor, policy, opportunity = opened.money_minor
+    ship_by_ms, deliver_by_ms = promise_of(opened)
     return OrderView(
-        prepared.slot,
-        order_no,
+        opened.slot,
+        opened.order_no,
         order.order_id,
-        STATE_LABELS[_HELD] if expires_at_ms else label,
+        STATE_LABELS[_HELD] if opened.expires_at_ms else label,
         tuple(legs),
         (),
         cash,
@@ -322,9 +346,9 @@ def opened_view(catalog: Catalog, opening: Opening, order_no: int, *, token: str
         ship_by_ms,
         deliver_by_ms,
         0,
-        RUNG_LABELS[plan.rung],
-        token,
-        expires_at_ms,
+        RUNG_LABELS[opened.rung],
+        opened.token,
+        opened.expires_at_ms,
         1,
         False,
         order.channel,

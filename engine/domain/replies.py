@@ -118,6 +118,35 @@ class OrderView(Struct, array_like=True, tag=2, frozen=True, gc=False):
     lines: tuple[OrderLineView, ...] = ()
 
 
+class OpenedLeg(Struct, array_like=True, frozen=True, gc=False):
+    node_id: str
+    lines: list[tuple[int, int]]
+    """(index into the order's lines, units)"""
+    carrier: str
+    service: str
+    parcels: int
+    ship_by_ms: int
+    deliver_by_ms: int
+    cost_parts: tuple[int, ...]
+    """As in LegView."""
+
+
+class Opened(Struct, array_like=True, tag=14, frozen=True, gc=False):
+    """What became of a plain order that was placed just now, for who has the order: `domain.opening.whole_view` puts both together."""
+
+    slot: str
+    order_no: int
+    token: str
+    expires_at_ms: int
+    """0 = it is no hold."""
+    money_minor: tuple[int, int, int, int]
+    """Cash, service, policy, opportunity."""
+    promise_ms: tuple[int, int]
+    """Ship by, deliver by, where the promise is not simply the latest of the legs; (0, 0) = it is."""
+    rung: int
+    legs: list[OpenedLeg]
+
+
 class WorkLeg(Struct, array_like=True, frozen=True, gc=False):
     """A leg with what its node wants to know of the order."""
 
@@ -464,6 +493,7 @@ class PartsReply(Struct, array_like=True, tag=70, frozen=True, gc=False):
 Reply = (
     Problem
     | OrderView
+    | Opened
     | LegList
     | StockReply
     | DecisionReply

@@ -24,7 +24,7 @@ from engine.domain.demand import units_by_item
 from engine.domain.events import OrderPut
 from engine.domain.ids import OrderRef, public_id
 from engine.domain.keys import hash_of
-from engine.domain.opening import apply_opened, find_rows, is_plain, open_event, opened_view
+from engine.domain.opening import apply_opened, find_rows, is_plain, open_event, opened, whole_view
 from engine.domain.orders import OrderRecord, OrderState
 from engine.domain.plan import Plan, PlanRequest
 from engine.domain.problems import CODES
@@ -142,15 +142,19 @@ def open_plain(core: ShardCore, flights: list[Flight], plans: list[Plan], *, now
         batch.size += 96 + len(event.record)
         made.append(event)
         apply_opened(state, opening, event, flight.id_hash, time_ms=time_ms)
-        ttl_s = opening.command.ttl_s
+        command = opening.command
+        ttl_s = command.ttl_s
         expires_at_ms = 0
         if ttl_s > 0:
             expires_at_ms = time_ms + min(ttl_s * 1_000, HOLD_LIFE_MAX_MS)
             core.watch_expiry(expires_at_ms, event.slot, event.order_no)
         legs += len(opening.plan.legs)
-        view = opened_view(catalog, opening, event.order_no, token=token, expires_at_ms=expires_at_ms)
-        for conn, corr in flight.askers:
-            answers.append(Answer(conn, corr, view))
+        news = opened(catalog, opening, event.order_no, token=token, expires_at_ms=expires_at_ms)
+        askers = flight.askers
+        brief = command.brief and len(askers) == 1  # who joined may want the whole
+        reply: Reply = news if brief else whole_view(command.order, news)
+        for conn, corr in askers:
+            answers.append(Answer(conn, corr, reply))
         if flight.registered:
             core.flights.close(flight)
     events += made

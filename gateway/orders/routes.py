@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated
 
 import msgspec
@@ -13,12 +13,13 @@ from msgspec import Meta
 from engine.domain.commands import CancelOrder, ClearHolds, GetOrder, PlaceOrder, PlaceQuoted
 from engine.domain.ids import OrderRef, parse_public_id, slot_of
 from engine.domain.orders import OrderRequest
-from engine.domain.replies import OrderView, Problem, Reply
+from engine.domain.replies import Opened, OrderView, Problem, Reply
 from gateway.call import VALUES_FREE_BYTES, Answer, Ask, Call, Route
 from gateway.errors import DECODE_ERRORS, decode_problem, problem, problem_value, refuse, status_of
 from gateway.idempotency import fingerprint, hash_key, key_problem
 from gateway.key_slots import once, place_elsewhere
 from gateway.orders import examples
+from gateway.orders.opened import opened_allocation
 from gateway.orders.schemas import (
     HOLD_STATES,
     ORDERS_PER_BATCH_MAX,
@@ -128,8 +129,9 @@ def place(call: Call, order: Order, *, route: bytes, ttl_s: int, needs_destinati
     holder = call.principal.key_id if ttl_s and call.gateway.settings.hold_units_per_key else ""
     if order.quote_id is not None:
         return place_quoted(call, order, request, slot, route=route, ttl_s=ttl_s, holder=holder)
-    command = PlaceOrder(request, ttl_s, call.key_hash, fingerprint(route, (ttl_s, request)), call.after(), holder)
-    return Ask(slot, command, allocated)
+    mark = fingerprint(route, (ttl_s, request))
+    command = PlaceOrder(request, ttl_s, call.key_hash, mark, call.after(), holder, brief=True)
+    return Ask(slot, command, partial(allocated, request))
 
 
 def place_quoted(
@@ -142,7 +144,11 @@ def place_quoted(
     service, quoted = found
     request = msgspec.structs.replace(request, service=service)
     mark = fingerprint(route, (ttl_s, request, order.quote_id, quoted.option))
-    return Ask(slot, PlaceQuoted(request, ttl_s, call.key_hash, mark, call.after(), holder, quoted), allocated)
+    return Ask(
+        slot,
+        PlaceQuoted(request, ttl_s, call.key_hash, mark, call.after(), holder, quoted=quoted),
+        partial(allocated, request),
+    )
 
 
 def allocate(call: Call) -> Ask | Problem | Awaitable[Answer | Problem]:
@@ -156,8 +162,13 @@ def allocate(call: Call) -> Ask | Problem | Awaitable[Answer | Problem]:
     return ask if type(ask) is Problem else once(call, ask)
 
 
-def allocated(call: Call, reply: Reply) -> Answer | Problem:
-    """201 with the allocation, the first time and at every repeat."""
+def allocated(order: OrderRequest, call: Call, reply: Reply) -> Answer | Problem:
+    """201 with the allocation, the first time and at every repeat. order: what was asked for."""
+    if type(reply) is Opened:
+        opened = opened_allocation(order, reply)
+        return Answer(
+            opened, 201, ((b"location", b"/v1/allocations/" + opened.allocation_id.encode()),), opened.version
+        )
     if type(reply) is not OrderView:
         return unexpected(reply)
     shown = allocation_shown(reply)
@@ -335,7 +346,10 @@ async def _collect(
             reply = await future
             if type(reply) is Problem and reply.code == "moved":
                 reply = await call.gateway.ask_slot(ask.slot, ask.command)
-        if type(reply) is OrderView:
+        if type(reply) is Opened:
+            assert type(entry) is tuple and type(ask.command) is PlaceOrder
+            results.append(BatchItem(201, opened_allocation(ask.command.order, reply)))
+        elif type(reply) is OrderView:
             metrics.replayed += reply.replayed
             results.append(BatchItem(201, allocation_shown(reply), replayed=reply.replayed))
         else:

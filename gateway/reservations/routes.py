@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from functools import partial
 
-from engine.domain.commands import CommitHold, ExtendHold, GetOrder, ReleaseHold
+from engine.domain.commands import CommitHold, ExtendHold, GetOrder, PlaceOrder, PlaceQuoted, ReleaseHold
 from engine.domain.ids import OrderRef
-from engine.domain.replies import OrderView, Problem, Reply
+from engine.domain.opening import whole_view
+from engine.domain.orders import OrderRequest
+from engine.domain.replies import Opened, OrderView, Problem, Reply
 from gateway.call import Answer, Ask, Call, Route
 from gateway.errors import problem, refuse
 from gateway.idempotency import fingerprint
@@ -17,7 +20,6 @@ from gateway.orders.routes import (
     PLACING,
     REPLAYED,
     VALUES_PER_LINE_MAX,
-    allocated,
     foreign,
     lines_problem,
     place,
@@ -66,11 +68,17 @@ def reserve(call: Call) -> Ask | Problem | Awaitable[Answer | Problem]:
     if refusal is not None:
         return refusal
     ask = place(call, body, route=_RESERVE, ttl_s=body.ttl_s, needs_destination=False)
-    return ask if type(ask) is Problem else once(call, ask._replace(finish=reserved))
+    if type(ask) is Problem:
+        return ask
+    command = ask.command
+    assert type(command) is PlaceOrder or type(command) is PlaceQuoted
+    return once(call, ask._replace(finish=partial(reserved, command.order)))
 
 
-def reserved(call: Call, reply: Reply) -> Answer | Problem:
-    """201 with the hold, the first time and at every repeat."""
+def reserved(order: OrderRequest, call: Call, reply: Reply) -> Answer | Problem:
+    """201 with the hold, the first time and at every repeat. order: what was asked for."""
+    if type(reply) is Opened:
+        reply = whole_view(order, reply)
     if type(reply) is not OrderView:
         return unexpected(reply)
     shown = reservation_shown(reply)
@@ -96,7 +104,7 @@ def committed(call: Call, reply: Reply) -> Answer | Problem:
     if type(reply) is not OrderView:
         return unexpected(reply)
     if reply.state == "held":
-        return allocated(call, problem("wrong_state", "the reservation is still held"))
+        return problem("wrong_state", "the reservation is still held")
     shown = allocation_shown(reply)
     headers: tuple[tuple[bytes, bytes], ...] = ((b"location", b"/v1/allocations/" + shown.allocation_id.encode()),)
     if reply.replayed:

@@ -27,7 +27,8 @@ from engine.domain.catalog import Catalog
 from engine.domain.commands import Command, PlaceOrder
 from engine.domain.config import ApiKey, Placement
 from engine.domain.ids import make_order_no, slot_of
-from engine.domain.replies import ConfigDoc, LegLineView, LegView, OrderLineView, OrderView, Problem, Reply
+from engine.domain.opening import whole_view
+from engine.domain.replies import ConfigDoc, Opened, OpenedLeg, OrderView, Problem, Reply
 from engine.settings import Settings
 from gateway.__main__ import GC_THRESHOLD, GatewayServer, server_config
 from gateway.app import create_app
@@ -209,39 +210,27 @@ class LuaCluster:
                 waiting.future.set_result(Problem("out_of_stock", "not enough units"))
         self._flush()
 
-    def _view(self, waiting: Waiting, *, replayed: bool) -> OrderView:
+    def _view(self, waiting: Waiting, *, replayed: bool) -> Opened | OrderView:
+        """Brief the first time, as a shard answers."""
         order, units = waiting.command.order, waiting.units
         assert order.ship_to is not None
-        legs = tuple(
-            LegView(
-                n,
+        legs = [
+            OpenedLeg(
                 self._node_ids[leg.node],
-                "allocated",
-                tuple(LegLineView(order.lines[i].line_id, order.lines[i].sku, units[i]) for i in leg.lines),
+                [(i, units[i]) for i in leg.lines],
                 "coastline",
                 "ground",
                 1,
                 0,
                 0,
-                leg.cost_minor,
                 (leg.cost_minor, 0, 0, 0),
             )
-            for n, leg in enumerate(waiting.chosen, 1)
-        )
-        return OrderView(
-            slot_of(order.ship_to.country, order.ship_to.postal_code),
-            waiting.order_no,
-            order.order_id,
-            "allocated",
-            legs,
-            cost_minor=sum(leg.cost_minor for leg in waiting.chosen),
-            replayed=replayed,
-            channel=order.channel,
-            customer_id=order.customer_id,
-            version=1,
-            ship_to=order.ship_to,
-            lines=tuple([OrderLineView(line.line_id, line.sku, line.quantity) for line in order.lines]),
-        )
+            for leg in waiting.chosen
+        ]
+        cash_minor = sum(leg.cost_minor for leg in waiting.chosen)
+        slot = slot_of(order.ship_to.country, order.ship_to.postal_code)
+        opened = Opened(slot, waiting.order_no, "", 0, (cash_minor, 0, 0, 0), (0, 0), 0, legs)
+        return msgspec.structs.replace(whole_view(order, opened), replayed=True) if replayed else opened
 
 
 async def serve(port: int) -> None:

@@ -11,8 +11,12 @@ from msgspec.structs import replace
 import engine.protocol.placing as placing
 from engine.domain.commands import AdjustStock, PlaceOrder, StockMove
 from engine.domain.config import NodeCapacity
-from engine.domain.orders import Method, OnShort, Rung
+from engine.domain.opening import whole_view
+from engine.domain.orders import Method, OnShort, OrderRequest, Rung
 from engine.domain.plan import Plan
+from engine.domain.replies import Opened
+from gateway.orders.opened import opened_allocation
+from gateway.orders.schemas import allocation_shown
 from tests.builders import a_destination, a_line, a_network, a_node, a_place, an_item, an_order
 from tests.sim.checker import digest
 from tests.sim.greedy_planner import GreedyPlanner
@@ -93,7 +97,7 @@ def an_arbitrary_order(rng: random.Random, n: int) -> PlaceOrder:
         hold_reasons=("fraud",) if odd and rng.random() < 0.3 else (),
         paid=rng.random() < 0.1,
     )
-    return a_place(order, ttl_s=rng.choice([0, 0, 60, 10**6]), key=rng.choice([0, n + 1]))
+    return a_place(order, ttl_s=rng.choice([0, 0, 60, 10**6]), key=rng.choice([0, n + 1]), brief=rng.random() < 0.7)
 
 
 def a_shop() -> LoneCore:
@@ -113,18 +117,26 @@ def a_shop() -> LoneCore:
     return shop
 
 
-def run(seed: int) -> LoneCore:
+def run(seed: int) -> tuple[LoneCore, list[tuple[OrderRequest, Opened]]]:
+    """A shop after some orders, its brief answers made whole; and those answers as they were."""
     rng = random.Random(seed)
     shop = a_shop()
-    count = 0
+    asked = {}
     for _ in range(12):
         for _ in range(rng.randint(1, 12)):
-            shop.send(an_arbitrary_order(rng, count))
-            count += 1
+            command = an_arbitrary_order(rng, len(asked))
+            asked[shop.send(command)] = command
         shop.settle()
         shop.pass_time(rng.choice([0, 1_000, 61_000]))
     shop.check_recovery({})
-    return shop
+    brief = []
+    for corr, command in asked.items():
+        (reply,) = shop.replies[corr]
+        if isinstance(reply, Opened):
+            assert command.brief
+            brief.append((command.order, reply))
+            shop.replies[corr] = [whole_view(command.order, reply)]
+    return shop, brief
 
 
 def the_long_way(core: Any, flights: Any, plans: Any, *, now_ms: int) -> Any:
@@ -149,15 +161,43 @@ def test_both_ways_give_the_same_entries_answers_and_state(seed: int, monkeypatc
         apply_opened(*args, **fields)
 
     monkeypatch.setattr(placing, "apply_opened", counted)
-    short = run(seed)
-    assert opened > 5, "the short way was hardly taken"
+    short, brief = run(seed)
+    assert opened >= 5, "the short way was hardly taken"
+    assert opened >= len(brief) > 0
     monkeypatch.setattr(placing, "open_plain", the_long_way)
-    long = run(seed)
+    long, none = run(seed)
+    assert not none
     assert short.replies == long.replies
     assert [entry.payload for entry in short.entries] == [entry.payload for entry in long.entries]
     assert [entry.decisions for entry in short.entries] == [entry.decisions for entry in long.entries]
     assert digest(short.state) == digest(long.state)
     assert short.core.counts == long.core.counts
+
+
+def test_a_brief_answer_is_shown_like_the_whole_one() -> None:
+    pairs = [pair for seed in range(12) for pair in run(seed)[1]]
+    shop = LoneCore(a_network(nodes=2), make_planner=Varied)
+    shop.ask(AdjustStock("N-0", (StockMove("SKU-0", "received", 9),)))
+    shop.ask(AdjustStock("N-1", (StockMove("SKU-1", "received", 9),)))
+    split = an_order("A-1", {"SKU-0": 1, "SKU-1": 2})
+    opened = shop.ask(a_place(split, brief=True))
+    assert isinstance(opened, Opened) and len(opened.legs) == 2
+    committed = [(order, opened) for order, opened in [*pairs, (split, opened)] if not opened.expires_at_ms]
+    assert any(order.ship_to is None for order, _ in committed)
+    assert any(opened.promise_ms != (0, 0) for _, opened in committed)
+    for order, opened in committed:
+        assert opened_allocation(order, opened) == allocation_shown(whole_view(order, opened))
+
+
+def test_who_joined_an_order_under_way_is_answered_wholly() -> None:
+    shop = a_shop()
+    order = an_order("A-1", {"SKU-0": 1})
+    first = shop.send(a_place(order, key=5, brief=True))
+    again = shop.send(a_place(order, key=5))
+    shop.settle()
+    (opened,), (repeated,) = shop.replies[first], shop.replies[again]
+    assert isinstance(opened, Opened)
+    assert repeated == replace(whole_view(order, opened), replayed=True, token=repeated.token)
 
 
 def test_orders_that_do_not_fit_together_go_the_long_way() -> None:

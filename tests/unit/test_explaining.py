@@ -11,7 +11,7 @@ from engine.domain.config import Carrier, RateCard
 from engine.domain.decisions import candidates_of, decode
 from engine.domain.orders import Destination, LineRecord, OnShort
 from engine.domain.plan import PlanRequest
-from engine.domain.replies import NodeReply, OrderView
+from engine.domain.replies import NodeReply, Opened
 from engine.domain.state import ShardState
 from engine.settings import Settings
 from loadtests.in_process import LocalShard, commands_of
@@ -81,7 +81,7 @@ def test_a_node_that_the_record_is_silent_about_is_asked_again() -> None:
     shard = LocalShard(network)
     (command,) = commands_of(network, [Order(0, [(0, 2), (1, 1)])], prefix="e")
     (placed,) = shard.run([command])
-    assert isinstance(placed, OrderView)
+    assert isinstance(placed, Opened)
     state = shard.core.state
     before = [column.tobytes() for column in (state.positions.held, state.positions.allocated)]
     chosen = {leg.node_id for leg in placed.legs}
