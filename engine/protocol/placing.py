@@ -70,7 +70,7 @@ def place_group(core: ShardCore, group: list[Asked], *, now_ms: int, quoted: boo
         if slot is not None:
             key_hash = command.key_hash
             part = slots.get(slot)
-            known = part is not None and (id_hash in part.ids or (key_hash != 0 and part.dedupe.find(key_hash) >= 0))
+            known = part is not None and (id_hash in part.ids or (key_hash != 0 and key_hash in part.dedupe.places))
             if (known or under_way) and _is_known(core, conn, corr, slot, command):
                 continue
             if id_hash in seen or (key_hash and key_hash in seen):
