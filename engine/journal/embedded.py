@@ -23,6 +23,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from engine.journal.runtime import EmbeddedError, runtime_dir
+from engine.journal.short_turns import take_short_turns
 
 __all__ = ["EmbeddedError", "EmbeddedServer", "runtime_dir"]
 
@@ -301,6 +302,7 @@ class EmbeddedServer:
                 cwd=self._data_dir,
             )
         self.pid = self._process.pid
+        take_short_turns(self.pid)
         self._note(self.pid, binary)
 
     def _note(self, pid: int, binary: str) -> None:

@@ -1,0 +1,62 @@
+"""Short turns: asked for, and nothing else of the process is changed."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from engine.journal.short_turns import TURN_NS, take_short_turns
+
+SCHED_GETATTR = {"x86_64": 315, "aarch64": 275}
+ATTRIBUTES = struct.Struct("=IIQiIQQQ")
+
+
+@pytest.fixture
+def sleeper() -> Iterator[int]:
+    process = subprocess.Popen(["sleep", "60"], preexec_fn=lambda: os.nice(3))
+    yield process.pid
+    process.kill()
+    process.wait()
+
+
+def _attributes(pid: int) -> tuple[int, int, int]:
+    """(policy, nice, turn in ns) as Linux has them."""
+    buffer = ctypes.create_string_buffer(ATTRIBUTES.size)
+    assert ctypes.CDLL(None).syscall(SCHED_GETATTR[platform.machine()], pid, buffer, ATTRIBUTES.size, 0) == 0
+    _, policy, _, nice, _, turn_ns, _, _ = ATTRIBUTES.unpack(buffer.raw)
+    return policy, nice, turn_ns
+
+
+def _release() -> tuple[int, ...]:
+    return tuple(int(part) for part in platform.release().split(".")[:2])
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in SCHED_GETATTR, reason="nothing is asked for here"
+)
+def test_a_process_takes_short_turns_and_stays_as_nice_as_it_was(sleeper: int) -> None:
+    policy, nice, before_ns = _attributes(sleeper)
+    assert take_short_turns(sleeper)
+    assert _attributes(sleeper)[:2] == (policy, nice) == (os.SCHED_OTHER, 3)
+    if _release() >= (6, 12):
+        assert _attributes(sleeper)[2] == TURN_NS != before_ns
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no such classes elsewhere")
+def test_another_class_stays(sleeper: int) -> None:
+    os.sched_setscheduler(sleeper, os.SCHED_BATCH, os.sched_param(0))
+    assert not take_short_turns(sleeper)
+    assert os.sched_getscheduler(sleeper) == os.SCHED_BATCH
+
+
+def test_who_is_gone_gets_nothing() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    assert not take_short_turns(process.pid)
