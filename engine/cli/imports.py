@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
     from engine.cli.formats.own import OrderRow
-    from engine.cli.formats.table import BadRow
+    from engine.cli.formats.table import BadRow, Share
     from engine.cli.uploads import Feed, Outcome, Uploader
 
 SHOW_PROGRESS_AFTER_S = 2.0
@@ -192,11 +192,11 @@ def _work(
     file: Path, url: str, key: str, what: str, allow_errors: bool, report: Path | None = None
 ) -> Iterator[Uploader]:
     """An uploader with its progress line; afterwards the summary, the report and the exit code."""
-    from engine.cli.formats.table import FormatError
+    from engine.cli.formats.table import FormatError, watch_share
     from engine.cli.uploads import Uploader, UploadError
 
     started = time.monotonic()
-    with _report(report) as sink, _Line(f"{what} of {file.name}", started) as line:
+    with _report(report) as sink, watch_share() as share, _Line(f"{what} of {file.name}", started, share) as line:
         up = Uploader(url, key, advance=line.update)
         up.outcome.sink = sink
         try:
@@ -251,10 +251,11 @@ def _give_up(what: str, code: int) -> NoReturn:
 
 
 class _Line:
-    """Rows so far, shown once it has taken two seconds."""
+    """How far it is, and rows so far, shown once it has taken two seconds."""
 
-    def __init__(self, what: str, started: float) -> None:
+    def __init__(self, what: str, started: float, share: Share) -> None:
         self._what = what
+        self._share = share
         self._started = started
         self._progress: Progress | None = None
 
@@ -272,6 +273,7 @@ class _Line:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
+                TaskProgressColumn(),
                 TextColumn("{task.fields[rows]}"),
                 TimeElapsedColumn(),
             )
@@ -279,4 +281,8 @@ class _Line:
             self._progress.add_task(self._what, total=None, rows="")
             self._progress.start()
         rows = f"{outcome.taken:,} taken, {outcome.refused:,} refused"
-        self._progress.update(self._progress.task_ids[0], rows=rows)
+        share = self._share.read()
+        if share is None:  # a pipe
+            self._progress.update(self._progress.task_ids[0], rows=rows)
+        else:
+            self._progress.update(self._progress.task_ids[0], rows=rows, total=1.0, completed=share)

@@ -10,7 +10,7 @@ import pytest
 
 from engine.cli.formats.online_retail import Basket, BasketLine, Report, read_baskets
 from engine.cli.formats.own import DocumentRow, OrderRow, StockRow, read_items, read_nodes, read_orders, read_stock
-from engine.cli.formats.table import BadRow, FormatError, read_table
+from engine.cli.formats.table import BadRow, FormatError, read_table, watch_share
 from engine.cli.formats.us_network import read_population, read_stores
 
 
@@ -47,6 +47,19 @@ def test_a_row_of_another_width_is_bad_and_an_empty_one_is_nothing(tmp_path: Pat
         (6, {"sku": "C\nC", "name": "c"}),
         (7, {"sku": "D", "name": "d"}),
     ]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_who_waits_sees_what_share_of_the_file_has_been_read(tmp_path: Path, packed: bool) -> None:
+    path = _file(tmp_path, "sku\n" + "".join(f"SKU-{n:08d}-{n * n}\n" for n in range(20_000)), packed=packed)
+    with watch_share() as share:
+        assert share.read() is None
+        seen = [share.read() for _ in read_table(path, required=["sku"])]
+        assert share.read() is None, "it is closed"
+    shares = [one for one in seen if one is not None]
+    assert len(shares) == len(seen) and shares == sorted(shares)
+    assert shares[0] < 0.5 < shares[-1] == 1.0
+    assert any(0.4 < one < 0.6 for one in shares)
 
 
 @pytest.mark.parametrize(("text", "message"), [("", "empty"), ("a,b\n1,2\n", "no column sku.*its columns are a, b")])

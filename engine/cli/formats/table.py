@@ -9,8 +9,10 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, NamedTuple, TypeVar, cast
 
@@ -45,19 +47,54 @@ def open_text(path: Path) -> Iterator[IO[str]]:
         with path.open("rb") as raw:
             packed = raw.read(2) == _GZIP_MAGIC
         encoding = _encoding(path, packed)
-        with _open(path, packed) as binary, io.TextIOWrapper(binary, encoding, "replace", newline="") as text:
-            yield text
+        with path.open("rb") as raw, _unpacked(raw, packed) as binary:
+            watched = _watched.get()
+            if watched is not None:
+                watched.begin(raw)
+            with io.TextIOWrapper(binary, encoding, "replace", newline="") as text:
+                yield text
     except (OSError, EOFError) as error:
         raise FormatError(f"{path} cannot be read: {error}") from error
 
 
-def _open(path: Path, packed: bool) -> IO[bytes]:
-    return cast("IO[bytes]", gzip.open(path, "rb")) if packed else path.open("rb")
+class Share:
+    """How much of the file that is being read has been read, by its bytes as they lie on the disk."""
+
+    def __init__(self) -> None:
+        self._raw: IO[bytes] | None = None
+        self._bytes = 0
+
+    def begin(self, raw: IO[bytes]) -> None:
+        self._raw, self._bytes = raw, os.fstat(raw.fileno()).st_size
+
+    def read(self) -> float | None:
+        """0 to 1; None where nothing is being read, or no part of a whole (a pipe)."""
+        if self._raw is None or self._raw.closed or not self._bytes:
+            return None
+        return min(1.0, self._raw.tell() / self._bytes)
+
+
+_watched: ContextVar[Share | None] = ContextVar("_watched", default=None)
+
+
+@contextmanager
+def watch_share() -> Iterator[Share]:
+    """Follows every file that `open_text` opens meanwhile, the newest at a time."""
+    share = Share()
+    token = _watched.set(share)
+    try:
+        yield share
+    finally:
+        _watched.reset(token)
+
+
+def _unpacked(raw: IO[bytes], packed: bool) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if packed else raw
 
 
 def _encoding(path: Path, packed: bool) -> str:
     """Strict UTF-8 over the first megabytes, else the code page that spreadsheets export."""
-    with _open(path, packed) as file:
+    with path.open("rb") as raw, _unpacked(raw, packed) as file:
         sample = file.read(_SAMPLE_BYTES)
     try:
         sample.decode("utf-8")
