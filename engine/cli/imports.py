@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SHOW_PROGRESS_AFTER_S = 2.0
 ERRORS_SHOWN = 10
+SHARE_READ_MAX = 0.99
+"""Of a file that is read and not yet sent to its end."""
 URL_DEFAULT = "http://127.0.0.1:8080"
 _out = Console()
 _err = Console(stderr=True)
@@ -278,11 +280,10 @@ class _Line:
                 TimeElapsedColumn(),
             )
             self._progress = Progress(*columns, console=_err, transient=True)
-            self._progress.add_task(self._what, total=None, rows="")
+            self._progress.add_task(self._what, total=1.0, rows="")
             self._progress.start()
         rows = f"{outcome.taken:,} taken, {outcome.refused:,} refused"
         share = self._share.read()
-        if share is None:  # a pipe
-            self._progress.update(self._progress.task_ids[0], rows=rows)
-        else:
-            self._progress.update(self._progress.task_ids[0], rows=rows, total=1.0, completed=share)
+        if share is None:  # it is read to its end: what is left to do is on its way
+            share = SHARE_READ_MAX
+        self._progress.update(self._progress.task_ids[0], rows=rows, completed=min(share, SHARE_READ_MAX))

@@ -16,12 +16,10 @@ from engine.domain.catalog import Catalog
 from engine.domain.commands import PlaceOrder
 from engine.domain.decide_orders import Prepared, extra_safety
 from engine.domain.events import Cause, OrderPut
-from engine.domain.labels import LEG_LABELS, STATE_LABELS
-from engine.domain.orders import LegState, OnShort, OrderRequest, OrderState
+from engine.domain.orders import LegState, OnShort, OrderState
 from engine.domain.plan import Plan
-from engine.domain.replies import LegLineView, LegView, Opened, OpenedLeg, OrderLineView, OrderView
+from engine.domain.replies import Opened, OpenedLeg
 from engine.domain.state import HOLD_LIFE_MAX_MS, ShardState, remember
-from engine.domain.views import RUNG_LABELS
 
 _encode = msgspec.msgpack.Encoder().encode
 _REFUSE = int(OnShort.REFUSE)
@@ -293,67 +291,4 @@ def opened(catalog: Catalog, opening: Opening, order_no: int, *, token: str, exp
         )
     return Opened(
         opening.prepared.slot, order_no, token, expires_at_ms, plan.money_minor, plan.promise_ms, plan.rung, legs
-    )
-
-
-def promise_of(opened: Opened) -> tuple[int, int]:
-    """(ship by, deliver by) in ms."""
-    if opened.promise_ms != (0, 0):
-        return opened.promise_ms
-    ship_by_ms = max([leg.ship_by_ms for leg in opened.legs], default=0)
-    return ship_by_ms, max([leg.deliver_by_ms for leg in opened.legs], default=0)
-
-
-def whole_view(order: OrderRequest, opened: Opened) -> OrderView:
-    """The same as views.order_view of the order's record."""
-    lines = order.lines
-    label = LEG_LABELS[_LEG_HELD if opened.expires_at_ms else _LEG_ALLOCATED]
-    legs = []
-    for leg_no, leg in enumerate(opened.legs, 1):
-        shown = []
-        for i, units in leg.lines:
-            line = lines[i]
-            shown.append(LegLineView(line.line_id, line.sku, units))
-        legs.append(
-            LegView(
-                leg_no,
-                leg.node_id,
-                label,
-                tuple(shown),
-                leg.carrier,
-                leg.service,
-                leg.parcels,
-                leg.ship_by_ms,
-                leg.deliver_by_ms,
-                sum(leg.cost_parts),
-                leg.cost_parts,
-            )
-        )
-    cash, service_minor, policy, opportunity = opened.money_minor
-    ship_by_ms, deliver_by_ms = promise_of(opened)
-    return OrderView(
-        opened.slot,
-        opened.order_no,
-        order.order_id,
-        STATE_LABELS[_HELD] if opened.expires_at_ms else label,
-        tuple(legs),
-        (),
-        cash,
-        service_minor,
-        policy,
-        opportunity,
-        order.currency,
-        ship_by_ms,
-        deliver_by_ms,
-        0,
-        RUNG_LABELS[opened.rung],
-        opened.token,
-        opened.expires_at_ms,
-        1,
-        False,
-        order.channel,
-        order.customer_id,
-        None,
-        order.ship_to,
-        tuple([OrderLineView(line.line_id, line.sku, line.quantity) for line in lines]),
     )

@@ -132,7 +132,7 @@ class OpenedLeg(Struct, array_like=True, frozen=True, gc=False):
 
 
 class Opened(Struct, array_like=True, tag=14, frozen=True, gc=False):
-    """What became of a plain order that was placed just now, for who has the order: `domain.opening.whole_view` puts both together."""
+    """What became of a plain order that was placed just now, for who has the order: `domain.views.whole_view` puts both together."""
 
     slot: str
     order_no: int
@@ -142,7 +142,7 @@ class Opened(Struct, array_like=True, tag=14, frozen=True, gc=False):
     money_minor: tuple[int, int, int, int]
     """Cash, service, policy, opportunity."""
     promise_ms: tuple[int, int]
-    """Ship by, deliver by, where the promise is not simply the latest of the legs; (0, 0) = it is."""
+    """Ship by, deliver by, as the plan says; (0, 0) = the latest of the legs."""
     rung: int
     legs: list[OpenedLeg]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from engine.domain.catalog import Catalog
 from engine.domain.demand import by_line
-from engine.domain.labels import LEG_LABELS, order_label
-from engine.domain.orders import LegRecord, LineRecord, OrderRecord, Rung
-from engine.domain.replies import EditView, LegLineView, LegView, OrderLineView, OrderView, UnfilledView
+from engine.domain.labels import LEG_LABELS, STATE_LABELS, order_label
+from engine.domain.orders import LegRecord, LegState, LineRecord, OrderRecord, OrderRequest, OrderState, Rung
+from engine.domain.replies import EditView, LegLineView, LegView, Opened, OrderLineView, OrderView, UnfilledView
 
 RUNG_LABELS = tuple(rung.name.lower() for rung in Rung)
 
@@ -100,3 +100,66 @@ def line_views(catalog: Catalog, lines: list[LineRecord]) -> tuple[OrderLineView
 def _unfilled(record: OrderRecord) -> tuple[UnfilledView, ...]:
     """Demand by line; a kit is short by as many kits as its scarcest component is."""
     return tuple([UnfilledView(w.line_id, w.quantity, w.reason, w.no) for w in by_line(record)])
+
+
+def promise_opened(opened: Opened) -> tuple[int, int]:
+    """(ship by, deliver by) in ms."""
+    if opened.promise_ms != (0, 0):
+        return opened.promise_ms
+    ship_by_ms = max([leg.ship_by_ms for leg in opened.legs], default=0)
+    return ship_by_ms, max([leg.deliver_by_ms for leg in opened.legs], default=0)
+
+
+def whole_view(order: OrderRequest, opened: Opened) -> OrderView:
+    """The same as `order_view` of the record of a plain order, from what was asked for and what its shard added."""
+    lines = order.lines
+    label = LEG_LABELS[LegState.HELD if opened.expires_at_ms else LegState.ALLOCATED]
+    legs = []
+    for leg_no, leg in enumerate(opened.legs, 1):
+        shown = []
+        for i, units in leg.lines:
+            line = lines[i]
+            shown.append(LegLineView(line.line_id, line.sku, units))
+        legs.append(
+            LegView(
+                leg_no,
+                leg.node_id,
+                label,
+                tuple(shown),
+                leg.carrier,
+                leg.service,
+                leg.parcels,
+                leg.ship_by_ms,
+                leg.deliver_by_ms,
+                sum(leg.cost_parts),
+                leg.cost_parts,
+            )
+        )
+    cash, service_minor, policy, opportunity = opened.money_minor
+    ship_by_ms, deliver_by_ms = promise_opened(opened)
+    return OrderView(
+        opened.slot,
+        opened.order_no,
+        order.order_id,
+        STATE_LABELS[OrderState.HELD] if opened.expires_at_ms else label,
+        tuple(legs),
+        (),
+        cash,
+        service_minor,
+        policy,
+        opportunity,
+        order.currency,
+        ship_by_ms,
+        deliver_by_ms,
+        0,
+        RUNG_LABELS[opened.rung],
+        opened.token,
+        opened.expires_at_ms,
+        1,
+        False,
+        order.channel,
+        order.customer_id,
+        None,
+        order.ship_to,
+        tuple([OrderLineView(line.line_id, line.sku, line.quantity) for line in lines]),
+    )

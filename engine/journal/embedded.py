@@ -302,8 +302,8 @@ class EmbeddedServer:
                 cwd=self._data_dir,
             )
         self.pid = self._process.pid
-        take_short_turns(self.pid)
         self._note(self.pid, binary)
+        take_short_turns(self.pid)
 
     def _note(self, pid: int, binary: str) -> None:
         """Write server.json, whole or not at all."""

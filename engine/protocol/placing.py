@@ -24,14 +24,14 @@ from engine.domain.demand import units_by_item
 from engine.domain.events import OrderPut
 from engine.domain.ids import OrderRef, public_id
 from engine.domain.keys import hash_of
-from engine.domain.opening import apply_opened, find_rows, is_plain, open_event, opened, whole_view
+from engine.domain.opening import apply_opened, find_rows, is_plain, open_event, opened
 from engine.domain.orders import OrderRecord, OrderState
 from engine.domain.plan import Plan, PlanRequest
 from engine.domain.problems import CODES
 from engine.domain.ready import with_ready_times
 from engine.domain.replies import Problem, Reply
 from engine.domain.state import HOLD_LIFE_MAX_MS, index_order
-from engine.domain.views import order_view
+from engine.domain.views import order_view, whole_view
 from engine.protocol.effects import Answer
 from engine.protocol.flights import Flight
 

@@ -1,12 +1,14 @@
-"""New plain orders as the API shows them: from what was asked for and what its shard adds, without the record in between."""
+"""New plain orders as the API shows them: from what was asked for and what its shard adds, without the whole view in between.
+
+Holds are rarer and take the longer way, by `whole_view`.
+"""
 
 from __future__ import annotations
 
 from engine.domain.labels import LEG_LABELS
-from engine.domain.opening import promise_of
 from engine.domain.orders import LegState, OrderRequest
 from engine.domain.replies import Opened
-from engine.domain.views import RUNG_LABELS
+from engine.domain.views import RUNG_LABELS, promise_opened
 from gateway.orders.schemas import (
     Allocation,
     CostParts,
@@ -24,7 +26,7 @@ _ALLOCATED = LEG_LABELS[LegState.ALLOCATED]
 
 
 def opened_allocation(order: OrderRequest, opened: Opened) -> Allocation:
-    """The same as `allocation_shown` of the whole view (domain.opening.whole_view); the order is committed, not held."""
+    """The same as `allocation_shown` of the whole view (domain.views.whole_view); the order is committed, not held."""
     tail = id_tail(opened.slot, opened.order_no)
     lines = order.lines
     legs = []
@@ -50,7 +52,7 @@ def opened_allocation(order: OrderRequest, opened: Opened) -> Allocation:
             )
         )
     cash, service, policy, opportunity = opened.money_minor
-    ship_by_ms, deliver_by_ms = promise_of(opened)
+    ship_by_ms, deliver_by_ms = promise_opened(opened)
     return Allocation(
         f"alc_{tail}",
         order.order_id,

@@ -7,9 +7,9 @@ from functools import partial
 
 from engine.domain.commands import CommitHold, ExtendHold, GetOrder, PlaceOrder, PlaceQuoted, ReleaseHold
 from engine.domain.ids import OrderRef
-from engine.domain.opening import whole_view
 from engine.domain.orders import OrderRequest
 from engine.domain.replies import Opened, OrderView, Problem, Reply
+from engine.domain.views import whole_view
 from gateway.call import Answer, Ask, Call, Route
 from gateway.errors import problem, refuse
 from gateway.idempotency import fingerprint

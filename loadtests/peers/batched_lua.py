@@ -27,8 +27,8 @@ from engine.domain.catalog import Catalog
 from engine.domain.commands import Command, PlaceOrder
 from engine.domain.config import ApiKey, Placement
 from engine.domain.ids import make_order_no, slot_of
-from engine.domain.opening import whole_view
 from engine.domain.replies import ConfigDoc, Opened, OpenedLeg, OrderView, Problem, Reply
+from engine.domain.views import whole_view
 from engine.settings import Settings
 from gateway.__main__ import GC_THRESHOLD, GatewayServer, server_config
 from gateway.app import create_app

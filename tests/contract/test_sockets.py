@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import pytest
 
 from engine.actors import server
@@ -14,7 +15,8 @@ from engine.client.cluster import Cluster
 from engine.client.link import ShardLink
 from engine.domain.commands import GetAvailability, GetOrder, GetStatus
 from engine.domain.placement import CONTROL_SHARD
-from engine.domain.replies import OrderView, Problem, StatusReply, StockReply
+from engine.domain.replies import Opened, OrderView, Problem, StatusReply, StockReply
+from engine.domain.views import whole_view
 from engine.journal.discovery import Found
 from engine.journal.port import Acquired
 from engine.protocol.wire import PROTOCOL_VERSION, FrameReader, Hello, decode_replies, frame
@@ -93,11 +95,12 @@ async def test_snapshots_and_tail_make_the_same_state(engine: Engine) -> None:
 async def test_a_lost_answer_is_told_to_the_same_key(engine: Engine) -> None:
     await engine.stock_up("N-0", "SKU-0", 5)
     engine.server.fail_next = "after"
-    first = await engine.cluster.ask(0, a_place(an_order("A-1"), key=5))
-    assert isinstance(first, OrderView)
-    again = await engine.cluster.ask(0, a_place(an_order("A-1"), key=5))
+    first = await engine.cluster.ask(0, a_place(an_order("A-1"), key=5, brief=True))
+    again = await engine.cluster.ask(0, a_place(an_order("A-1"), key=5, brief=True))
     assert isinstance(again, OrderView)
     assert again.replayed
+    assert isinstance(first, Opened)
+    assert msgspec.structs.replace(whole_view(an_order("A-1"), first), replayed=True, token=again.token) == again
     seen = await engine.cluster.ask(0, GetAvailability(("SKU-0",)))
     assert isinstance(seen, StockReply)
     assert seen.positions[0].allocated == 1

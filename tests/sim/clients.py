@@ -41,7 +41,8 @@ from engine.domain.config import Node
 from engine.domain.ids import slot_of
 from engine.domain.orders import LegState, OnShort, OrderRequest, OrderState
 from engine.domain.placement import shard_of_node, shard_of_slot
-from engine.domain.replies import InboundReply, LegView, OrderView, Problem, QuoteReply, Reply, StockReply
+from engine.domain.replies import InboundReply, LegView, Opened, OrderView, Problem, QuoteReply, Reply, StockReply
+from engine.domain.views import whole_view
 from engine.protocol.control_core import ControlCore
 from engine.protocol.shard_core import ShardCore
 from engine.protocol.tokens import parse_token
@@ -108,6 +109,9 @@ class Clients:
         op = self.open.get(corr)
         if op is None:
             return
+        if isinstance(reply, Opened):
+            assert isinstance(op.command, PlaceOrder) and op.command.brief
+            reply = whole_view(op.command.order, reply)
         if isinstance(reply, Problem):
             if reply.code in _TRY_LATER:
                 if reply.code == "moved":
@@ -204,7 +208,7 @@ class Clients:
         self.count += 1
         order = an_order(f"A-{self.count}", lines, ship_to=a_destination(postal_code), **fields)
         slot = "US" + postal_code[:3]
-        command = PlaceOrder(order, ttl_s, **self.key())
+        command = PlaceOrder(order, ttl_s, **self.key(), brief=self.count % 3 > 0)
         return self.send(shard_of_slot(self.world.placement, slot), command)
 
     def work(self) -> None:
@@ -241,7 +245,7 @@ class Clients:
             self.count += 1  # the next order has another id
             self.send(home, QuoteOrder(order), lambda reply: self._spend(order, ttl_s, home, reply))
         else:
-            self.send(home, PlaceOrder(order, ttl_s, **self.key()))
+            self.send(home, PlaceOrder(order, ttl_s, **self.key(), brief=self.count % 3 > 0))
 
     def _spend(self, order: OrderRequest, ttl_s: int, home: int, reply: Reply) -> None:
         """Take up what was quoted, some of it too late: it is kept, or refused with a reason of its own."""

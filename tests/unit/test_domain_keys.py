@@ -1,4 +1,4 @@
-"""The compact table against a plain dict, and slots against their definition."""
+"""The table of keys against a plain dict, and slots against their definition."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from engine.domain.ids import slot_of
 from engine.domain.keys import KeyTable
 
 KEYS = st.one_of(st.integers(0, 40), st.integers(0, 2**64 - 1), st.integers(0, 20).map(lambda n: n << 32))
-"""Few keys, any keys, and keys that all begin their search at one place."""
+"""Few keys, any keys, and keys that end alike."""
 
 
 @given(st.lists(st.tuples(KEYS, st.integers(0, 3)), max_size=300))

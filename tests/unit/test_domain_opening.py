@@ -11,10 +11,10 @@ from msgspec.structs import replace
 import engine.protocol.placing as placing
 from engine.domain.commands import AdjustStock, PlaceOrder, StockMove
 from engine.domain.config import NodeCapacity
-from engine.domain.opening import whole_view
 from engine.domain.orders import Method, OnShort, OrderRequest, Rung
 from engine.domain.plan import Plan
 from engine.domain.replies import Opened
+from engine.domain.views import whole_view
 from gateway.orders.opened import opened_allocation
 from gateway.orders.schemas import allocation_shown
 from tests.builders import a_destination, a_line, a_network, a_node, a_place, an_item, an_order
@@ -189,7 +189,7 @@ def test_a_brief_answer_is_shown_like_the_whole_one() -> None:
         assert opened_allocation(order, opened) == allocation_shown(whole_view(order, opened))
 
 
-def test_who_joined_an_order_under_way_is_answered_wholly() -> None:
+def test_a_repeat_in_the_same_batch_is_answered_wholly() -> None:
     shop = a_shop()
     order = an_order("A-1", {"SKU-0": 1})
     first = shop.send(a_place(order, key=5, brief=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 
 import msgspec
 import pytest
@@ -121,7 +122,7 @@ def test_a_key_table_is_a_dict_that_forgets_from_the_front() -> None:
     table = KeyTable()
     model: dict[int, tuple[int, int, int]] = {}
     for n in range(20_000):
-        key = rng.choice([rng.getrandbits(64), rng.randrange(64) << 58, n])  # some collide in their low bits
+        key = rng.choice([rng.getrandbits(64), rng.randrange(64) << 58, n])
         new = table.put(key, n, n + 1, n)
         assert new == (key not in model)
         model[key] = (n, n + 1, n)
@@ -138,6 +139,35 @@ def test_a_key_table_is_a_dict_that_forgets_from_the_front() -> None:
     assert table.get(12345678) is None
     oldest_ms = next(table.rows())[3]
     assert table.forget(oldest_ms, limit=5) == 0
+
+
+def test_rows_are_found_after_forgotten_ones_were_dropped() -> None:
+    table = KeyTable()
+
+    def check(first: int, last: int) -> None:
+        assert len(table) == last - first
+        assert [row[0] for row in table.rows()] == list(range(first, last))
+        for key in range(last):
+            assert table.get(key) == ((key + 1, key + 2, key + 1_000) if key >= first else None)
+
+    for key in range(300):
+        assert table.put(key, key + 1, key + 2, key + 1_000)
+    assert table.forget(1_200, limit=1_000) == 200
+    assert table.base == 200 * 4, "they were dropped"
+    check(200, 300)
+    assert not table.put(250, 7, 8, 9)
+    assert [table.get(key) for key in (249, 250, 251)] == [(250, 251, 1_249), (7, 8, 9), (252, 253, 1_251)]
+    assert not table.put(250, 251, 252, 1_250)
+    for key in range(300, 600):
+        assert table.put(key, key + 1, key + 2, key + 1_000)
+    assert table.forget(1_450, limit=1_000) == 250
+    assert table.base == 450 * 4, "and once more"
+    check(450, 600)
+    assert table.put(3, 4, 5, 1_003), "it was forgotten"
+    assert table.get(3) == (4, 5, 1_003)
+    with pytest.raises(struct.error):
+        table.put(700, 1, -1, 1)
+    assert table.get(700) is None and len(table) == 151
 
 
 def test_a_key_that_was_forgotten_can_be_put_again() -> None:

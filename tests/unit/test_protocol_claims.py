@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from engine.domain.commands import AdjustStock, GetAvailability, GetStatus, StockMove
 from engine.domain.replies import OrderView, Problem
 from engine.protocol.claims import WAIT_MS
@@ -115,6 +117,20 @@ def test_an_order_short_only_for_a_claim_waits_for_its_end() -> None:
     shop2.settle()
     assert isinstance(shop2.replies[waiting][0], OrderView)
     assert all(isinstance(shop2.replies[corr][0], OrderView) for corr in corrs)
+
+
+def test_who_joined_a_brief_order_that_waited_is_answered_wholly_and_so_is_its_asker() -> None:
+    shop = a_shop({"N-0": 2, "N-2": 1})
+    two_that_collide(shop)
+    command = a_place(an_order("C", {"SKU-0": 2}), key=9, brief=True)
+    asked, joined = shop.send(command), shop.send(msgspec.structs.replace(command, brief=False))
+    shop.settle()
+    shop.ask(AdjustStock("N-0", (StockMove("SKU-0", "received", 1),)))
+    shop.core.solved(shop.solves[0].component, None, now_ms=shop.now_ms)
+    shop.settle()
+    (view,) = shop.replies[asked]
+    assert isinstance(view, OrderView) and not view.replayed
+    assert shop.replies[joined] == [view]
 
 
 def test_waiting_for_claims_has_an_end() -> None:

@@ -68,7 +68,7 @@ class Share:
         self._raw, self._bytes = raw, os.fstat(raw.fileno()).st_size
 
     def read(self) -> float | None:
-        """0 to 1; None where nothing is being read, or no part of a whole (a pipe)."""
+        """0 to 1; None where nothing is being read."""
         if self._raw is None or self._raw.closed or not self._bytes:
             return None
         return min(1.0, self._raw.tell() / self._bytes)
