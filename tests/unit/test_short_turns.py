@@ -20,7 +20,12 @@ ATTRIBUTES = struct.Struct("=IIQiIQQQ")
 
 @pytest.fixture
 def sleeper() -> Iterator[int]:
-    process = subprocess.Popen(["sleep", "60"], preexec_fn=lambda: os.nice(3))
+    def set_up() -> None:
+        os.nice(3)
+        if sys.platform == "linux":
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # whatever the tests run in
+
+    process = subprocess.Popen(["sleep", "60"], preexec_fn=set_up)
     yield process.pid
     process.kill()
     process.wait()
