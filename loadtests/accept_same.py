@@ -1,6 +1,6 @@
 """The same orders, one after another, on 1, 2 and 4 shards with 1 and 2 gateways: the same plans and costs.
 
-Every request carries the token of the one before it in X-QM-After, so that each order sees all that came before. The stock is
+Every request carries the token of the stock and of the order before it in X-QM-After, so that each order sees all that came before. The stock is
 tight enough that orders compete, and the clock is kept out of it: all legs leave in the same week or the run says so.
 """
 
@@ -39,7 +39,7 @@ async def same(run: Acceptance, *, orders_count: int = ORDERS, layouts: Sequence
     for shards, gateways in layouts:
         name = f"same-{shards}-{gateways}"
         async with run.engine(name, network, shards=shards, gateways=gateways) as engine:
-            plans = await _plans(engine.facts["urls"], engine.key, renderer, orders)
+            plans = await _plans(engine.facts["urls"], engine.key, renderer, orders, network.items[0].sku)
         if first is None:
             first = plans
             cost = sum(plan.get("cost_minor", 0) for plan in plans)
@@ -61,14 +61,17 @@ async def same(run: Acceptance, *, orders_count: int = ORDERS, layouts: Sequence
         )
 
 
-async def _plans(urls: list[str], key: str, renderer: Renderer, orders: list[Order]) -> list[dict[str, Any]]:
-    """What was decided, without what names the engine (ids, tokens) or the instant."""
+async def _plans(urls: list[str], key: str, renderer: Renderer, orders: list[Order], sku: str) -> list[dict[str, Any]]:
+    """What was decided, without what names the engine (ids, tokens) or the instant. sku: any of those in stock."""
     clients = [Client(url, key, connections=1) for url in urls]
-    token = ""
     out = []
     try:
+        # The stock was counted a moment ago, and a shard plans with views of the others' that may be older than that.
+        counted = await clients[0].request("GET", f"/v1/availability?sku={sku}&consistency=strict")
+        need(counted.status == 200, "the owners say what they have", counted.status, counted.body[:300])
+        loaded = token = counted.json()["token"]
         for n, order in enumerate(orders):
-            headers = {"x-qm-after": token} if token else {}
+            headers = {"x-qm-after": f"{loaded},{token}"}
             body = renderer.body(order, f"same-{n}")
             response = await clients[n % len(clients)].request("POST", "/v1/allocations", body, headers=headers)
             if response.status == 409:
