@@ -43,10 +43,13 @@ def _release() -> tuple[int, ...]:
     return tuple(int(part) for part in platform.release().split(".")[:2])
 
 
-@pytest.mark.skipif(
-    sys.platform != "linux" or platform.machine() not in SCHED_GETATTR, reason="nothing is asked for here"
-)
+KNOWN_HERE = sys.platform == "linux" and platform.machine() in SCHED_GETATTR
+
+
 def test_a_process_takes_short_turns_and_stays_as_nice_as_it_was(sleeper: int) -> None:
+    if not KNOWN_HERE:
+        assert not take_short_turns(sleeper), "nothing is asked for here"
+        return
     policy, nice, before_ns = _attributes(sleeper)
     assert take_short_turns(sleeper)
     assert _attributes(sleeper)[:2] == (policy, nice)
@@ -55,11 +58,12 @@ def test_a_process_takes_short_turns_and_stays_as_nice_as_it_was(sleeper: int) -
         assert _attributes(sleeper)[2] == TURN_NS != before_ns
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="no such classes elsewhere")
 def test_another_class_stays(sleeper: int) -> None:
-    os.sched_setscheduler(sleeper, os.SCHED_BATCH, os.sched_param(0))
-    assert not take_short_turns(sleeper)
-    assert os.sched_getscheduler(sleeper) == os.SCHED_BATCH
+    if sys.platform == "linux":
+        os.sched_setscheduler(sleeper, os.SCHED_BATCH, os.sched_param(0))
+    assert take_short_turns(sleeper) is False
+    if sys.platform == "linux":
+        assert os.sched_getscheduler(sleeper) == os.SCHED_BATCH
 
 
 def test_who_is_gone_gets_nothing() -> None:
