@@ -67,7 +67,7 @@ test: $(STAMP) redis-server postgresql static ## All that CI runs: format, lint,
 
 check: $(STAMP) static unit ## The quick part of it, under a minute: the same without the slow tests
 
-bench: $(STAMP) ## Measure against the peers, side by side (QUICK=1: about 6 minutes)
+bench: $(STAMP) ## Measure against the peers, side by side (QUICK=1: under 5 minutes)
 	@code=0; $(BIN)/python -m loadtests.bench $(if $(QUICK),--quick) || code=$$?; \
 		if [ -e loadtests/results/latest.json ]; then $(BIN)/python -m docs.tools.figures; fi; exit $$code
 

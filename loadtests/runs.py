@@ -113,7 +113,7 @@ class Bench:
             pool=str(pool),
             id_prefix=f"warm-{self._runs}-",
             connections=connections,
-            duration_s=2.0,
+            duration_s=1.0 if self.quick else 2.0,
             warmup_s=0.0,
         )
         self.driver.run(run)

@@ -202,9 +202,10 @@ class ShardFollower:
             await self._in_thread(writer.seal)
 
     async def _tell(self) -> None:
-        now = time.monotonic()
+        """At most after each write of the index, at least once in `tell_every_s`."""
+        now, told = time.monotonic(), self._told
         cursor = ArchiveCursor(self.writer.archived_seq, self.indexed_seq, self.indexed_ms, self._now_ms())
-        if self._told is None or now - self._told_at >= self._tell_every_s:
+        if told is None or told.indexed_seq < self.indexed_seq or now - self._told_at >= self._tell_every_s:
             await self._feed.publish(cursor)
             self._told, self._told_at = cursor, now
 

@@ -157,6 +157,21 @@ async def test_what_is_appended_is_archived_and_indexed(feed: JournalFeed, write
     await assert_complete(writer, tmp_path)
 
 
+async def test_a_write_of_the_index_is_told_at_once_and_nothing_else_before_its_time(
+    feed: JournalFeed, writer: Writer, tmp_path: Path
+) -> None:
+    one = follower(feed, tmp_path, index_at(tmp_path / "index.db"), tell_every_s=1_000.0)
+    await one.open()
+    await one.round()
+    first = await writer.journal.archive_cursor()
+    await writer.run(20)
+    await drained(one)
+    told = await writer.journal.archive_cursor()
+    assert told is not None and told.indexed_seq == writer.tail.seq
+    await one.round()
+    assert await writer.journal.archive_cursor() == told != first
+
+
 async def test_on_a_busy_machine_entries_wait_in_the_journal_until_the_rush_is_over_or_memory_is_tight(
     feed: JournalFeed, writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
