@@ -19,7 +19,7 @@ from engine.actors.measures import Complaint
 from engine.archive.feed import JournalFeed
 from engine.archive.follower import ShardFollower
 from engine.archive.index import IndexWriter, connect_index, migrate
-from engine.archive.patience import CpuPressure, Patience
+from engine.archive.patience import BusyCores, Patience
 from engine.archive.places import archive_url, index_url
 from engine.archive.reader import IndexReader
 from engine.archive.store import SegmentStore
@@ -94,7 +94,7 @@ class Archiving:
                     log.warning("index unreachable", error=str(error))
                 await asyncio.sleep(RETRY_S)
         index, lock = IndexWriter(engine), asyncio.Lock()
-        url, pressure = settings.redis_url.get_secret_value(), CpuPressure()
+        url, cores = settings.redis_url.get_secret_value(), BusyCores()
 
         def follower_of(shard: int) -> ShardFollower:
             return ShardFollower(
@@ -104,7 +104,7 @@ class Archiving:
                 index,
                 lock,
                 seal_s=settings.archive_seal_s,
-                patience=Patience(settings.archive_lag_s, pressure.share),
+                patience=Patience(settings.archive_lag_s, cores.share),
                 now_ms=settings.pace.now_ms,
             )
 

@@ -1,20 +1,22 @@
-"""The archiver waits only while it is felt, while somebody else wants the machine, and for a bounded time."""
+"""The archiver waits only while it is felt, while others keep the machine busy, and for a bounded time."""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 
 import pytest
 
-from engine.archive.patience import CALM_BYTES_PER_S, LOOK_EVERY_S, CpuPressure, Patience
+from engine.archive.patience import CALM_BYTES_PER_S, LOOK_EVERY_S, BusyCores, Patience
 
 ENTRY_BYTES = 4_096
 BUSY_PER_S = 10 * CALM_BYTES_PER_S // ENTRY_BYTES
 
 
-def patience(lag_s: float = 30.0, pressure: float = 1.0) -> Patience:
+def patience(lag_s: float = 30.0, busy_share: float = 1.0) -> Patience:
     """Entries are known, and nothing is left in the journal at second 100."""
-    made = Patience(lag_s, lambda: pressure)
+    made = Patience(lag_s, lambda: busy_share)
     made.waits(100.0, tail_seq=1_000)
     made.took(100.0, entries=10, size_bytes=10 * ENTRY_BYTES, all_of_it=True)
     return made
@@ -31,7 +33,7 @@ def test_a_journal_that_grows_fast_on_a_busy_machine_waits_until_the_lag_and_no_
 
 
 @pytest.mark.parametrize(
-    "one", [patience(pressure=0.3), patience(lag_s=0.0), Patience(30.0, lambda: 1.0)], ids=["idle", "off", "new"]
+    "one", [patience(busy_share=0.3), patience(lag_s=0.0), Patience(30.0, lambda: 1.0)], ids=["idle", "off", "new"]
 )
 def test_it_does_not_wait_where_a_core_is_free_or_no_lag_is_allowed_or_nothing_was_ever_taken(one: Patience) -> None:
     assert not any(one.waits(100.0 + n, tail_seq=1_000 + n * BUSY_PER_S) for n in range(1, 10))
@@ -57,20 +59,35 @@ def reader(*texts: str | OSError) -> Callable[[], str]:
     return read
 
 
-def pressure(total_us: int) -> str:
-    return (
-        f"some avg10=80.93 avg60=77.14 avg300=44.48 total={total_us}\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n"
+def stat(user: int, idle: int, steal: int = 0) -> str:
+    """Ticks since the machine started, the first two lines of /proc/stat; user time of guests is contained in user."""
+    return f"cpu  {user} 20 30 {idle} 50 60 70 {steal} 900 0\ncpu0 1 2 3 4 5 6 7 8 9 0\n"
+
+
+def test_busy_is_the_share_of_all_cores_that_others_used_since_the_last_look() -> None:
+    times = iter((10.0, 11.0, 11.0 + LOOK_EVERY_S / 2, 12.0, 13.0))
+    own_ticks = iter((5, 5, 55, 105))
+    one = BusyCores(
+        reader(stat(1_000, 1_000), stat(1_150, 1_050), stat(1_300, 1_100), stat(1_350, 1_200, steal=50)),
+        lambda: next(own_ticks) / os.sysconf("SC_CLK_TCK"),
+        lambda: next(times),
     )
+    # 150 of 200; not looked at; 150 of which 50 are its own; 100 of which 50 its own, stolen ones included
+    assert [one.share() for _ in range(5)] == pytest.approx([0.0, 0.75, 0.75, 0.5, 0.25])
 
 
-def test_pressure_is_the_share_of_time_since_the_last_look_in_which_somebody_waited() -> None:
-    times = iter((10.0, 12.0, 12.0 + LOOK_EVERY_S / 2, 13.0))
-    one = CpuPressure(reader(pressure(5_000_000), pressure(6_500_000), pressure(6_600_000)), lambda: next(times))
-    assert [one.share() for _ in range(4)] == pytest.approx([0.0, 0.75, 0.75, 0.1])
+def test_a_system_that_does_not_tell_what_its_cores_do_is_never_busy() -> None:
+    assert BusyCores(reader(FileNotFoundError())).share() == 0.0
 
 
-def test_a_system_that_does_not_tell_its_pressure_is_never_busy() -> None:
-    assert CpuPressure(reader(FileNotFoundError()), lambda: 1.0).share() == 0.0
+def test_the_system_at_hand_tells_what_its_cores_do() -> None:
+    times = iter((1.0, 2.0))
+    one = BusyCores(clock=lambda: next(times))
+    assert one.share() == 0.0
+    until_s = time.process_time() + 0.05
+    while time.process_time() < until_s:
+        pass
+    assert 0.0 <= one.share() <= 1.0
 
 
 def test_who_still_has_not_taken_all_long_after_the_lag_is_late() -> None:
