@@ -56,7 +56,8 @@ class BusyCores:
         ticks = [int(word) for word in line.split()[1:9]]
         total, free = sum(ticks), ticks[3] + ticks[4] + self._own_s() * _TICKS_PER_S
         if self._looked_at >= 0 and total > self._last[0]:
-            self._share = 1 - (free - self._last[1]) / (total - self._last[0])
+            used = 1 - (free - self._last[1]) / (total - self._last[0])
+            self._share = min(1.0, max(0.0, used))  # the two clocks are not read in one moment
         self._looked_at, self._last = now, (total, free)
         return self._share
 

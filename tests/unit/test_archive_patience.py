@@ -80,14 +80,16 @@ def test_a_system_that_does_not_tell_what_its_cores_do_is_never_busy() -> None:
     assert BusyCores(reader(FileNotFoundError())).share() == 0.0
 
 
-def test_the_system_at_hand_tells_what_its_cores_do() -> None:
-    times = iter((1.0, 2.0))
-    one = BusyCores(clock=lambda: next(times))
-    assert one.share() == 0.0
-    until_s = time.process_time() + 0.05
+def test_the_system_at_hand_tells_what_its_cores_do_and_own_work_does_not_count() -> None:
+    times = iter((1.0, 1.0, 2.0, 2.0))
+    everybody, others = (
+        BusyCores(own_s=own_s, clock=lambda: next(times)) for own_s in (lambda: 0.0, time.process_time)
+    )
+    assert everybody.share() == others.share() == 0.0
+    until_s = time.process_time() + 0.2
     while time.process_time() < until_s:
         pass
-    assert 0.0 <= one.share() <= 1.0
+    assert 1.0 >= everybody.share() > others.share() >= 0.0
 
 
 def test_who_still_has_not_taken_all_long_after_the_lag_is_late() -> None:
