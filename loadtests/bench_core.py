@@ -11,7 +11,7 @@ import msgspec
 
 from engine.domain.commands import PlaceOrder
 from loadtests.figures import Figure, over_rounds, ratios
-from loadtests.in_process import LocalShard, PlainOrder, commands_of
+from loadtests.in_process import LocalShard, PlainOrder, commands_of, placed_of
 from loadtests.network import Network, NetworkSpec, build_network
 from loadtests.runs import Bench
 from loadtests.traffic import Renderer, Traffic, TrafficSpec
@@ -60,8 +60,9 @@ def decide_us(shard: LocalShard, traffic: Traffic, prefix: str) -> float:
     for frame in frames:
         batch = _COMMANDS.decode(frame)
         started = time.thread_time()
-        placed += shard.place(batch)
+        replies = shard.run(batch)
         spent += time.thread_time() - started
+        placed += placed_of(replies)
     if placed < count * 0.99:
         raise RuntimeError(f"only {placed} of {count} orders were placed: this is not normal stock")
     return spent / count * 1e6

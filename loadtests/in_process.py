@@ -100,7 +100,12 @@ class LocalShard:
 
     def place(self, commands: Sequence[PlaceOrder]) -> int:
         """Decide; returns how many were placed."""
-        return sum(type(reply) in (Opened, OrderView) for reply in self.run(commands))
+        return placed_of(self.run(commands))
+
+
+def placed_of(replies: Sequence[Reply]) -> int:
+    """How many orders of these answers were placed."""
+    return sum(type(reply) in (Opened, OrderView) for reply in replies)
 
 
 def commands_of(

@@ -487,20 +487,19 @@ def choose_candidates(w: I64, seen: I64, count: int, groups: int, limit: int) ->
             most = most * 7 // 8
             kept = _keep_nearest(w, seen, count, most + 1, limit // 2 - kept, kept)
         kept = _keep_rest(w, seen, count, kept, limit)
-    for a in range(1, kept):  # by distance
-        slot = w[W_NODE + a]
-        key = ~seen[E_KEY, slot]
-        b = a - 1
-        while b >= 0 and ~seen[E_KEY, w[W_NODE + b]] > key:
-            w[W_NODE + b + 1] = w[W_NODE + b]
+    for a in range(kept):  # by distance
+        key = ~seen[E_KEY, w[W_NODE + a]]
+        b = a
+        while b > 0 and w[W_KM + b - 1] > key:
+            w[W_KM + b] = w[W_KM + b - 1]
             b -= 1
-        w[W_NODE + b + 1] = slot
+        w[W_KM + b] = key
     for c in range(kept):
-        slot = w[W_NODE + c]
-        key = ~seen[E_KEY, slot]
-        w[W_FULL + c] = seen[E_FULL, slot]
-        w[W_NODE + c] = key & _NODE_MASK
+        key = w[W_KM + c]
+        node = key & _NODE_MASK
+        w[W_NODE + c] = node
         w[W_KM + c] = key >> KEY_SHIFT
+        w[W_FULL + c] = seen[E_FULL, seen[E_SLOT, node]]
     return kept
 
 

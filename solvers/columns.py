@@ -32,6 +32,7 @@ from solvers.layout import (
     M_POLICY,
     M_POLICY_NODE,
     M_SERVICES,
+    MEMO_COLUMNS,
     N_LINE,
     N_SURCHARGE,
     N_UNIT,
@@ -76,6 +77,7 @@ from solvers.layout import (
     W_LEAST,
     W_LEG,
     W_MEMO,
+    W_MEMOS,
     W_NEAREST,
     W_NODE,
     W_OPPORTUNITY,
@@ -137,6 +139,28 @@ def price_subset(m: I64, w: I64, alone: I64, c: int, subset: int, leg: int) -> i
 
 
 @inner
+def _parcels_from_here(m: I64, w: I64, memo_key: int, c: int) -> int:
+    """Never above what a candidate pays for parcels: what the goods of a memo key cost in the zones priced last, which are as near
+    or nearer; its least parcel where that proves nothing. Candidates come by distance, so most lie in a zone like the last one's."""
+    floor = int(w[W_FLOOR + c])
+    if floor == 0:  # it may need no carrier
+        return 0
+    least = NEVER
+    levels = m[M_LEVELS] + w[W_ORDER + O_LEVEL]
+    for p in range(w[W_ORDER + O_LEVEL_COUNT]):
+        zone = w[W_REACH + (c * SERVICES_MAX + p) * REACH_COLUMNS + H_ZONE]
+        if zone < 0:
+            continue
+        memo = W_MEMOS + p * MEMO_COLUMNS
+        if w[memo] != memo_key or w[memo + 1] > zone:
+            return floor
+        if m[m[M_SERVICES] + m[levels + p] * SERVICE_COLUMNS + S_RISES] == 0:
+            return floor
+        least = min(least, w[memo + 3])
+    return max(floor, least)
+
+
+@inner
 def fill_entries(m: I64, w: I64, alone: I64, subset: int) -> None:
     """The cheapest candidates for a subset (as many as W_ENTRIES says), by (score, delivery day, node)."""
     if w[W_DONE + subset]:
@@ -155,15 +179,16 @@ def fill_entries(m: I64, w: I64, alone: I64, subset: int) -> None:
     node_minor = m[M_POLICY_NODE] + policy * m[M_NODE_COUNT]
     day_minor = w[goods + Q_VALUE] * w[W_ORDER + O_TRANSIT_BP] // 10_000
     last = w[W_ENTRIES] - 1
+    memo_key = (w[W_STAMP] << GROUPS_EXACT) | subset
     for c in range(w[W_KEPT]):
         if w[W_FULL + c] & subset != subset or w[W_FLOOR + c] == NEVER:
             continue
         number = w[W_NODE + c]
         if neutral:
             node = m[M_NODES] + number * NODE_COLUMNS
-            least = w[W_FLOOR + c] + m[node + N_SURCHARGE] + m[node_minor + number] + w[W_DAYS + c] * day_minor
+            least = m[node + N_SURCHARGE] + m[node_minor + number] + w[W_DAYS + c] * day_minor
             least += m[node + N_LINE] * w[goods + Q_LINES] + m[node + N_UNIT] * w[goods + Q_UNITS]
-            if least > w[score + last]:
+            if least + _parcels_from_here(m, w, memo_key, c) > w[score + last]:
                 continue
         s = price_subset(m, w, alone, c, subset, W_LEG)
         if s == NEVER:

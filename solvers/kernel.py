@@ -344,22 +344,25 @@ def plan_batch(
     limit: int,
     reach_km: int,
 ) -> int:
-    """Plan all parts on the atlas `m`; 0, or NO_ROOM where the outcome's arrays are too small (then nothing is in them).
+    """Plan all parts on the atlas `m`; how many collided with others, or NO_ROOM: the outcome's arrays are too small (then nothing
+    is in them).
 
     limit: candidates looked at for an order of few groups. reach_km: how far nodes are considered, 0 = all.
     Parts of one order follow each other; the last one has O_LAST. Where O_ATOMIC and something stays unfilled, the order is
     refused: it has no legs and takes nothing (R_REFUSED on all its parts).
     """
     outcome.used[:] = 0
-    status = 0
+    collided = 0
     first_part = 0
     first_leg = 0
     first_line = 0
     scratch.taken[:, 0] = -1
     for part in range(batch.parts.shape[0]):
         if not _plan_part(m, stock, load, batch, scratch, outcome, part, limit, reach_km):
-            status = NO_ROOM
+            collided = NO_ROOM
             break
+        if outcome.parts[part, R_COLLIDED] != 0:
+            collided += 1
         if batch.parts[part, O_LAST]:
             unfilled = 0
             for n in range(first_part, part + 1):
@@ -370,7 +373,7 @@ def plan_batch(
                     outcome.parts[n, R_LEG_COUNT] = 0
                     outcome.parts[n, R_REFUSED] = 1
             if not _finish_order(m, batch, outcome, first_part, part, first_leg):
-                status = NO_ROOM
+                collided = NO_ROOM
                 break
             first_part = part + 1
             first_leg = outcome.used[_LEGS]
@@ -378,7 +381,7 @@ def plan_batch(
     legs = outcome.used[_LEGS]
     lines = outcome.used[_LEG_LINES]
     _give_back(stock, load, scratch.taken, outcome, 0, 0)
-    if status == 0:
+    if collided != NO_ROOM:
         outcome.used[_LEGS] = legs
         outcome.used[_LEG_LINES] = lines
-    return status
+    return collided

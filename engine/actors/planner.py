@@ -45,6 +45,8 @@ class SolverPlanner:
         self._outcome = at.make_outcome(parts=64, lines=512)
         self._scratch = at.make_scratch(nodes=1, lines=64, batch_lines=512)
         self._ways = at.make_ways(parts=1, takes=64)
+        self._collided = 0
+        """Parts of the batch planned last whose choice depended on what others of it took."""
         warm()
 
     # -- port -----------------------------------------------------------------------------------------------------
@@ -63,7 +65,7 @@ class SolverPlanner:
         flat = self._flattener.flatten(requests, now_ms)
         batch = self._run(flat)
         results = Results(flat, self._outcome, state=self._state, now_ms=now_ms)
-        if not self._outcome.parts[: len(batch.parts), at.R_COLLIDED].any():
+        if not self._collided:
             return all_separable(results)
         return self._contention.settle(results, _Single(self, batch))
 
@@ -162,20 +164,20 @@ class SolverPlanner:
             self._view.compiled.flags,
             self._items.table.rows,
         )
-        self._make_room(batch)
+        self._make_room(batch, flat.longest)
         atlas, stock, load = self._world()
         settings = self._settings
-        while (
-            plan_batch(atlas, stock, load, batch, self._scratch, self._outcome, settings.candidates, settings.reach_km)
-            == NO_ROOM
-        ):
+        limits = settings.candidates, settings.reach_km
+        while True:
+            self._collided = plan_batch(atlas, stock, load, batch, self._scratch, self._outcome, *limits)
+            if self._collided != NO_ROOM:
+                return batch
             self._outcome = at.make_outcome(
                 parts=len(self._outcome.parts),
                 lines=len(self._outcome.unfilled),
                 leg_lines=2 * len(self._outcome.leg_lines),
                 record_bytes=2 * len(self._outcome.record),
             )
-        return batch
 
     def own_optima(self, batch: at.Batch, parts: Sequence[int]) -> list[int]:
         """Best scores of some parts of a batch, each alone on the whole stock."""
@@ -216,10 +218,9 @@ class SolverPlanner:
         )
         return self._view.compiled.atlas, stock, at.Load(capacity.used, capacity.day, self._taken, self._view.stale)
 
-    def _make_room(self, batch: at.Batch) -> None:
+    def _make_room(self, batch: at.Batch, longest: int) -> None:
         """Grow the scratch and the outcome to the batch and the network."""
         lines = len(batch.lines)
-        longest = int(batch.parts[:, at.O_LINE_COUNT].max()) if len(batch.parts) else 1
         scratch = self._scratch
         if len(scratch.table) < longest or len(scratch.taken) < 4 * lines or scratch.seen.shape[1] < len(self._taken):
             self._scratch = at.make_scratch(

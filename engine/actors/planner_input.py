@@ -29,15 +29,16 @@ class Part:
 
 
 class Flat:
-    """A batch as the kernel reads it; `first_part` by request."""
+    """A batch as the kernel reads it; `first_part` by request, `longest` = lines of the longest request, 1 at least."""
 
-    __slots__ = ("excluded", "first_part", "lines", "parts")
+    __slots__ = ("excluded", "first_part", "lines", "longest", "parts")
 
     def __init__(self) -> None:
         self.parts: list[int] = []
         self.lines: list[int] = []
         self.excluded: list[int] = []
         self.first_part: list[int] = []
+        self.longest = 1
 
 
 class Flattener:
@@ -105,6 +106,8 @@ class Flattener:
                 part_count += self._flatten_mixed(flat, asked, (dest, *head), tail, line_count)
             excluded += without
             line_count += place
+            if place > flat.longest:
+                flat.longest = place
         return flat
 
     def _head(

@@ -34,7 +34,7 @@ class Results:
         self.flat = flat
         self.heads = Heads(config=state.catalog.version, now_ms=now_ms, views=state.view_points)
         self.parts: list[list[int]] = outcome.parts[: len(flat.parts) // at.ORDER_COLUMNS, : at.PLAN_COLUMNS].tolist()
-        self.unfilled: list[list[int]] = outcome.unfilled[: used[_UNFILLED]].tolist()
+        self.unfilled: list[list[int]] = outcome.unfilled[: used[_UNFILLED]].tolist() if used[_UNFILLED] else []
         self._records = outcome.record[: used[_RECORD]].tobytes()
         self.ends = [*flat.first_part[1:], len(self.parts)]
         """One past the last part of each order."""

@@ -20,18 +20,18 @@ class Heads:
 
     def __init__(self, *, config: int, now_ms: int, views: Mapping[int, tuple[int, int]]) -> None:
         self._now_ms = now_ms
-        shared = b"".join(encode(number) for number in (SCHEMA, config, KERNEL_VERSION, now_ms - EPOCH_2020_MS))
+        self._shared = encode((SCHEMA, config, KERNEL_VERSION, now_ms - EPOCH_2020_MS))[1:]  # without the array's head
         seen = [number for shard, point in sorted(views.items()) for number in (shard, *point)]
         self._views = encode(seen) if seen else b""
-        self._plain = bytes([0x90 | _FIELDS + 2 * bool(seen)]) + shared
+        self._plain = bytes([0x90 | _FIELDS + 2 * bool(seen)]) + self._shared
         self._plain_end = _NO_GAP + self._views if seen else b""
-        self._contended = bytes([0x90 | _FIELDS + 1 + bool(seen)]) + shared
 
     def record(self, rung: int, body: bytes, gap: list[int] | None) -> bytes:
         """A whole record."""
         if gap is None:
             return b"%b%c%b%b" % (self._plain, rung, body, self._plain_end)
-        return b"%b%c%b%b%b" % (self._contended, rung, body, encode(gap), self._views)
+        head = 0x90 | _FIELDS + 1 + bool(self._views)
+        return b"%c%b%c%b%b%b" % (head, self._shared, rung, body, encode(gap), self._views)
 
     def body(
         self, scope: int, legs: list[int], runner_up: list[int], candidates: list[int], counts: list[int]

@@ -51,7 +51,7 @@ def place_group(core: ShardCore, group: list[Asked], *, now_ms: int, quoted: boo
     if any(command.order.priority for _, _, command in group):
         group.sort(key=lambda entry: -entry[2].order.priority)
     flights: list[Flight] = []
-    seen: dict[int, None] = {}
+    seen: set[int] = set()
     """Key hashes and hashes of order ids of this group, together: a chance meeting of two costs one more turn."""
     for conn, corr, command in group:
         order = command.order
@@ -73,12 +73,13 @@ def place_group(core: ShardCore, group: list[Asked], *, now_ms: int, quoted: boo
             known = part is not None and (id_hash in part.ids or (key_hash != 0 and key_hash in part.dedupe.places))
             if (known or under_way) and _is_known(core, conn, corr, slot, command):
                 continue
-            if id_hash in seen or (key_hash and key_hash in seen):
+            expected = len(seen) + (2 if key_hash else 1)
+            seen.add(id_hash)
+            if key_hash:
+                seen.add(key_hash)
+            if len(seen) < expected and flights:
                 core.requeue(conn, corr, command)  # what came before it in this group decides what it is
                 continue
-            seen[id_hash] = None
-            if key_hash:
-                seen[key_hash] = None
         prepared = prepare(state, planner, command, slot, point)
         if isinstance(prepared, Problem):
             core.answer(conn, corr, prepared)
@@ -131,14 +132,15 @@ def open_plain(core: ShardCore, flights: list[Flight], plans: list[Plan], *, now
     decisions, events = batch.decisions, batch.events
     made: list[OrderPut] = []
     legs, token, answers = 0, batch.token, batch.answers
-    for flight, opening in zip(chosen, openings, strict=True):
+    order_nos = core.order_nos(time_ms, len(openings))
+    for flight, opening, order_no in zip(chosen, openings, order_nos, strict=True):
         why = opening.plan.record
         decided_at = None
         if why:
             decided_at = (epoch, seq, len(decisions))
             decisions.append(why)
             batch.size += len(why)
-        event = open_event(opening, core.next_order_no(time_ms), now_ms=time_ms, config=config, decided_at=decided_at)
+        event = open_event(opening, order_no, now_ms=time_ms, config=config, decided_at=decided_at)
         batch.size += 96 + len(event.record)
         made.append(event)
         apply_opened(state, opening, event, flight.id_hash, time_ms=time_ms)
@@ -147,9 +149,9 @@ def open_plain(core: ShardCore, flights: list[Flight], plans: list[Plan], *, now
         expires_at_ms = 0
         if ttl_s > 0:
             expires_at_ms = time_ms + min(ttl_s * 1_000, HOLD_LIFE_MAX_MS)
-            core.watch_expiry(expires_at_ms, event.slot, event.order_no)
+            core.watch_expiry(expires_at_ms, event.slot, order_no)
         legs += len(opening.plan.legs)
-        news = opened(catalog, opening, event.order_no, token=token, expires_at_ms=expires_at_ms)
+        news = opened(catalog, opening, order_no, token=token, expires_at_ms=expires_at_ms)
         askers = flight.askers
         brief = command.brief and len(askers) == 1  # who joined may want the whole
         reply: Reply = news if brief else whole_view(command.order, news)

@@ -14,7 +14,7 @@ engine/actors/runner.py; the simulator runs the same object.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -351,6 +351,14 @@ class ShardCore:
         else:
             self._order_ms, self._order_counter = self._order_ms + 1, 0
         return make_order_no(time_ms=self._order_ms, shard=self.shard, counter=self._order_counter)
+
+    def order_nos(self, time_ms: int, count: int) -> Sequence[int]:
+        """What so many calls of `next_order_no` would give."""
+        first = self.next_order_no(time_ms)
+        if self._order_counter + count <= ORDER_COUNTER_MAX:
+            self._order_counter += count - 1
+            return range(first, first + count)
+        return [first, *(self.next_order_no(time_ms) for _ in range(count - 1))]
 
     def count(self, what: str) -> None:
         self.counts[what] += 1

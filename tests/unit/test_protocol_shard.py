@@ -21,6 +21,7 @@ from engine.domain.commands import (
 )
 from engine.domain.config import Node
 from engine.domain.errors import InvariantBreach
+from engine.domain.ids import ORDER_COUNTER_MAX
 from engine.domain.plan import Plan, PlannedLeg, PlanRequest
 from engine.domain.replies import DumpReply, OrderView, Problem, StockReply
 from engine.domain.state import ShardState
@@ -49,6 +50,17 @@ def test_one_entry_is_outstanding_and_answers_wait_for_the_one_they_rest_on() ->
     assert effects.append is not None
     shop.core.appended(effects.append.seq)
     assert {answer.corr for answer in shop.poll().answers} == {refusal, two, read}
+
+
+@pytest.mark.parametrize("used", [0, ORDER_COUNTER_MAX - 6, ORDER_COUNTER_MAX - 5, ORDER_COUNTER_MAX - 1])
+@pytest.mark.parametrize("later_ms", [0, 1])
+def test_numbers_for_a_group_are_those_that_its_orders_would_get_one_by_one(used: int, later_ms: int) -> None:
+    single, group = a_shop({"N-0": {"SKU-0": 5}}).core, a_shop({"N-0": {"SKU-0": 5}}).core
+    for core in (single, group):
+        core._order_ms, core._order_counter = NOW_MS, used
+    for count in (5, 1, 3):
+        wanted = [single.next_order_no(NOW_MS + later_ms) for _ in range(count)]
+        assert list(group.order_nos(NOW_MS + later_ms, count)) == wanted == sorted(set(wanted))
 
 
 def test_a_read_of_durable_state_waits_for_nothing() -> None:
