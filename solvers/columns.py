@@ -141,9 +141,8 @@ def price_subset(m: I64, w: I64, alone: I64, c: int, subset: int, leg: int) -> i
 @inner
 def _parcels_from_here(m: I64, w: I64, memo_key: int, c: int) -> int:
     """Never above what a candidate pays for parcels: what the goods of a memo key cost in the zones priced last, which are as near
-    or nearer; its least parcel where that proves nothing. Candidates come by distance, so most lie in a zone like the last one's."""
-    floor = int(w[W_FLOOR + c])
-    if floor == 0:  # it may need no carrier
+    or nearer; 0 where that proves nothing. Candidates come by distance, so most lie in a zone like the last one's."""
+    if w[W_FLOOR + c] == 0:  # it may need no carrier
         return 0
     least = NEVER
     levels = m[M_LEVELS] + w[W_ORDER + O_LEVEL]
@@ -153,11 +152,11 @@ def _parcels_from_here(m: I64, w: I64, memo_key: int, c: int) -> int:
             continue
         memo = W_MEMOS + p * MEMO_COLUMNS
         if w[memo] != memo_key or w[memo + 1] > zone:
-            return floor
+            return 0
         if m[m[M_SERVICES] + m[levels + p] * SERVICE_COLUMNS + S_RISES] == 0:
-            return floor
+            return 0
         least = min(least, w[memo + 3])
-    return max(floor, least)
+    return int(least)
 
 
 @inner
@@ -188,7 +187,8 @@ def fill_entries(m: I64, w: I64, alone: I64, subset: int) -> None:
             node = m[M_NODES] + number * NODE_COLUMNS
             least = m[node + N_SURCHARGE] + m[node_minor + number] + w[W_DAYS + c] * day_minor
             least += m[node + N_LINE] * w[goods + Q_LINES] + m[node + N_UNIT] * w[goods + Q_UNITS]
-            if least + _parcels_from_here(m, w, memo_key, c) > w[score + last]:
+            bar = w[score + last]
+            if bar != NEVER and (least + w[W_FLOOR + c] > bar or least + _parcels_from_here(m, w, memo_key, c) > bar):
                 continue
         s = price_subset(m, w, alone, c, subset, W_LEG)
         if s == NEVER:

@@ -45,8 +45,6 @@ class SolverPlanner:
         self._outcome = at.make_outcome(parts=64, lines=512)
         self._scratch = at.make_scratch(nodes=1, lines=64, batch_lines=512)
         self._ways = at.make_ways(parts=1, takes=64)
-        self._collided = 0
-        """Parts of the batch planned last whose choice depended on what others of it took."""
         warm()
 
     # -- port -----------------------------------------------------------------------------------------------------
@@ -63,9 +61,9 @@ class SolverPlanner:
             return []
         self._refresh(now_ms)
         flat = self._flattener.flatten(requests, now_ms)
-        batch = self._run(flat)
+        batch, collided = self._run(flat)
         results = Results(flat, self._outcome, state=self._state, now_ms=now_ms)
-        if not self._collided:
+        if not collided:
             return all_separable(results)
         return self._contention.settle(results, _Single(self, batch))
 
@@ -84,7 +82,7 @@ class SolverPlanner:
         """The joint problem of all movable requests with every way the kernel finds for them, on the state as it is."""
         self._refresh(now_ms)
         flat = self._flattener.flatten(requests, now_ms)
-        batch = self._run(flat)
+        batch, _ = self._run(flat)
         results = Results(flat, self._outcome, state=self._state, now_ms=now_ms)
         return whole_batch(results, _Single(self, batch))
 
@@ -151,8 +149,8 @@ class SolverPlanner:
 
     # -- the kernel -----------------------------------------------------------------------------------------------
 
-    def _run(self, flat: Flat) -> at.Batch:
-        """Plan the batch into `self._outcome`; the batch as the kernel saw it."""
+    def _run(self, flat: Flat) -> tuple[at.Batch, int]:
+        """Plan the batch into `self._outcome`; (the batch as the kernel saw it, how many of its parts collided with others)."""
         parts = _table(flat.parts, at.ORDER_COLUMNS)
         lines = _table(flat.lines, at.LINE_COLUMNS)
         batch = at.Batch(
@@ -169,9 +167,9 @@ class SolverPlanner:
         settings = self._settings
         limits = settings.candidates, settings.reach_km
         while True:
-            self._collided = plan_batch(atlas, stock, load, batch, self._scratch, self._outcome, *limits)
-            if self._collided != NO_ROOM:
-                return batch
+            collided = plan_batch(atlas, stock, load, batch, self._scratch, self._outcome, *limits)
+            if collided != NO_ROOM:
+                return batch, collided
             self._outcome = at.make_outcome(
                 parts=len(self._outcome.parts),
                 lines=len(self._outcome.unfilled),

@@ -87,6 +87,8 @@ class ShardFollower:
         self._tight = False
         self._opened_at = 0.0
         """When the oldest entry of the segment in the making was taken."""
+        self._memory_seen_at = float("-inf")
+        """When the server was asked for its memory."""
         self._told: ArchiveCursor | None = None
         self._told_at = float("-inf")
         self._index_due = 0.0
@@ -187,9 +189,11 @@ class ShardFollower:
         return oldest_ms is not None and self._now_ms() - oldest_ms >= 1_000 * LATE * patience.lag_s
 
     async def _is_tight(self) -> bool:
-        """Looked at as often as the shard is told; False in between."""
-        if time.monotonic() - self._told_at < self._tell_every_s:
+        """Looked at every `tell_every_s`; False in between."""
+        now = time.monotonic()
+        if now - self._memory_seen_at < self._tell_every_s:
             return False
+        self._memory_seen_at = now
         self._tight = await self._feed.memory_share() >= MEMORY_TIGHT
         return self._tight
 
@@ -202,7 +206,7 @@ class ShardFollower:
             await self._in_thread(writer.seal)
 
     async def _tell(self) -> None:
-        """At most after each write of the index, at least once in `tell_every_s`."""
+        """After each write of the index, and at least every `tell_every_s`."""
         now, told = time.monotonic(), self._told
         cursor = ArchiveCursor(self.writer.archived_seq, self.indexed_seq, self.indexed_ms, self._now_ms())
         if told is None or told.indexed_seq < self.indexed_seq or now - self._told_at >= self._tell_every_s:

@@ -20,6 +20,8 @@ BUSY_SHARE = 0.65
 """Others use this part of all cores: the machine is busy. About 0.3 with 500 orders a second on two cores, 0.6 with 1,500, 0.75 to 0.9
 with as many as it takes."""
 LOOK_EVERY_S = 0.2
+LOOK_BACK_S = 5.0
+"""A look that is older says nothing of now: it is only asked for while a journal grows fast."""
 LATE = 1.5
 """Times the lag that lists may have: so old is what is left in the journal of who is late."""
 _STAT = Path("/proc/stat")
@@ -44,9 +46,10 @@ class BusyCores:
         """Ticks of all cores since the machine started, and those that nobody or this process used."""
 
     def share(self) -> float:
-        """Over the time since the last look, which is some tenths of a second."""
+        """Over the time since the last look, of which nothing is said where it is long ago."""
         now = self._clock()
-        if now - self._looked_at < LOOK_EVERY_S:
+        since_s = now - self._looked_at
+        if since_s < LOOK_EVERY_S:
             return self._share
         try:
             line = self._read().partition("\n")[0]
@@ -54,10 +57,12 @@ class BusyCores:
             return 0.0
         # cpu user nice system idle iowait irq softirq steal; what follows is contained in user and nice
         ticks = [int(word) for word in line.split()[1:9]]
+        if len(ticks) < 5:
+            return 0.0
         total, free = sum(ticks), ticks[3] + ticks[4] + self._own_s() * _TICKS_PER_S
-        if self._looked_at >= 0 and total > self._last[0]:
-            used = 1 - (free - self._last[1]) / (total - self._last[0])
-            self._share = min(1.0, max(0.0, used))  # the two clocks are not read in one moment
+        grown = total - self._last[0]
+        used = 1 - (free - self._last[1]) / grown if grown > 0 and since_s < LOOK_BACK_S else 0.0
+        self._share = min(1.0, max(0.0, used))  # the two clocks are not read in one moment
         self._looked_at, self._last = now, (total, free)
         return self._share
 

@@ -77,8 +77,9 @@ def place_group(core: ShardCore, group: list[Asked], *, now_ms: int, quoted: boo
             seen.add(id_hash)
             if key_hash:
                 seen.add(key_hash)
+            # What came before it in this group decides what it is. Nothing did: its own two are one, and would be at every turn.
             if len(seen) < expected and flights:
-                core.requeue(conn, corr, command)  # what came before it in this group decides what it is
+                core.requeue(conn, corr, command)
                 continue
         prepared = prepare(state, planner, command, slot, point)
         if isinstance(prepared, Problem):

@@ -202,6 +202,29 @@ async def test_on_a_busy_machine_entries_wait_in_the_journal_until_the_rush_is_o
     await assert_complete(writer, tmp_path)
 
 
+async def test_memory_is_looked_at_however_often_the_index_is_written(
+    feed: JournalFeed, writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = follower(feed, tmp_path, index_at(tmp_path / "index.db"), tell_every_s=0.2)
+    await one.open()
+    await writer.run(5)
+    await drained(one)
+    assert one.writer.segments == 0
+
+    async def tight() -> float:
+        return 0.6
+
+    monkeypatch.setattr(feed, "memory_share", tight)
+
+    async def sealed() -> bool:
+        await writer.run(1)
+        await one.round()
+        assert one.indexed_seq == writer.tail.seq
+        return one.writer.segments > 0
+
+    await eventually(sealed)
+
+
 async def test_its_work_takes_idle_time_until_archive_or_index_are_late_or_memory_is_tight(
     feed: JournalFeed, writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from engine.domain.orders import Destination, LineRecord, OnShort, Rung
 from engine.domain.plan import Plan, PlanRequest
 from engine.domain.state import ShardState
 from engine.settings import Settings
+from solvers import layout as at
 from tests.builders import NOW_MS, a_catalog, a_channel, a_line, a_node, an_item, an_order
 from tests.property.solvers_reference import Reference
 
@@ -59,12 +60,13 @@ def services(rng: Random, n: int) -> CarrierService:
     )
 
 
-def worlds(rng: Random) -> Catalog:
+def worlds(rng: Random, *, least: int = 2, most: int = 5, spread: float = 0.0) -> Catalog:
+    """`spread`: degrees that nodes lie off a few places, where several of them are."""
     nodes = [
         a_node(
             f"N-{n}",
-            lat=rng.choice([40.0, 41.5, 44.0]),
-            lon=rng.choice([-74.0, -75.5, -80.0, -100.0]),
+            lat=rng.choice([40.0, 41.5, 44.0]) + spread * rng.random(),
+            lon=rng.choice([-74.0, -75.5, -80.0, -100.0]) + spread * rng.random(),
             time_zone=rng.choice(ZONES),
             cut_off=rng.choice(["09:30", "15:00", "23:59"]),
             working_days=rng.choice([(0, 1, 2, 3, 4), (0, 1, 2, 3, 4, 5, 6), (2, 5)]),
@@ -85,7 +87,7 @@ def worlds(rng: Random) -> Catalog:
                 ]
             ),
         )
-        for n in range(rng.randint(2, 5))
+        for n in range(rng.randint(least, most))
     ]
     items = [
         an_item(
@@ -146,6 +148,45 @@ def batches(rng: Random, items: int) -> list[PlanRequest]:
         excluded = rng.choice([(), (), (), (0,)])
         requests.append(PlanRequest(order, records, 0, excluded, rng.randint(1, MAX_LEGS)))
     return requests
+
+
+def without_bounds(planner: SolverPlanner) -> SolverPlanner:
+    """A planner that prices every candidate: its policies pass for weighted ones, whose parts nothing bounds; the weights stay 1."""
+    planner._refresh(NOW_MS)
+    atlas = planner._view.compiled.atlas
+    for row in range(atlas[at.M_POLICY], atlas[at.M_POLICY_NODE], at.POLICY_COLUMNS):
+        assert atlas[row + at.Y_NEUTRAL] == 1
+        atlas[row + at.Y_NEUTRAL] = 0
+    return planner
+
+
+@pytest.mark.parametrize("chunk", range(4))
+def test_what_is_not_priced_because_of_a_bound_would_not_have_been_chosen(
+    chunk: int, planner_settings: Settings
+) -> None:
+    """Some dozen nodes, many as far as another: where bounds on parcels leave candidates away."""
+    legs = 0
+    for seed in range(chunk * SEEDS, (chunk + 1) * SEEDS):
+        rng = Random(f"bounds {seed}")
+        catalog = worlds(rng, least=12, most=40, spread=2.0)
+        states = ShardState(catalog), ShardState(catalog)
+        for item in range(len(catalog.items)):
+            for node in range(len(catalog.nodes)):
+                units = rng.choice((0, 2, 12, 12))
+                for state in states:
+                    stock_up(state, {(item, node): units})
+        requests = batches(rng, len(catalog.items))
+        plans, all_priced = (
+            planner.plan(requests, now_ms=NOW_MS)
+            for planner in (
+                SolverPlanner(states[0], planner_settings),
+                without_bounds(SolverPlanner(states[1], planner_settings)),
+            )
+        )
+        for plan, priced in zip(plans, all_priced, strict=True):
+            assert (plan.legs, plan.money_minor) == (priced.legs, priced.money_minor), f"seed {seed}"
+            legs += len(plan.legs)
+    assert legs > SEEDS
 
 
 def check_feasible(reference: Reference, request: PlanRequest, plan: Plan) -> None:

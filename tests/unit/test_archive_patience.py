@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from engine.archive.patience import CALM_BYTES_PER_S, LOOK_EVERY_S, BusyCores, Patience
+from engine.archive.patience import CALM_BYTES_PER_S, LOOK_BACK_S, LOOK_EVERY_S, BusyCores, Patience
 
 ENTRY_BYTES = 4_096
 BUSY_PER_S = 10 * CALM_BYTES_PER_S // ENTRY_BYTES
@@ -76,8 +76,19 @@ def test_busy_is_the_share_of_all_cores_that_others_used_since_the_last_look() -
     assert [one.share() for _ in range(5)] == pytest.approx([0.0, 0.75, 0.75, 0.5, 0.25])
 
 
-def test_a_system_that_does_not_tell_what_its_cores_do_is_never_busy() -> None:
-    assert BusyCores(reader(FileNotFoundError())).share() == 0.0
+@pytest.mark.parametrize("there", [FileNotFoundError(), "", "cpu  1 2 3\n", "intr 7\n"])
+def test_a_system_that_does_not_tell_what_its_cores_do_is_never_busy(there: str | OSError) -> None:
+    assert BusyCores(reader(there)).share() == 0.0
+
+
+def test_a_look_of_long_ago_and_a_clock_that_went_back_say_nothing_of_now() -> None:
+    times = iter((10.0, 11.0, 11.0 + LOOK_BACK_S, 17.0, 18.0))
+    one = BusyCores(
+        reader(stat(0, 0), stat(90, 10), stat(900, 100), stat(800, 100), stat(850, 150)),
+        lambda: 0.0,
+        lambda: next(times),
+    )
+    assert [one.share() for _ in range(5)] == pytest.approx([0.0, 0.9, 0.0, 0.0, 0.5])
 
 
 def test_the_system_at_hand_tells_what_its_cores_do_and_own_work_does_not_count() -> None:

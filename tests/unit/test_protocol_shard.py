@@ -22,6 +22,7 @@ from engine.domain.commands import (
 from engine.domain.config import Node
 from engine.domain.errors import InvariantBreach
 from engine.domain.ids import ORDER_COUNTER_MAX
+from engine.domain.keys import hash_of
 from engine.domain.plan import Plan, PlannedLeg, PlanRequest
 from engine.domain.replies import DumpReply, OrderView, Problem, StockReply
 from engine.domain.state import ShardState
@@ -61,6 +62,14 @@ def test_numbers_for_a_group_are_those_that_its_orders_would_get_one_by_one(used
     for count in (5, 1, 3):
         wanted = [single.next_order_no(NOW_MS + later_ms) for _ in range(count)]
         assert list(group.order_nos(NOW_MS + later_ms, count)) == wanted == sorted(set(wanted))
+
+
+def test_an_order_whose_key_and_id_come_to_one_number_is_placed_all_the_same() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 5}})
+    corrs = {shop.send(a_place(an_order("A"))), shop.send(a_place(an_order("B"), key=hash_of("B")))}
+    answers = [answer for _ in range(3) for answer in shop.poll().answers]
+    assert {answer.corr for answer in answers} == corrs
+    assert all(isinstance(answer.reply, OrderView) for answer in answers)
 
 
 def test_a_read_of_durable_state_waits_for_nothing() -> None:
