@@ -2,8 +2,8 @@
 
 A frame is whatever was submitted while earlier frames were in flight; a lone command leaves at once, a flood amortises
 everything. There is no timer. Each shard grants CREDITS frames at a time and gives a credit back once it has dealt with one;
-the last CREDITS_KEPT of them are for frames of ITEMS_PER_FRAME_WANTED and more. Such a frame leaves as soon as it is full, in the
-middle of a turn of the loop: so the shard decides the first of a crowd while the gateway still reads the others.
+all but one are kept for frames of ITEMS_PER_FRAME_WANTED and more: a smaller one leaves when nothing else is under way. A full
+one leaves at once, in the middle of a turn of the loop: so the shard decides the first of a crowd while the gateway still reads the others.
 
 K1  What was sent and not answered when the connection breaks has an unknown outcome. A command that is safe to repeat (a read,
     or one with an idempotency key) is sent again, unchanged, on the next connection; any other is answered `unavailable`.
@@ -43,7 +43,7 @@ from engine.protocol.wire import (
 
 ITEMS_PER_FRAME_MAX = 512
 ITEMS_PER_FRAME_WANTED = 24
-CREDITS_KEPT = 2
+CREDITS_KEPT = CREDITS - 1
 QUEUE_MAX = 50_000
 CONNECT_TIMEOUT_S = 2.0
 RETRY_MIN_S = 0.02
