@@ -11,6 +11,8 @@ from solvers.jit import inner
 from solvers.layout import (
     A_LEG,
     A_TRIAL,
+    CAP_NONE,
+    CAP_ORDERS,
     COVER_COLUMNS,
     G_CASH,
     G_CASH_LINES,
@@ -24,7 +26,11 @@ from solvers.layout import (
     I32,
     I64,
     LEGS_MAX,
+    M_NODES,
+    N_CAP_HARD,
+    N_CAP_KIND,
     NEVER,
+    NODE_COLUMNS,
     O_LINE_COUNT,
     Q_LINES,
     Q_NEED,
@@ -269,6 +275,30 @@ def _price(m: I64, w: I64, alone: I64, leg: int) -> int:
 
 
 @inner
+def _fit(m: I64, w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, c: int, leg: int) -> int:
+    """Score of an opened leg; NEVER = it cannot be served.
+
+    Where a candidate's days have no room for so much, groups are given back, the last ones first, until there is."""
+    score = _price(m, w, alone, leg)
+    node = m[M_NODES] + w[W_NODE + c] * NODE_COLUMNS
+    if score != NEVER or m[node + N_CAP_HARD] == 0 or m[node + N_CAP_KIND] in (CAP_NONE, CAP_ORDERS):
+        return score
+    g = w[W_GROUPS] - 1
+    while g >= 0 and score == NEVER:
+        i = table[g, T_FIRST]
+        if units[leg, i] > 0:
+            while i >= 0:
+                table[i, T_LEFT] += units[leg, i]
+                _move_out(w, table, grid, units, alone, prices, c, leg, i)
+                i = table[i, T_NEXT]
+            if w[W_LEG_GOODS + leg * GOODS_COLUMNS + Q_LINES] == 0:
+                return NEVER
+            score = _price(m, w, alone, leg)
+        g -= 1
+    return score
+
+
+@inner
 def _try_move(
     m: I64, w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, g: int, a: int, b: int
 ) -> bool:
@@ -402,8 +432,8 @@ def _attempt(
         if best_c < 0:
             break
         if _open(w, table, grid, units, alone, prices, best_c, legs) > 0:
-            score = _price(m, w, alone, legs)
-            if score == NEVER:  # no room or no service for so much
+            score = _fit(m, w, table, grid, units, alone, prices, best_c, legs)
+            if score == NEVER:  # no room or no service for it
                 _close(w, table, grid, units, best_c, legs)
             else:
                 w[W_LEG_SCORE + legs] = score

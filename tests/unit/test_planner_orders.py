@@ -306,6 +306,23 @@ def test_a_node_that_is_full_for_weeks_ships_nothing() -> None:
     assert plan.unfilled == [(0, 4, "capacity")]
 
 
+def test_a_large_order_takes_what_the_days_of_each_node_have_room_for() -> None:
+    """Every node has all ten lines in stock and room for four to six of them: the order is covered, not refused for capacity."""
+    nodes = [
+        a_node(
+            f"N-{n}", lat=40.75, lon=-74.0 - 3.55 * n, working_days=(2,), capacity=NodeCapacity(unit=unit, per_day=room)
+        )
+        for n, (unit, room) in enumerate((("lines", 4), ("units", 12), ("lines", 6)))
+    ]
+    items = [an_item(f"SKU-{n}", weight_g=400) for n in range(10)]
+    state = a_state({(item, node): 5 for item in range(10) for node in range(3)}, nodes=nodes, items=items)
+    plan = planned(state, a_request(dict.fromkeys(range(10), 3)))
+    assert plan.unfilled == []
+    assert sum(len(leg.lines) for leg in plan.legs) == 10
+    for leg in plan.legs:
+        assert leg.capacity_units <= (4, 12, 6)[leg.node]
+
+
 def test_lateness_and_days_have_their_price() -> None:
     """Promised in two business days: the near node needs three working days, the far one delivers in time."""
     slow = a_service("slow", band_km=[200], transit_days=[6], cards=[RateCard(break_g=[30_000], price_minor=[[400]])])
