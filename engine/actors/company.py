@@ -17,11 +17,11 @@ from collections.abc import Callable
 from engine.domain.commands import Command, DriveLeg, TryLegs
 from engine.pace import Pace
 
-TRY_WAIT_S = 0.010
+TRY_WAIT_S = 0.025
 """A client waits for these: a hold asked for, and what came of one."""
-DRIVE_WAIT_S = 0.040
+DRIVE_WAIT_S = 0.060
 """Nobody waits for these, but reads that ask for what an order did at other shards."""
-VIEW_WAIT_S = 0.025
+VIEW_WAIT_S = 0.040
 HALF_LIFE_S = 0.050
 BUSY_COMMANDS = 25
 """Of others, the older ones counted less: from about 350 a second on the next one is a few milliseconds away."""

@@ -69,6 +69,7 @@ QUEUE_MAX = 20_000
 FINISHING_QUEUE_MAX = 50_000
 GRACE_MS = 30_000
 AFTER_WAIT_MS = 1_000
+OUTSTANDING_WAKE_MS = 50
 _ENDS_HOLD = (Cause.COMMITTED, Cause.RELEASED, Cause.EXPIRED)
 _EVENTS = msgspec.msgpack.Decoder(list[Event])
 _encode_events = msgspec.msgpack.Encoder().encode
@@ -473,7 +474,9 @@ class ShardCore:
         answers, self._ready = self._ready, []
         sends, self._sends = self._sends, []
         fetches, self._fetches = self._fetches, []
-        return Effects(append, answers, sends, self._wake_at(now_ms), fetches, self.claims.take_solves())
+        # The acknowledgement of what is outstanding wakes the core, nearly always sooner than anything else is due.
+        wake_at_ms = self._wake_at(now_ms) if self._outstanding is None else now_ms + OUTSTANDING_WAKE_MS
+        return Effects(append, answers, sends, wake_at_ms, fetches, self.claims.take_solves())
 
     def fetch(self, conn: int, corr: int, at: tuple[int, int, int]) -> None:
         self._fetches.append(Fetch(conn, corr, *at))

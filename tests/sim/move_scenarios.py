@@ -262,6 +262,7 @@ def shard_comes_and_another_ends(crash_at: tuple[int, ...] = ()) -> World:
     for part in ("band:1", *(part for part in s.parts() if s.owner(part) == 1)):
         s.move(part, 2)
     s.decide(EndShard(1), lambda placement: placement.ended == [1])
+    s.until_started(1)  # it may have just crashed
     left = world.core(1).state
     assert not any(part.orders for part in left.slots.values()) and not any(p.foreign for p in left.nodes.values())
     world.end_shard(1)
