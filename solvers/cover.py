@@ -2,7 +2,8 @@
 
 A line's quantity is divided among nodes only where it may be and no single candidate has all of it. Two greedy orders are
 tried (most goods a leg, least money for the goods), for short orders also every near candidate as the first leg; the plan that
-leaves least unfilled wins, then the cheapest.
+leaves least unfilled wins, then the cheapest. Where that leaves something open and a day was too full for all that a candidate has,
+they are tried again with legs that keep to the room of their days.
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ from solvers.jit import inner
 from solvers.layout import (
     A_LEG,
     A_TRIAL,
-    CAP_NONE,
-    CAP_ORDERS,
+    CAP_LINES,
     COVER_COLUMNS,
     G_CASH,
     G_CASH_LINES,
@@ -27,7 +27,6 @@ from solvers.layout import (
     I64,
     LEGS_MAX,
     M_NODES,
-    N_CAP_HARD,
     N_CAP_KIND,
     NEVER,
     NODE_COLUMNS,
@@ -56,11 +55,13 @@ from solvers.layout import (
     T_WEIGHT,
     T_WHOLE,
     W_ALONE,
+    W_CAPACITY,
     W_COVER,
     W_COVER_BEST,
     W_COVER_CANDIDATE,
     W_COVER_RUNNER,
     W_COVER_TRIAL,
+    W_FITTING,
     W_FLOOR,
     W_GROUPS,
     W_KEPT,
@@ -71,12 +72,13 @@ from solvers.layout import (
     W_NODE,
     W_OPENED,
     W_ORDER,
+    W_ROOM,
     W_TRIAL_GOODS,
     X_FREE,
     X_LEFT,
     X_ROW,
 )
-from solvers.legs import price_leg
+from solvers.legs import price_leg, room_at
 from solvers.tariff import times
 
 ROUNDS = 3
@@ -151,21 +153,54 @@ def _fits(table: I64, grid: I64, c: int, g: int) -> bool:
 
 
 @inner
+def _room(m: I64, w: I64, c: int) -> tuple[int, bool]:
+    """Capacity that a leg may take at a candidate, and whether it counts lines (else units); NEVER = as much as it has."""
+    if not w[W_FITTING]:
+        return NEVER, False
+    kind = m[m[M_NODES] + w[W_NODE + c] * NODE_COLUMNS + N_CAP_KIND]
+    return int(w[W_ROOM + c]), bool(kind == CAP_LINES)
+
+
+@inner
+def _load(table: I64, g: int, by_lines: bool) -> int:
+    """Capacity that all a group lacks takes."""
+    load = 0
+    i = table[g, T_FIRST]
+    while i >= 0:
+        load += 1 if by_lines else table[i, T_LEFT]
+        i = table[i, T_NEXT]
+    return int(load)
+
+
+@inner
+def _units_at(table: I64, grid: I64, c: int, i: int, room: int, by_lines: bool) -> int:
+    """Units of a divided line that a candidate can take."""
+    units = min(table[i, T_LEFT], grid[X_LEFT, c, table[i, T_CANON]])
+    if by_lines:
+        return int(units) if room > 0 else 0
+    return int(min(units, room))
+
+
+@inner
 def _gain(m: I64, w: I64, table: I64, grid: I64, alone: I64, prices: I32, c: int, mode: int) -> tuple[int, int]:
     """(rank, units) of what opening a candidate would bring; the lowest rank is best; units 0 = nothing."""
     goods = W_TRIAL_GOODS
     clear_goods(w, alone, goods, A_TRIAL)
     share = 0
+    room, by_lines = _room(m, w, c)
     for g in range(w[W_GROUPS]):
         i = table[g, T_FIRST]
         if table[i, T_LEFT] <= 0:
             continue
         if table[i, T_DIVIDE]:
-            units = min(table[i, T_LEFT], grid[X_LEFT, c, table[i, T_CANON]])
+            units = _units_at(table, grid, c, i, room, by_lines)
             if units > 0:
                 share += units * 1_000 // table[i, T_UNITS] + 1
                 add_goods(w, table, alone, goods, A_TRIAL, i, units, price_of(prices, grid, c, i))
-        elif _fits(table, grid, c, g):
+                room -= 1 if by_lines else units
+        elif _fits(table, grid, c, g) and (room == NEVER or _load(table, g, by_lines) <= room):
+            if room != NEVER:
+                room -= _load(table, g, by_lines)
             while i >= 0:
                 share += 1_000
                 add_goods(w, table, alone, goods, A_TRIAL, i, table[i, T_LEFT], price_of(prices, grid, c, i))
@@ -197,10 +232,15 @@ def _move_out(w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32
     grid[X_LEFT, c, table[i, T_CANON]] += many
     goods = W_LEG_GOODS + leg * GOODS_COLUMNS
     add_goods(w, table, alone, goods, A_LEG + leg, i, -many, price_of(prices, grid, c, i))
+    if table[i, T_NEED]:
+        w[goods + Q_NEED] = 0
+        for j in range(w[W_ORDER + O_LINE_COUNT]):
+            if units[leg, j] > 0:
+                w[goods + Q_NEED] |= table[j, T_NEED]
 
 
 @inner
-def _open(w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, c: int, leg: int) -> int:
+def _open(m: I64, w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, c: int, leg: int) -> int:
     """Give a new leg all that its candidate can take; units given."""
     w[W_OPENED + c] = 1
     w[W_LEG_CANDIDATE + leg] = c
@@ -208,17 +248,21 @@ def _open(w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, c:
     for i in range(w[W_ORDER + O_LINE_COUNT]):
         units[leg, i] = 0
     given = 0
+    room, by_lines = _room(m, w, c)
     for g in range(w[W_GROUPS]):
         i = table[g, T_FIRST]
         if table[i, T_LEFT] <= 0:
             continue
         if table[i, T_DIVIDE]:
-            many = min(table[i, T_LEFT], grid[X_LEFT, c, table[i, T_CANON]])
+            many = _units_at(table, grid, c, i, room, by_lines)
             if many > 0:
                 _move_in(w, table, grid, units, alone, prices, c, leg, i, many)
                 table[i, T_LEFT] -= many
                 given += many
-        elif _fits(table, grid, c, g):
+                room -= 1 if by_lines else many
+        elif _fits(table, grid, c, g) and (room == NEVER or _load(table, g, by_lines) <= room):
+            load = 0 if room == NEVER else _load(table, g, by_lines)
+            room -= load
             while i >= 0:
                 many = table[i, T_LEFT]
                 if grid[X_LEFT, c, table[i, T_CANON]] < many:
@@ -228,6 +272,7 @@ def _open(w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, c:
                 given += many
                 i = table[i, T_NEXT]
             if i >= 0:  # two lines of one item in a group: together they do not fit
+                room += load
                 j = table[g, T_FIRST]
                 while j != i:
                     given -= units[leg, j]
@@ -272,30 +317,6 @@ def _price(m: I64, w: I64, alone: I64, leg: int) -> int:
     if w[goods + Q_LINES] == 0:
         return 0
     return price_leg(m, w, alone, w[W_LEG_CANDIDATE + leg], goods, A_LEG + leg, W_LEG)
-
-
-@inner
-def _fit(m: I64, w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, c: int, leg: int) -> int:
-    """Score of an opened leg; NEVER = it cannot be served.
-
-    Where a candidate's days have no room for so much, groups are given back, the last ones first, until there is."""
-    score = _price(m, w, alone, leg)
-    node = m[M_NODES] + w[W_NODE + c] * NODE_COLUMNS
-    if score != NEVER or m[node + N_CAP_HARD] == 0 or m[node + N_CAP_KIND] in (CAP_NONE, CAP_ORDERS):
-        return score
-    g = w[W_GROUPS] - 1
-    while g >= 0 and score == NEVER:
-        i = table[g, T_FIRST]
-        if units[leg, i] > 0:
-            while i >= 0:
-                table[i, T_LEFT] += units[leg, i]
-                _move_out(w, table, grid, units, alone, prices, c, leg, i)
-                i = table[i, T_NEXT]
-            if w[W_LEG_GOODS + leg * GOODS_COLUMNS + Q_LINES] == 0:
-                return NEVER
-            score = _price(m, w, alone, leg)
-        g -= 1
-    return score
 
 
 @inner
@@ -431,9 +452,9 @@ def _attempt(
         forced = -1
         if best_c < 0:
             break
-        if _open(w, table, grid, units, alone, prices, best_c, legs) > 0:
-            score = _fit(m, w, table, grid, units, alone, prices, best_c, legs)
-            if score == NEVER:  # no room or no service for it
+        if _open(m, w, table, grid, units, alone, prices, best_c, legs) > 0:
+            score = _price(m, w, alone, legs)
+            if score == NEVER:  # no room or no service for so much
                 _close(w, table, grid, units, best_c, legs)
             else:
                 w[W_LEG_SCORE + legs] = score
@@ -505,6 +526,18 @@ def add_money(w: I64, sums: I64, at: int) -> None:
 
 
 @inner
+def _attempts(m: I64, w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, legs: int) -> None:
+    """Both greedy orders, and for short orders every near candidate as the first leg."""
+    _attempt(m, w, table, grid, units, alone, prices, legs, MOST_GOODS, -1)
+    _attempt(m, w, table, grid, units, alone, prices, legs, LEAST_MONEY, -1)
+    one_leg = w[W_COVER_BEST] == 1 and w[W_COVER_BEST + 1] == 0  # then every candidate was tried in its place
+    if w[W_ORDER + O_LINE_COUNT] <= SHORT_LINES and not one_leg:
+        for c in range(min(w[W_KEPT], STARTS)):
+            if w[W_FLOOR + c] != NEVER:
+                _attempt(m, w, table, grid, units, alone, prices, legs, LEAST_MONEY, c)
+
+
+@inner
 def cover_order(m: I64, w: I64, table: I64, grid: I64, units: I64, alone: I64, prices: I32, max_legs: int) -> None:
     """Cover as much of a part as stock and legs allow.
 
@@ -515,11 +548,12 @@ def cover_order(m: I64, w: I64, table: I64, grid: I64, units: I64, alone: I64, p
     w[W_COVER] = 0
     w[W_COVER_BEST] = 0
     w[W_COVER_RUNNER] = 0
+    w[W_FITTING] = 0
     legs = min(max_legs, LEGS_MAX)
-    _attempt(m, w, table, grid, units, alone, prices, legs, MOST_GOODS, -1)
-    _attempt(m, w, table, grid, units, alone, prices, legs, LEAST_MONEY, -1)
-    one_leg = w[W_COVER_BEST] == 1 and w[W_COVER_BEST + 1] == 0  # then every candidate was tried in its place
-    if w[W_ORDER + O_LINE_COUNT] <= SHORT_LINES and not one_leg:
-        for c in range(min(w[W_KEPT], STARTS)):
-            if w[W_FLOOR + c] != NEVER:
-                _attempt(m, w, table, grid, units, alone, prices, legs, LEAST_MONEY, c)
+    _attempts(m, w, table, grid, units, alone, prices, legs)
+    if w[W_CAPACITY] and (w[W_COVER_BEST] == 0 or w[W_COVER_BEST + 1] > 0):
+        w[W_FITTING] = 1
+        for c in range(w[W_KEPT]):
+            w[W_ROOM + c] = room_at(m, w, c)
+        _attempts(m, w, table, grid, units, alone, prices, legs)
+        w[W_FITTING] = 0

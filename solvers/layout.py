@@ -315,6 +315,7 @@ W_ENTRIES = 68
 W_COLLECT = 69
 W_WAYS_USED = 70
 W_MEMO = 71
+W_FITTING = 39
 W_LEG = 40
 W_SUMS = 64
 W_BEST = 72
@@ -356,16 +357,18 @@ W_COVER_BEST = W_NEAREST + SERVICES_MAX
 W_COVER_RUNNER = W_COVER_BEST + COVER_COLUMNS
 W_COVER_TRIAL = W_COVER_RUNNER + COVER_COLUMNS
 W_NEAR = W_COVER_TRIAL + COVER_COLUMNS
-W_WAYS = W_NEAR + 2 * GROUPS_EXACT
+W_ROOM = W_NEAR + 2 * GROUPS_EXACT
+W_WAYS = W_ROOM + CANDIDATES_MAX
 W_SIZE = W_WAYS + WAYS_MAX * TRIAL_COLUMNS
 """The order's row; stamp of the part; collided (1 stock, 2 capacity); capacity in the way; value of the part; ship-alone lines;
-candidates kept; groups; groups that some candidate holds; 1 = some candidate is in reach; 1 = some line must be divided; entries
+candidates kept; groups; 1 = a cover's legs keep to the room of their days; groups that some candidate holds; 1 = some candidate is in reach; 1 = some line must be divided; entries
 kept a subset; 1 = collect ways, how many there are; which goods the tariffs of W_MEMOS are kept for, 0 = do not keep; a leg on trial; sums; best, runner-up and trial of the exact search; candidates: node, km, groups held
 whole, least parcel price (NEVER = no service reaches), least days, local day, opened by the cover; opportunity[candidate,
 group]; goods[subset]; entries of subsets: done, under-estimate, then score, candidate, day of up to eight; legs of a cover; the best
 cover (legs, then candidates); reach[candidate, service]; capacity used and taken[candidate, day % RING]; the last tariff by
 service; nearest zone that occurs by service (NEVER = none, -1 = prices prove nothing); the best cover, its
-runner-up and the one on trial; the two nearest holders of each group; the cheapest ways, like trials."""
+runner-up and the one on trial; the two nearest holders of each group; room of candidates;
+the cheapest ways, like trials."""
 
 
 class Stock(NamedTuple):

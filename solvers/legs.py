@@ -184,6 +184,37 @@ def _ship_option(m: I64, w: I64, c: int, node: int, calendar: int, units: int) -
 
 
 @inner
+def room_at(m: I64, w: I64, c: int) -> int:
+    """Capacity (lines or units) that the emptiest ship day of a candidate still has; NEVER = neither is limited there."""
+    number = w[W_NODE + c]
+    node = m[M_NODES] + number * NODE_COLUMNS
+    kind = m[node + N_CAP_KIND]
+    if m[node + N_CAP_HARD] == 0 or kind in (CAP_NONE, CAP_ORDERS):
+        return NEVER
+    per_day = m[node + N_CAP_DAY]
+    services = m[M_SERVICE_COUNT]
+    calendars = m[M_CALENDAR_OF] + number * (services + 1)
+    levels = m[M_LEVELS] + w[W_ORDER + O_LEVEL]
+    at_home = number == w[W_ORDER + O_HOME]
+    room = 0
+    for p in range(1 if at_home else w[W_ORDER + O_LEVEL_COUNT]):
+        calendar = m[calendars + services]
+        if not at_home:
+            if w[W_REACH + (c * SERVICES_MAX + p) * REACH_COLUMNS + H_ZONE] < 0:
+                continue
+            calendar = m[calendars + m[levels + p]]
+        for k in range(OPTIONS):
+            at = m[M_OPTIONS] + (calendar * OPTIONS + k) * OPTION_COLUMNS
+            day = m[at + P_DAY]
+            if day == NO_DAY or day > m[M_BASE_DAY] + RING_DAYS or room == per_day:
+                break
+            if m[at + P_ORDER_BY] > w[W_ORDER + O_READY_MS]:
+                given = w[W_USED + c * RING + day % RING] + w[W_TAKEN + c * RING + day % RING]
+                room = max(room, per_day - given)
+    return int(room)
+
+
+@inner
 def _read_capacity(m: I64, w: I64, load: Load, c: int, number: int) -> None:
     """Capacity given away at a candidate by day of the ring: journaled, and taken by this batch."""
     first = m[M_BASE_DAY]

@@ -24,7 +24,7 @@ DRIVE_WAIT_S = 0.060
 VIEW_WAIT_S = 0.040
 HALF_LIFE_S = 0.050
 BUSY_COMMANDS = 25
-"""Of others, the older ones counted less: from about 350 a second on the next one is a few milliseconds away."""
+"""Of others, the older ones counted less: from about 350 a second on the next are near, one by one or a frame of many together."""
 _WAITS_S: dict[type[Command], float] = {TryLegs: TRY_WAIT_S, DriveLeg: DRIVE_WAIT_S}
 
 

@@ -70,6 +70,8 @@ FINISHING_QUEUE_MAX = 50_000
 GRACE_MS = 30_000
 AFTER_WAIT_MS = 1_000
 OUTSTANDING_WAKE_MS = 50
+"""While an entry is outstanding nobody looks when something is due: its acknowledgement wakes the core, nearly always sooner, and what
+makes an entry (demand, waves, moves, expiries) could not leave before."""
 _ENDS_HOLD = (Cause.COMMITTED, Cause.RELEASED, Cause.EXPIRED)
 _EVENTS = msgspec.msgpack.Decoder(list[Event])
 _encode_events = msgspec.msgpack.Encoder().encode
@@ -474,9 +476,7 @@ class ShardCore:
         answers, self._ready = self._ready, []
         sends, self._sends = self._sends, []
         fetches, self._fetches = self._fetches, []
-        # The acknowledgement of what is outstanding wakes the core, nearly always sooner than anything else is due.
-        wake_at_ms = self._wake_at(now_ms) if self._outstanding is None else now_ms + OUTSTANDING_WAKE_MS
-        return Effects(append, answers, sends, wake_at_ms, fetches, self.claims.take_solves())
+        return Effects(append, answers, sends, self._wake_at(now_ms), fetches, self.claims.take_solves())
 
     def fetch(self, conn: int, corr: int, at: tuple[int, int, int]) -> None:
         self._fetches.append(Fetch(conn, corr, *at))
@@ -505,7 +505,11 @@ class ShardCore:
         return 0 if building.size >= BATCH_BYTES_MAX * 3 // 4 else max(0, BATCH_ITEMS_MAX - len(building.events))
 
     def _wake_at(self, now_ms: int) -> int | None:
-        if (self._outstanding is None and (self._finishing or self._new)) or self.quoting.working:
+        if self.quoting.working:
+            return now_ms
+        if self._outstanding is not None:
+            return now_ms + OUTSTANDING_WAKE_MS
+        if self._finishing or self._new:
             return now_ms
         times = [
             self.two_phase.wake_at_ms(now_ms),

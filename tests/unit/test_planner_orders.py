@@ -306,21 +306,84 @@ def test_a_node_that_is_full_for_weeks_ships_nothing() -> None:
     assert plan.unfilled == [(0, 4, "capacity")]
 
 
+def with_room(*room: tuple[str, int] | None) -> list[Node]:
+    """Nodes as in `a_state`, each with room for so many lines or units a day; None = for as many as it has."""
+    return [
+        a_node(
+            f"N-{n}",
+            lat=40.75,
+            lon=-74.0 - 3.55 * n,
+            capacity=None if one is None else NodeCapacity(unit=one[0], per_day=one[1]),
+        )
+        for n, one in enumerate(room)
+    ]
+
+
+def light_items(count: int) -> list[Item]:
+    return [an_item(f"SKU-{n}", weight_g=400) for n in range(count)]
+
+
 def test_a_large_order_takes_what_the_days_of_each_node_have_room_for() -> None:
     """Every node has all ten lines in stock and room for four to six of them: the order is covered, not refused for capacity."""
-    nodes = [
-        a_node(
-            f"N-{n}", lat=40.75, lon=-74.0 - 3.55 * n, working_days=(2,), capacity=NodeCapacity(unit=unit, per_day=room)
-        )
-        for n, (unit, room) in enumerate((("lines", 4), ("units", 12), ("lines", 6)))
-    ]
-    items = [an_item(f"SKU-{n}", weight_g=400) for n in range(10)]
-    state = a_state({(item, node): 5 for item in range(10) for node in range(3)}, nodes=nodes, items=items)
+    nodes = with_room(("lines", 4), ("units", 12), ("lines", 6))
+    state = a_state({(item, node): 5 for item in range(10) for node in range(3)}, nodes=nodes, items=light_items(10))
     plan = planned(state, a_request(dict.fromkeys(range(10), 3)))
     assert plan.unfilled == []
-    assert sum(len(leg.lines) for leg in plan.legs) == 10
+    assert sorted(line for leg in plan.legs for line in leg.lines) == [(line, 3) for line in range(10)]
+    assert len(set(nodes_of(plan))) == len(plan.legs)
     for leg in plan.legs:
+        lines, units = len(leg.lines), sum(units for _, units in leg.lines)
+        assert leg.capacity_units == (units if leg.node == MIDDLE else lines)
         assert leg.capacity_units <= (4, 12, 6)[leg.node]
+
+
+def test_a_line_too_large_for_a_node_leaves_it_to_smaller_ones() -> None:
+    """Thirteen lines, the first of twenty units: the node with room for twelve takes the others."""
+    nodes = with_room(("units", 12), ("units", 20))
+    state = a_state({(item, node): 25 for item in range(13) for node in range(2)}, nodes=nodes, items=light_items(13))
+    plan = planned(state, a_request({0: 20} | dict.fromkeys(range(1, 13), 1)))
+    assert plan.unfilled == []
+    assert [(leg.node, leg.capacity_units) for leg in plan.legs] == [(0, 12), (1, 20)]
+
+
+def test_a_full_node_does_not_take_the_place_of_two_that_cover_the_order() -> None:
+    """It has everything and room for one line; with two legs at most the other two are the only way."""
+    nodes = with_room(("lines", 1), None, None, None)
+    stock = {(item, NEAR): 5 for item in range(10)} | {(item, 1 + (item > 7)): 5 for item in range(10)} | {(9, 3): 5}
+    state = a_state(stock, nodes=nodes, items=light_items(10))
+    plan = planned(state, a_request(dict.fromkeys(range(10), 1), max_legs=2))
+    assert plan.unfilled == [] and nodes_of(plan) == [1, 2]
+
+
+def test_of_a_divided_line_a_node_takes_what_there_is_room_for() -> None:
+    """Ten units, nowhere together: seven at a node that can send four a day, six at another."""
+    state = a_state({(0, 0): 7, (0, 1): 6}, nodes=with_room(("units", 4), None))
+    plan = planned(state, a_request({0: 10}))
+    assert plan.unfilled == []
+    assert [(leg.node, leg.lines) for leg in plan.legs] == [(0, [(0, 4)]), (1, [(0, 6)])]
+
+
+def test_what_no_node_has_room_for_is_named_capacity() -> None:
+    nodes = with_room(("lines", 4), ("lines", 5))
+    state = a_state({(item, node): 5 for item in range(10) for node in range(2)}, nodes=nodes, items=light_items(10))
+    plan = planned(state, a_request(dict.fromkeys(range(10), 1), on_short=OnShort.PARTIAL))
+    assert sum(len(leg.lines) for leg in plan.legs) == 9
+    assert [(units, reason) for _, units, reason in plan.unfilled] == [(1, "capacity")]
+
+
+def test_what_is_shipped_together_or_asked_for_twice_keeps_to_the_room_of_its_node() -> None:
+    """Eight lines: three that go together, and one item on two lines that one node has not the units for."""
+    nodes = with_room(("lines", 4), ("lines", 5))
+    state = a_state({(item, node): 5 for item in range(7) for node in range(2)}, nodes=nodes, items=light_items(7))
+    skus = [6, 6, 0, 1, 2, 3, 4, 5]
+    lines = [a_line(f"SKU-{sku}", 4, line_id=str(n)) for n, sku in enumerate(skus)]
+    records = [LineRecord(str(n), sku, 4, 0, group=1 if sku < 3 else 0) for n, sku in enumerate(skus)]
+    order = an_order("A-1", lines, ship_to=Destination("US", "10001", lat=40.75, lon=-74.0))
+    plan = planned(state, PlanRequest(order, records, 0))
+    assert plan.unfilled == []
+    places = {i: leg.node for leg in plan.legs for i, _ in leg.lines}
+    assert places[2] == places[3] == places[4] and places[0] != places[1]
+    assert all(len(leg.lines) <= (4, 5)[leg.node] for leg in plan.legs)
 
 
 def test_lateness_and_days_have_their_price() -> None:

@@ -27,7 +27,7 @@ from engine.domain.plan import Plan, PlannedLeg, PlanRequest
 from engine.domain.replies import DumpReply, OrderView, Problem, StockReply
 from engine.domain.state import ShardState
 from engine.protocol.effects import Fetch
-from engine.protocol.shard_core import AFTER_WAIT_MS, BATCH_ITEMS_MAX, QUEUE_MAX
+from engine.protocol.shard_core import AFTER_WAIT_MS, BATCH_ITEMS_MAX, OUTSTANDING_WAKE_MS, QUEUE_MAX
 from tests.builders import NOW_MS, a_network, a_node, a_place, an_order
 from tests.sim.greedy_planner import GreedyPlanner
 from tests.sim.lone_core import LoneCore
@@ -51,6 +51,22 @@ def test_one_entry_is_outstanding_and_answers_wait_for_the_one_they_rest_on() ->
     assert effects.append is not None
     shop.core.appended(effects.append.seq)
     assert {answer.corr for answer in shop.poll().answers} == {refusal, two, read}
+
+
+def test_what_is_due_next_is_looked_for_once_nothing_is_outstanding() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 5}})
+    shop.send(a_place(an_order("A"), ttl_s=30))
+    effects = shop.poll(durable=False)
+    assert effects.append is not None
+    assert effects.wake_at_ms == shop.now_ms + OUTSTANDING_WAKE_MS, "should the acknowledgement not come"
+    shop.send(a_place(an_order("B")))
+    assert shop.poll(durable=False).wake_at_ms == shop.now_ms + OUTSTANDING_WAKE_MS, "nothing can be written before"
+    shop.core.appended(effects.append.seq)
+    effects = shop.poll(durable=False)
+    assert effects.append is not None, "it was decided meanwhile"
+    shop.core.appended(effects.append.seq)
+    wake_at_ms = shop.poll().wake_at_ms
+    assert wake_at_ms is not None and 29_000 < wake_at_ms - shop.now_ms <= 30_000, "the end of the hold"
 
 
 @pytest.mark.parametrize("used", [0, ORDER_COUNTER_MAX - 6, ORDER_COUNTER_MAX - 5, ORDER_COUNTER_MAX - 1])
