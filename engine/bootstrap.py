@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import secrets
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -47,6 +47,7 @@ from engine.journal.discovery import Directory
 from engine.journal.embedded import EmbeddedError, EmbeddedServer, hold_folder, runtime_dir
 from engine.journal.port import JournalError
 from engine.logs import set_up_logging
+from engine.ports import reserve_port
 from engine.settings import Settings
 
 START_TIMEOUT_S = 600.0
@@ -76,24 +77,22 @@ class Stack:
     pids: dict[str, int] = field(default_factory=dict)
 
 
-async def find_free_ports(settings: Settings) -> list[int]:
-    """The gateways' ports. A port that is taken is an error; 0 asks the system for free ones."""
+def reserve_ports(settings: Settings, undo: AsyncExitStack) -> list[int]:
+    """The gateways' ports, kept from others until the engine has ended. A port that is taken is an error; 0 asks for free ones."""
     ports = []
-    holders = []
-    try:
+    with ExitStack() as looked_at:
+        kept = undo if settings.reserves_ports else looked_at
         for n in range(settings.gateways):
             wanted = settings.port + n if settings.port else 0
-            holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            holders.append(holder)
             try:
-                holder.bind((settings.host, wanted))
+                holder = kept.enter_context(reserve_port(settings.host, wanted))
             except OSError as error:
-                raise StartError(f"port {wanted} on {settings.host} is taken; choose another with --port") from error
+                if error.errno == errno.EADDRINUSE:
+                    raise StartError(
+                        f"port {wanted} on {settings.host} is taken; choose another with --port"
+                    ) from error
+                raise StartError(f"cannot listen on {settings.host}, port {wanted}: {error.strerror}") from error
             ports.append(int(holder.getsockname()[1]))
-    finally:
-        for holder in holders:
-            holder.close()
     return ports
 
 
@@ -107,7 +106,7 @@ async def running_stack(settings: Settings, *, say: Say = lambda _: None) -> Asy
             server = await _start_server(settings, undo, say)
         except EmbeddedError as error:
             raise StartError(str(error)) from error
-        ports = await find_free_ports(settings)
+        ports = reserve_ports(settings, undo)
         redis_url = server.url if server is not None else _external_url(settings)
         absolute = settings.data_dir.resolve()  # archive and index are found from any working folder
         settings = settings.model_copy(

@@ -131,6 +131,11 @@ class Settings(BaseSettings):
         return self.tcp and self.shard_host not in ("127.0.0.1", "::1", "localhost")
 
     @property
+    def reserves_ports(self) -> bool:
+        """Whether the command keeps the gateways' ports: on a Ray cluster of its own, where they run as the same user."""
+        return self.ray_address is None
+
+    @property
     def archives(self) -> bool:
         """Whether journals are archived and indexed."""
         return self.archive_url != "off"

@@ -19,6 +19,7 @@ from engine.client.cluster import Cluster
 from engine.journal.discovery import Directory
 from engine.large_pages import keep_making
 from engine.logs import set_up_logging
+from engine.ports import bind_reserved
 from engine.settings import Settings
 from gateway.app import create_app
 from gateway.asgi import Door
@@ -89,8 +90,8 @@ def room_for_connections(wanted: int) -> int:
     return room
 
 
-async def serve(settings: Settings, port: int, *, listener: socket.socket | None = None) -> None:
-    """Connect to the cluster and serve until told to stop."""
+async def serve(settings: Settings, port: int, *, is_reserved: bool = False) -> None:
+    """Connect to the cluster and serve until told to stop. `is_reserved`: the port is kept for this process by another."""
     if settings.redis_url is None:
         raise SystemExit("QM_REDIS_URL is not set: a gateway finds the shards through the journal's server")
     directory = Directory(settings.redis_url.get_secret_value())
@@ -112,7 +113,7 @@ async def serve(settings: Settings, port: int, *, listener: socket.socket | None
         gc.set_threshold(GC_THRESHOLD)
         keep_making(wanted=settings.large_pages)
         log.info("gateway serving", host=settings.host, port=port)
-        await server.serve(sockets=[listener] if listener is not None else None)
+        await server.serve(sockets=[_reserved(settings.host, port)] if is_reserved else None)
         await door.gateway.live.close()
         await door.gateway.stock.close()
         await door.gateway.jobs.close()
@@ -122,16 +123,27 @@ async def serve(settings: Settings, port: int, *, listener: socket.socket | None
         await directory.close()
 
 
+def _reserved(host: str, port: int) -> socket.socket:
+    try:
+        return bind_reserved(host, port)
+    except OSError as error:
+        raise SystemExit(f"cannot listen on {host}, port {port}: {error.strerror}") from error
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m gateway", description="One gateway process of Quartermaster.")
     parser.add_argument("--port", type=int, default=None, help="port to listen on (default: QM_PORT)")
+    parser.add_argument(
+        "--reserved", action="store_true", help="share the port with the process that reserved it for this one"
+    )
     arguments = parser.parse_args()
     settings = Settings()
     set_up_logging(settings)
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     logging.basicConfig(stream=sys.stderr, level=max(level, logging.WARNING))  # uvicorn's own words
     with asyncio.Runner(loop_factory=_uvloop) as runner:
-        runner.run(serve(settings, arguments.port if arguments.port is not None else settings.port))
+        port = arguments.port if arguments.port is not None else settings.port
+        runner.run(serve(settings, port, is_reserved=arguments.reserved))
 
 
 def _uvloop() -> asyncio.AbstractEventLoop:

@@ -45,9 +45,10 @@ class GatewayHost:
         if self._process is not None and self._process.returncode is None:
             return await self._process.wait()  # a restarted supervisor calls again
         environment = {**os.environ, **settings_environment(self._settings)}
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "gateway", "--port", str(self._port), env=environment, preexec_fn=_die_with_parent
-        )
+        command = [sys.executable, "-m", "gateway", "--port", str(self._port)]
+        if self._settings.reserves_ports:
+            command.append("--reserved")
+        self._process = await asyncio.create_subprocess_exec(*command, env=environment, preexec_fn=_die_with_parent)
         code = await self._process.wait()
         if not self._stopping:
             log.error("gateway ended", port=self._port, code=code)

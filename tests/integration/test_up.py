@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -92,6 +93,33 @@ def test_two_commands_on_one_folder_is_a_clear_error(tmp_path: Path) -> None:
         assert "up.lock" in said or "another" in said.lower()
     finally:
         engine.stop()
+
+
+def test_a_killed_gateway_comes_back_on_its_port_which_nobody_else_gets(tmp_path: Path) -> None:
+    engine = Engine(tmp_path / "data").start()
+    try:
+        host, port = engine.url.removeprefix("http://").split(":")
+        before = gateway_process(engine)
+        os.kill(before, signal.SIGKILL)
+        while True:
+            with socket.socket() as other, pytest.raises(OSError, match="in use"):
+                other.bind((host, int(port)))
+            try:
+                if httpx.get(f"{engine.url}/livez", timeout=5.0).status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.01)
+        assert gateway_process(engine) != before
+        with engine.client() as client:
+            set_up_network(client)
+    finally:
+        engine.stop()
+
+
+def gateway_process(engine: Engine) -> int:
+    """The process that serves HTTP: a child of the actor that hosts it."""
+    (gateway,) = [pid for pid in engine.processes() if b"\0-m\0gateway\0" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return gateway
 
 
 def test_shards_killed_under_load_come_back_with_nothing_lost(tmp_path: Path) -> None:
