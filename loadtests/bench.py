@@ -27,6 +27,10 @@ from loadtests.runs import Bench, BenchError
 from loadtests.servers import ServerError, stop_on_sigterm
 
 
+def _finish(bench: Bench, wanted: set[str]) -> None:
+    bench.finish_engines()
+
+
 def _solver(bench: Bench, wanted: set[str]) -> None:
     from loadtests.solver_bench import run
 
@@ -41,6 +45,7 @@ PARTS: tuple[tuple[str, tuple[str, ...], Callable[[Bench, set[str]], None]], ...
     ("solver", SOLVER_KEYS, _solver),
     ("http", HTTP_KEYS, bench_http.measure),
     ("shards", SHARD_KEYS, bench_shards.measure),
+    ("verify", (*HTTP_KEYS, *SHARD_KEYS), _finish),
     ("restart", RESTART_KEYS, bench_restart.measure),
 )
 
@@ -82,7 +87,8 @@ def main() -> None:
             part = wanted & set(keys)
             if not part:
                 continue
-            bench.say(f"[{time.monotonic() - started:5.0f} s] {name}: {', '.join(sorted(part))}")
+            which = f": {', '.join(sorted(part))}" if part != set(keys) else ""
+            bench.say(f"[{time.monotonic() - started:5.0f} s] {name}{which}")
             try:
                 measure(bench, part)
             except (BenchError, ServerError, DriverError) as error:

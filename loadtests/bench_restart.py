@@ -30,7 +30,6 @@ QUIET = {"QM_SNAPSHOT_INTERVAL_S": "100000"}
 
 
 def measure(bench: Bench, wanted: set[str]) -> None:
-    bench.stop_engines()
     shrink = bench.shrink
     positions, holds, tail = 1_000_000 // shrink, 100_000 // shrink, 10_000 // shrink
     network = build_network(

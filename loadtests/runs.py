@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,20 @@ class Bench:
     def acknowledged(self, engine: Engine) -> Path:
         """File of all orders that an engine acknowledged."""
         return self.folder / f"{engine.name}.ids"
+
+    def finish_engines(self) -> None:
+        """All parts have run on them: audit each, every order it acknowledged included, and stop them. Raises BenchError on drift."""
+        try:
+            with ThreadPoolExecutor() as at_once:
+                audits = {
+                    engine.name: at_once.submit(verify, engine, [self.acknowledged(engine)], folder=self.folder)
+                    for engine in self._engines.values()
+                }
+            for name, audit in audits.items():
+                found = audit.result().get("acknowledged", 0)
+                self.say(f"verify: drift 0 on {name}, {found:,} acknowledged orders present")
+        finally:
+            self.stop_engines()
 
     def stop_engines(self) -> None:
         while self._engines:
