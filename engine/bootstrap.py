@@ -47,7 +47,7 @@ from engine.journal.discovery import Directory
 from engine.journal.embedded import EmbeddedError, EmbeddedServer, hold_folder, runtime_dir
 from engine.journal.port import JournalError
 from engine.logs import set_up_logging
-from engine.ports import reserve_port
+from engine.ports import reserve_port, url_of
 from engine.settings import Settings
 
 START_TIMEOUT_S = 600.0
@@ -78,7 +78,7 @@ class Stack:
 
 
 def reserve_ports(settings: Settings, undo: AsyncExitStack) -> list[int]:
-    """The gateways' ports, kept from others until the engine has ended. A port that is taken is an error; 0 asks for free ones."""
+    """The gateways' ports, kept from others until `undo` ends, where `reserves_ports`. A port that is taken is an error; 0 asks for free ones."""
     ports = []
     with ExitStack() as looked_at:
         kept = undo if settings.reserves_ports else looked_at
@@ -91,7 +91,8 @@ def reserve_ports(settings: Settings, undo: AsyncExitStack) -> list[int]:
                     raise StartError(
                         f"port {wanted} on {settings.host} is taken; choose another with --port"
                     ) from error
-                raise StartError(f"cannot listen on {settings.host}, port {wanted}: {error.strerror}") from error
+                where = f"{settings.host}, port {wanted}" if wanted else settings.host
+                raise StartError(f"cannot listen on {where}: {error.strerror}") from error
             ports.append(int(holder.getsockname()[1]))
     return ports
 
@@ -123,7 +124,7 @@ async def running_stack(settings: Settings, *, say: Say = lambda _: None) -> Asy
         undo.callback(keeper.stop)
         try:
             api_key = await _start_shards(settings, keeper, say)
-            base_urls = [f"http://{settings.host}:{port}" for port in ports]
+            base_urls = [url_of(settings.host, port) for port in ports]
             await _wait_ready(base_urls, say)
             stack = Stack(settings, redis_url, base_urls, api_key, folder, supervisor, server)
             stack.pids = await supervisor.pids.remote()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Literal, Self
 
@@ -9,6 +10,8 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from engine.pace import Pace
+
+PORT_MAX = 65_535
 
 
 class Settings(BaseSettings):
@@ -30,8 +33,8 @@ class Settings(BaseSettings):
     """HTTP gateways: processes, one port each."""
     host: str = "127.0.0.1"
     """Address that gateways listen on."""
-    port: int = Field(8080, ge=0, le=65_535)
-    """The first gateway's port; the next ones follow. 0 = any free one."""
+    port: int = Field(8080, ge=0, le=PORT_MAX)
+    """The first gateway's port; the next ones follow. 0 = any free one. `up` keeps them for its gateways as long as it runs (Linux, Ray's processes its own)."""
     ray_address: str | None = None
     """A running cluster to join; None = a local one."""
     shard_host: str = "127.0.0.1"
@@ -132,8 +135,8 @@ class Settings(BaseSettings):
 
     @property
     def reserves_ports(self) -> bool:
-        """Whether the command keeps the gateways' ports: on a Ray cluster of its own, where they run as the same user."""
-        return self.ray_address is None
+        """Whether the command keeps the gateways' ports: on Linux, with Ray processes of its own, which run as the same user."""
+        return sys.platform == "linux" and self.ray_address is None
 
     @property
     def archives(self) -> bool:
@@ -144,6 +147,14 @@ class Settings(BaseSettings):
     def _a_faster_clock_has_a_beginning(self) -> Self:
         if self.clock_speed > 1 and not self.clock_since_ms:
             raise ValueError("QM_CLOCK_SINCE_MS must be set with QM_CLOCK_SPEED: restarted processes would disagree")
+        return self
+
+    @model_validator(mode="after")
+    def _each_gateway_has_a_port(self) -> Self:
+        if self.port and self.port + self.gateways - 1 > PORT_MAX:
+            raise ValueError(
+                f"QM_PORT {self.port} leaves no ports for {self.gateways} gateways: {PORT_MAX} is the last one"
+            )
         return self
 
     @model_validator(mode="after")

@@ -112,8 +112,9 @@ async def serve(settings: Settings, port: int, *, is_reserved: bool = False) -> 
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
         keep_making(wanted=settings.large_pages)
+        sockets = [_reserved(settings.host, port)] if is_reserved else None
         log.info("gateway serving", host=settings.host, port=port)
-        await server.serve(sockets=[_reserved(settings.host, port)] if is_reserved else None)
+        await server.serve(sockets=sockets)
         await door.gateway.live.close()
         await door.gateway.stock.close()
         await door.gateway.jobs.close()

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,14 +73,19 @@ class Bench:
         found = self._engines.get(shards)
         if found is None:
             self.say(f"starting an engine with {shards} shard{'s' if shards > 1 else ''}")
-            found = self._engines[shards] = Engine(
+            found = Engine(
                 f"engine{shards}",
                 self.folder / f"engine{shards}",
                 shards=shards,
                 # The embedded server fsyncs always; one of the runs turns that off on purpose, which shards refuse otherwise.
                 env={"QM_DURABILITY": "unverified"},
             )
-            found.start()
+            try:
+                found.start()
+            except BaseException:
+                found.stop()
+                raise
+            self._engines[shards] = found
         return found
 
     def acknowledged(self, engine: Engine) -> Path:
@@ -89,18 +93,28 @@ class Bench:
         return self.folder / f"{engine.name}.ids"
 
     def finish_engines(self) -> None:
-        """All parts have run on them: audit each, every order it acknowledged included, and stop them. Raises BenchError on drift."""
+        """All parts have run on them: audit all at once, every order they acknowledged included, and stop them.
+
+        Raises BenchError naming each engine with drift.
+        """
+        audits = [
+            (engine.name, start_audit(engine, [self.acknowledged(engine)], folder=self.folder))
+            for engine in self._engines.values()
+        ]
+        problems: list[str] = []
         try:
-            with ThreadPoolExecutor() as at_once:
-                audits = {
-                    engine.name: at_once.submit(verify, engine, [self.acknowledged(engine)], folder=self.folder)
-                    for engine in self._engines.values()
-                }
-            for name, audit in audits.items():
-                found = audit.result().get("acknowledged", 0)
-                self.say(f"verify: drift 0 on {name}, {found:,} acknowledged orders present")
+            for name, audit in audits:
+                try:
+                    found = audited(name, audit).get("acknowledged", 0)
+                    self.say(f"verify: drift 0 on {name}, {found:,} acknowledged orders present")
+                except BenchError as error:
+                    problems.append(str(error))
         finally:
+            for _, audit in audits:
+                audit.kill()  # only one that was not waited for still runs
             self.stop_engines()
+        if problems:
+            raise BenchError("; ".join(problems))
 
     def stop_engines(self) -> None:
         while self._engines:
@@ -199,18 +213,29 @@ def p50_ms(result: Result) -> float:
 
 def verify(engine: Engine, acknowledged: Sequence[Path], *, folder: Path) -> dict[str, Any]:
     """`quartermaster verify` as a command of its own; raises BenchError on drift or a lost acknowledgement."""
+    return audited(engine.name, start_audit(engine, acknowledged, folder=folder))
+
+
+def start_audit(engine: Engine, acknowledged: Sequence[Path], *, folder: Path) -> subprocess.Popen[str]:
     ids = folder / f"{engine.name}.looked-for"
     with ids.open("wb") as out:
         for path in acknowledged:
             if path.exists():
                 out.write(path.read_bytes())
     command = [*quartermaster(), "verify", "--data-dir", str(engine.data_dir), "--acknowledged", str(ids), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode not in (0, 1):
-        raise BenchError(f"verify of {engine.name} could not be done: {done.stderr[-2_000:]}")
-    report: dict[str, Any] = json.loads(done.stdout)
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def audited(name: str, audit: subprocess.Popen[str]) -> dict[str, Any]:
+    """The report of an audit that was started, once it has ended."""
+    said, problems = audit.communicate()
+    if audit.returncode not in (0, 1):
+        raise BenchError(f"verify of {name} could not be done: {problems[-2_000:]}")
+    report: dict[str, Any] = json.loads(said)
     if report["drift_count"]:
-        raise BenchError(f"verify of {engine.name}: drift {report['drift_count']}: {json.dumps(report['drift'][:5])}")
+        raise BenchError(f"verify of {name}: drift {report['drift_count']}: {json.dumps(report['drift'][:5])}")
     return report
 
 

@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 
 def _die_with_parent() -> None:
-    """In the child, before exec: the gateway ends with the actor that hosts it (Linux; elsewhere the port tells)."""
+    """In the child, before exec: the gateway ends with the actor that hosts it (Linux; elsewhere the next one finds the port taken)."""
     if _prctl is not None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

@@ -101,14 +101,16 @@ def test_a_killed_gateway_comes_back_on_its_port_which_nobody_else_gets(tmp_path
         host, port = engine.url.removeprefix("http://").split(":")
         before = gateway_process(engine)
         os.kill(before, signal.SIGKILL)
-        while True:
+
+        def serves() -> bool:
             with socket.socket() as other, pytest.raises(OSError, match="in use"):
                 other.bind((host, int(port)))
             try:
-                if httpx.get(f"{engine.url}/livez", timeout=5.0).status_code == 200:
-                    break
+                return httpx.get(f"{engine.url}/livez", timeout=5.0).status_code == 200
             except httpx.TransportError:
-                time.sleep(0.01)
+                return False
+
+        wait_until(serves)
         assert gateway_process(engine) != before
         with engine.client() as client:
             set_up_network(client)
