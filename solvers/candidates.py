@@ -165,10 +165,10 @@ def read_stretch(stock: Stock, rows: I32, free: I32, item: int, at: int) -> tupl
 def kept_back(m: I64, stock: Stock, stale: U8, row: int, node: int, method: int) -> int:
     """Units that a node keeps back beyond the position's own safety: for the method, or because its feed is old."""
     safety = int(stock.safety[row])
-    most = max(safety, m[m[M_NODES] + node * NODE_COLUMNS + N_SAFETY + method])
+    kept = safety + m[m[M_NODES] + node * NODE_COLUMNS + N_SAFETY + method]
     if stale[node] == STALE_SAFETY:
-        most = max(1, 2 * most)
-    return int(most - safety)
+        kept = max(1, 2 * kept)
+    return int(kept - safety)
 
 
 @inner

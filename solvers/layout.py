@@ -71,7 +71,7 @@ KEEPS_STALE = 16
 # nodes[node, ...]
 N_ZONE, N_OFFER, N_LINE, N_UNIT, N_SURCHARGE, N_CAP_KIND, N_CAP_DAY, N_CAP_HARD, N_CAP_OVER = range(9)
 N_SAFETY = 9
-"""Three columns: least safety for ship, pickup, ship to store."""
+"""Three columns: units kept back beyond a position's own safety for ship, pickup, ship to store."""
 NODE_COLUMNS = 12
 CAP_NONE, CAP_ORDERS, CAP_LINES, CAP_UNITS = range(4)
 
