@@ -6,9 +6,9 @@ import numpy as np
 
 from engine.domain.catalog import SERVICES_PER_CARRIER, Catalog
 from engine.domain.config import Carrier, CarrierService, Channel, Item, Node
+from engine.domain.feed_age import Lateness, is_watched, lateness_at
 from engine.domain.orders import OnShort
 from engine.domain.state import ShardState
-from engine.domain.supply import RENEWAL
 from solvers.calendar import CalendarSpec, day_number, minute_of
 from solvers.layout import FRESH, STALE_EXCLUDED, STALE_SAFETY, U8
 from solvers.network import CapacitySpec, Compiled, ItemSpec, ItemTable, NodeSpec, ServiceSpec
@@ -16,6 +16,7 @@ from solvers.places import Destinations, sphere
 from solvers.tariff import CardSpec, card_errors
 from solvers.zips import Point
 
+_STALE_OF = {Lateness.FRESH: FRESH, Lateness.EXCLUDED: STALE_EXCLUDED, Lateness.KEEPS_MORE: STALE_SAFETY}
 ON_SHORT = {"refuse": OnShort.REFUSE, "partial": OnShort.PARTIAL, "park": OnShort.PARK}
 
 
@@ -170,19 +171,12 @@ class NetworkView:
             for node in catalog.nodes
         ]
         self.stale: U8 = np.zeros(max(1, len(nodes)), np.uint8)
-        self._watched = [
-            (n, node.max_feed_age_s * 1_000, STALE_EXCLUDED if node.on_stale == "exclude" else STALE_SAFETY)
-            for n, node in enumerate(catalog.nodes)
-            if node and node.max_feed_age_s and node.on_stale != "serve"
-        ]
+        self._watched = [n for n, node in enumerate(catalog.nodes) if node and is_watched(node)]
 
     def refresh_stale(self, state: ShardState, now_ms: int) -> None:
-        """Mark nodes whose newest count is older than they allow. A node that was never counted by a feed has none to be late."""
-        for n, age_ms, verdict in self._watched:
-            part = state.nodes.get(n)
-            feeds = part.feeds if part else {}
-            newest = max([as_of_ms for source, (_, as_of_ms) in feeds.items() if source != RENEWAL], default=now_ms)
-            self.stale[n] = verdict if now_ms - newest > age_ms else FRESH
+        """Mark nodes whose newest count is older than they allow."""
+        for node in self._watched:
+            self.stale[node] = _STALE_OF[lateness_at(state, node, now_ms)]
         if self._watched:
             self.compiled.keep_back(bool((self.stale == STALE_SAFETY).any()))
 

@@ -73,6 +73,8 @@ class ShardStock:
         """(epoch, seq) that `columns` contain at least."""
         self.heard_s = 0.0
         """Monotonic time (W3): `columns` contain all that the shard had acknowledged by then."""
+        self.counts: dict[int, int] = {}
+        """Instant (ms) of the newest count by node of the shard (domain/feed_age.py)."""
         self.pictures = 0
         self.settled: dict[int, Settling] = {}
         """How far the pictures of other shards contain what this one's orders did there (W5)."""
@@ -89,6 +91,7 @@ class ShardStock:
             return
         self._newest = (reply.epoch, reply.seq)
         self._settling(reply)
+        self.counts.update(reply.counts)
         if reply.begin:
             self.fetch()
             self._changed(self)

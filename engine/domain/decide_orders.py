@@ -13,6 +13,7 @@ from engine.domain.catalog import Catalog
 from engine.domain.commands import PlaceOrder
 from engine.domain.config import Item, Node
 from engine.domain.events import Cause, OrderPut
+from engine.domain.feed_age import Lateness, kept_units, lateness_at
 from engine.domain.ids import make_slot, slot_of
 from engine.domain.orders import (
     DemandRecord,
@@ -285,7 +286,7 @@ def is_refused(command: PlaceOrder, prepared: Prepared, plan: Plan) -> bool:
     return prepared.on_short == OnShort.REFUSE or (not plan.legs and not command.order.paid)
 
 
-def shortage(state: ShardState, prepared: Prepared, plan: Plan) -> Problem:
+def shortage(state: ShardState, prepared: Prepared, plan: Plan, *, now_ms: int) -> Problem:
     """Why the order is refused, line by line, with the numbers."""
     order = prepared.request.order
     pointer_of = {line.line_id: i for i, line in enumerate(order.lines)}
@@ -295,7 +296,7 @@ def shortage(state: ShardState, prepared: Prepared, plan: Plan) -> Problem:
         line = prepared.request.lines[index]
         i = pointer_of.get(line.line_id, 0)
         sku = state.catalog.sku(line.item)
-        available, elsewhere = _available(state, line, order.channel)
+        available, elsewhere = _available(state, line, order.channel, now_ms)
         if reason == "no_node" and available < line.quantity and _anybody_serves(state.catalog, line, order.channel):
             reason = "out_of_stock"  # to the customer it is sold out, whatever lies where it cannot leave from
         codes.append(reason)
@@ -367,7 +368,7 @@ def could_serve(document: Node | None, tag: str, channel_id: str | None) -> bool
     )
 
 
-def _available(state: ShardState, line: LineRecord, channel_id: str) -> tuple[int, int]:
+def _available(state: ShardState, line: LineRecord, channel_id: str, now_ms: int) -> tuple[int, int]:
     """Units a line could get: at its own node where it names one, else at all that could serve it. And free units it may not have."""
     if not state.free_total(line.item):
         return 0, 0
@@ -380,7 +381,7 @@ def _available(state: ShardState, line: LineRecord, channel_id: str) -> tuple[in
         serves = tag if line.method != _STORE or node == line.pickup_node else "ship"
         is_its_own = line.method != _PICKUP or node == line.pickup_node
         if free and is_its_own and node < len(nodes) and could_serve(nodes[node], serves, channel_id):
-            usable = max(0, free - extra_safety(state, node, line.method))
+            usable = min(free, to_promise(state, row, line.method, now_ms=now_ms)[1])
             units += usable
             free -= usable
         elsewhere += free
@@ -411,6 +412,15 @@ def extra_safety(state: ShardState, node: int, method: int) -> int:
     if document is None or not document.safety_by_method:
         return 0
     return document.safety_by_method.get(_TAG_OF[method], 0) if method < len(_TAG_OF) else 0
+
+
+def to_promise(state: ShardState, row: int, method: int, *, now_ms: int) -> tuple[int, int]:
+    """(units of a position that stay on the shelf for a method, units that it may still promise): safety, and old counts."""
+    positions = state.positions
+    node, own = positions.v_node[row], positions.v_safety[row]
+    late = lateness_at(state, node, now_ms)
+    kept = kept_units(late, own + extra_safety(state, node, method))
+    return kept, 0 if late is Lateness.EXCLUDED else max(0, positions.free(row) + own - kept)
 
 
 def fits(state: ShardState, plans: list[tuple[Prepared, list[PlannedLeg]]]) -> bool:

@@ -276,6 +276,7 @@ class ViewUpdate(Struct, array_like=True, tag=12, frozen=True, gc=False):
 
     positions: packed int32 rows (item, node, on_hand, held + allocated, safety) as little-endian bytes.
     capacity: packed int32 rows (node, day, used). `last` = the picture is complete with this part.
+    counts: (node, instant in ms) of newest counts that the follower does not know yet.
     """
 
     shard: int
@@ -285,6 +286,7 @@ class ViewUpdate(Struct, array_like=True, tag=12, frozen=True, gc=False):
     last: bool
     positions: bytes
     capacity: bytes
+    counts: tuple[tuple[int, int], ...] = ()
 
 
 class DemandView(Struct, array_like=True, frozen=True, gc=False):
@@ -403,6 +405,7 @@ class StockUpdate(Struct, array_like=True, tag=80, frozen=True, gc=False):
     instant of the last count (s since 2020, 0 = never), place in engine.domain.decide_stock.SUPPLY_MODES.
     settled: (shard, newest entry of this one up to which that shard has done what orders at home here needed of it, epoch and entry
     of its own by which it had); 0 = not known. Of a shard that is not named nothing was needed.
+    counts: (node, instant in ms) of newest counts that the follower does not know yet.
     """
 
     shard: int
@@ -411,6 +414,7 @@ class StockUpdate(Struct, array_like=True, tag=80, frozen=True, gc=False):
     begin: bool
     rows: bytes
     settled: tuple[tuple[int, int, int, int], ...] = ()
+    counts: tuple[tuple[int, int], ...] = ()
 
 
 class StockPage(Struct, array_like=True, tag=81, frozen=True, gc=False):

@@ -132,6 +132,8 @@ class ShardState:
         self.seq = 0
         self.time_ms = 0
         """Journal time of the newest entry applied: never goes back."""
+        self.heard_counts: dict[int, int] = {}
+        """Instant (ms) of the newest count by node, as other owners said (feed_age.py, A2)."""
         self.view_points: dict[int, tuple[int, int]] = {}
         """(epoch, seq) that the view of each other shard contains: what a decision saw of the stock elsewhere. In memory."""
         self.closed_orders = 0
@@ -157,6 +159,8 @@ class ShardState:
         """Positions (item << 32 | node) changed since the views were last told."""
         self.touched_capacity: dict[int, None] = {}
         """Nodes whose capacity changed since the views were last told."""
+        self.touched_counts: dict[int, None] = {}
+        """Nodes that were counted since the views were last told."""
         self.open_holds = 0
         self.open_orders = 0
         self.short_positions: dict[tuple[int, int], None] = {}
@@ -396,6 +400,7 @@ def _apply_counted(state: ShardState, event: StockCounted, seq: int, time_ms: in
     feeds = state.node(event.node).feeds
     newest_seq, newest_ms = feeds.get(event.source, (-1, 0))
     feeds[event.source] = (max(newest_seq, event.source_seq), max(newest_ms, event.as_of_ms))
+    state.touched_counts[event.node] = None
     _remember_at_node(state, event, time_ms)
 
 

@@ -267,7 +267,7 @@ class Edits:
             if self._look_again(found, record, now_ms):
                 return
             core.count("edits_refused")
-            _answer(core, found.askers, self._shortage(found, record))
+            _answer(core, found.askers, self._shortage(found, record, now_ms))
             return
         problem = self._too_much(found, record, plan)
         if problem is not None:
@@ -305,11 +305,11 @@ class Edits:
             return Plan([], [(i, line.quantity, "max_legs") for i, line in enumerate(request.lines)])
         return plan_with_own(self._core, record, found.edited.movable, request, now_ms=now_ms)
 
-    def _shortage(self, found: Edit, record: OrderRecord) -> Problem:
+    def _shortage(self, found: Edit, record: OrderRecord, now_ms: int) -> Problem:
         """The refusal, with the numbers as they are for this order: its own units free."""
         legs = [leg for leg in record.legs if leg.leg_no in found.edited.movable]
         with legs_free(self._core.state, record, legs):
-            return _at(shortage(self._core.state, found.prepared, found.whole), found.edited)
+            return _at(shortage(self._core.state, found.prepared, found.whole, now_ms=now_ms), found.edited)
 
     def _too_much(self, found: Edit, record: OrderRecord, plan: Plan) -> Problem | None:
         """Why a hold would become larger than holds may be; None = it may, or it is none."""

@@ -77,7 +77,7 @@ def list_inbound(core: ShardCore, conn: int, corr: int, command: ListInbound, no
             more = True
             break
         rows.append(InboundView(document.node_id, inbound_id, catalog.sku(brings), quantity, expected_ms))
-    free = [_free(core, item, command, tag) for item in items]
+    free = [_free(core, item, command, tag, now_ms) for item in items]
     waiting = [core.demand.waiting_for(item) for item in items]
     reply = InboundReply(
         tuple(rows), more, core.shard, core.epoch, state.seq, core.token(), tuple(free), tuple(waiting)
@@ -106,7 +106,7 @@ def _places(core: ShardCore, items: list[int], command: ListInbound) -> Iterator
             yield node, inbound_id
 
 
-def _free(core: ShardCore, item: int, command: ListInbound, tag: str) -> int:
+def _free(core: ShardCore, item: int, command: ListInbound, tag: str, now_ms: int) -> int:
     """Units of an item that own nodes can promise now."""
     catalog, positions = core.catalog, core.state.positions
     units = 0
@@ -116,5 +116,5 @@ def _free(core: ShardCore, item: int, command: ListInbound, tag: str) -> int:
         if document is None or not catalog.owns_node(node) or command.node_id not in (None, document.node_id):
             continue
         if could_serve(document, tag, command.channel):
-            units += free_at(core, node, item, command.method)
+            units += free_at(core, node, item, command.method, now_ms)
     return units

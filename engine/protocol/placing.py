@@ -194,7 +194,7 @@ def place(core: ShardCore, flight: Flight, plan: Plan, *, now_ms: int) -> None:
         if is_refused(flight.command, prepared, plan):
             core.count("refused")
             core.demand_log.refused(flight, plan, core.time_ms(now_ms))
-            settle(core, flight, shortage(core.state, prepared, plan))
+            settle(core, flight, shortage(core.state, prepared, plan, now_ms=now_ms))
             return
     state = core.state
     if flight.command.key_hash and not state.make_room(core.time_ms(now_ms)):

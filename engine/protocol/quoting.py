@@ -126,7 +126,7 @@ class Quoting:
         core.demand_log.quoted(begun.prepared, begun.time_ms)
         if begun.refused is not None and not begun.options:
             core.count("quotes_refused")
-            return shortage(core.state, begun.prepared, begun.refused)
+            return shortage(core.state, begun.prepared, begun.refused, now_ms=begun.time_ms)
         core.count("quotes")
         return QuoteReply(
             tuple(begun.options),
@@ -206,7 +206,7 @@ class Quoting:
             return plan
         if plan.unfilled:
             core.demand_log.refused(flight, plan, core.time_ms(now_ms))
-        settle(core, flight, self.changed(quoted, flight.prepared, plan))
+        settle(core, flight, self.changed(quoted, flight.prepared, plan, now_ms=now_ms))
         return None
 
     def _due(self, command: PlaceQuoted, now_ms: int) -> Quoted:
@@ -219,7 +219,9 @@ class Quoting:
         ship_by_ms, deliver_by_ms = quoted.ship_by_ms + later_ms, quoted.deliver_by_ms + later_ms
         return replace(quoted, ship_by_ms=ship_by_ms, deliver_by_ms=deliver_by_ms)
 
-    def changed(self, quoted: Quoted, prepared: Prepared, plan: Plan, *, pointer: str = "/quote_id") -> Problem:
+    def changed(
+        self, quoted: Quoted, prepared: Prepared, plan: Plan, *, now_ms: int, pointer: str = "/quote_id"
+    ) -> Problem:
         """`quote_changed` with what was quoted and what is offered now; line by line where units are short."""
         offered = _terms(*plan.promise_ms, plan.money_minor[0], sum(units for _, units, _ in plan.unfilled))
         facts: dict[str, Any] = {
@@ -229,7 +231,7 @@ class Quoting:
         }
         if _fills_less(plan, quoted):
             detail = "fewer units can be served than were quoted"
-            errors = shortage(self._core.state, prepared, plan).errors
+            errors = shortage(self._core.state, prepared, plan, now_ms=now_ms).errors
         else:
             detail = (
                 f"it would be there by {offered['deliver_by']}, later than the quoted {facts['quoted']['deliver_by']}"

@@ -13,7 +13,7 @@ from msgspec import structs
 from engine.domain import decide_legs
 from engine.domain.commands import DumpPart, GetAvailability, GetDecision, GetOrder, GetStatus, ListLegs
 from engine.domain.config import Item
-from engine.domain.decide_orders import METHOD_TAGS, could_serve, extra_safety, refuse
+from engine.domain.decide_orders import METHOD_TAGS, could_serve, refuse, to_promise
 from engine.domain.ids import EPOCH_2020_MS, shard_of_order_no
 from engine.domain.kits import kits_of, tracked_components
 from engine.domain.labels import LEG_LABELS
@@ -47,20 +47,19 @@ def stock_view(core: ShardCore, node: int, item: int, now_ms: int, method: int =
     state = document.state if document is not None else "on"
     if row < 0:
         return StockView(catalog.node_id(node), catalog.sku(item), 0, 0, 0, 0, 0, node_state=state)
-    extra = extra_safety(core.state, node, method)
+    kept, to_sell = to_promise(core.state, row, method, now_ms=now_ms)
     part = core.state.nodes.get(node)
     setting = part.settings.get(item) if part else None
     counted_s = positions.v_counted_s[row]
-    free = positions.free(row)
     return StockView(
         catalog.node_id(node),
         catalog.sku(item),
         positions.v_on_hand[row],
         positions.v_held[row],
         positions.v_allocated[row],
-        positions.v_safety[row] + extra,
-        max(0, free - extra),
-        max(0, -free - positions.v_claimed[row]),
+        kept,
+        to_sell,
+        max(0, -positions.free(row) - positions.v_claimed[row]),
         setting[0] if setting else "counted",
         max(0, (now_ms - EPOCH_2020_MS) // 1_000 - counted_s) if counted_s else None,
         state,
@@ -84,7 +83,7 @@ def availability(core: ShardCore, conn: int, corr: int, command: GetAvailability
             return
         kit = catalog.items[item]
         if kit is not None and kit.components:
-            views += _kit_views(core, kit, command, tag)
+            views += _kit_views(core, kit, command, tag, now_ms)
             continue
         for row in positions.rows(item):
             node = positions.v_node[row]
@@ -104,7 +103,7 @@ def availability(core: ShardCore, conn: int, corr: int, command: GetAvailability
     core.answer(conn, corr, StockReply(tuple(views), core.shard, core.epoch, seq, core.token(), settled=settled))
 
 
-def _kit_views(core: ShardCore, kit: Item, command: GetAvailability, tag: str) -> list[StockView]:
+def _kit_views(core: ShardCore, kit: Item, command: GetAvailability, tag: str, now_ms: int) -> list[StockView]:
     """What a kit's components make at each node that has some of all of them: kits on the shelf, and kits to promise."""
     catalog, positions = core.catalog, core.state.positions
     components = tracked_components(catalog, kit)
@@ -120,9 +119,9 @@ def _kit_views(core: ShardCore, kit: Item, command: GetAvailability, tag: str) -
         serves = could_serve(document, tag, command.channel)
         if min(rows.values()) < 0 or not (serves or command.node_id is not None):
             continue
-        extra = extra_safety(core.state, node, command.method)
+        to_sell = {item: to_promise(core.state, row, command.method, now_ms=now_ms)[1] for item, row in rows.items()}
         on_hand = kits_of(components, lambda item, rows=rows: positions.v_on_hand[rows[item]])  # type: ignore[misc]
-        free = kits_of(components, lambda item, rows=rows, extra=extra: positions.free(rows[item]) - extra)  # type: ignore[misc]
+        free = kits_of(components, to_sell.__getitem__)
         views.append(
             StockView(
                 document.node_id,

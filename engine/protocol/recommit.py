@@ -91,7 +91,7 @@ class Recommit:
         with own_units_free(core.state, record):
             plan = plan_alone(core, self.prepared.request, now_ms=now_ms)
         if self.rounds > ROUNDS_MAX:
-            _answer(core, self.askers, shortage(core.state, self.prepared, plan))
+            _answer(core, self.askers, shortage(core.state, self.prepared, plan, now_ms=now_ms))
         else:
             _use(core, self, plan, now_ms=now_ms)
 
@@ -145,12 +145,16 @@ def _use(core: ShardCore, recommit: Recommit, plan: Plan, *, now_ms: int) -> Non
             found = within(core, recommit.prepared.request, quoted, now_ms=now_ms)
         if found is None:
             core.count("quotes_changed")
-            _answer(core, recommit.askers, core.quoting.changed(quoted, recommit.prepared, plan, pointer="/ship_to"))
+            _answer(
+                core,
+                recommit.askers,
+                core.quoting.changed(quoted, recommit.prepared, plan, now_ms=now_ms, pointer="/ship_to"),
+            )
             return
         request, plan = found
         recommit.prepared = replace(recommit.prepared, request=request)
     if plan.unfilled:
-        _answer(core, recommit.askers, shortage(core.state, recommit.prepared, plan))
+        _answer(core, recommit.askers, shortage(core.state, recommit.prepared, plan, now_ms=now_ms))
     elif any(core.catalog.owner[leg.node] != core.shard for leg in plan.legs):
         core.two_phase.attempt(recommit, plan, now_ms=now_ms)
     else:

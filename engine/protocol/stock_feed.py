@@ -20,6 +20,7 @@ import numpy as np
 from engine.domain.catalog import Catalog
 from engine.domain.commands import FindItems, FollowStock, GetStockPage
 from engine.domain.decide_stock import SUPPLY_MODES
+from engine.domain.feed_age import counts_of
 from engine.domain.replies import ItemsReply, StockPage, StockUpdate
 from engine.protocol.effects import Answer
 
@@ -42,6 +43,7 @@ class StockFeed:
         self._followers: dict[tuple[int, int], None] = {}
         self._due: dict[int, None] = {}
         """Positions (item << 32 | node) of closed entries that followers have not been told of."""
+        self._due_counts: dict[int, None] = {}
         self._seq = 0
         """Newest closed entry: what the values shown contain at least."""
         self._pushed_seq = 0
@@ -60,6 +62,7 @@ class StockFeed:
         self._seq = seq
         if self._followers:
             self._due.update(self._core.state.touched)
+            self._due_counts.update(self._core.state.touched_counts)
 
     def show(self, key: int) -> None:
         """A position (item << 32 | node) looks different although no entry touched it."""
@@ -129,13 +132,15 @@ class StockFeed:
         found = [positions.find(key >> 32, key & 0xFFFFFFFF) for key in self._due if owns_node(key & 0xFFFFFFFF)]
         self._due.clear()
         update = self._update(self._pack(np.array([row for row in found if row >= 0], np.int64)), begin=False)
+        self._due_counts.clear()
         self._core.answers_now([Answer(conn, corr, update) for conn, corr in self._followers])
         self._pushed_seq, self._pushed_ms = self._seq, now_ms
         self._pushed_acknowledged = self._core.driver.acknowledged
 
     def _update(self, rows: bytes, *, begin: bool) -> StockUpdate:
         core = self._core
-        return StockUpdate(core.shard, core.epoch, self._seq, begin, rows, core.driver.settled(self._seq))
+        counts = counts_of(core.state, core.state.nodes if begin else self._due_counts)
+        return StockUpdate(core.shard, core.epoch, self._seq, begin, rows, core.driver.settled(self._seq), counts)
 
     def _pack(self, rows: np.ndarray) -> bytes:
         state = self._core.state

@@ -12,7 +12,8 @@ import numpy as np
 
 from engine.domain.commands import FindStores
 from engine.domain.config import Node
-from engine.domain.decide_orders import METHOD_TAGS, could_serve, extra_safety, not_on_the_map, refuse
+from engine.domain.decide_orders import METHOD_TAGS, could_serve, extra_safety, not_on_the_map, refuse, to_promise
+from engine.domain.feed_age import Lateness, lateness_at
 from engine.domain.kits import tracked_components
 from engine.domain.orders import Destination, Method
 from engine.domain.ready import first_ready
@@ -66,7 +67,7 @@ def _found(core: ShardCore, command: FindStores, now_ms: int) -> StoresReply | P
         for metres, (index, node) in zip(far_m, serving, strict=True)
         if metres <= command.radius_km * 1_000 and (metres, node.node_id) > command.after
     )
-    units = _units(core, parts, [index for _, _, index in near], command.method)
+    units = _units(core, parts, [index for _, _, index in near], command.method, now_ms)
     needs = np.array([need for _, need in command.wanted], np.int64)
     has_all: np.ndarray = np.all(units >= needs[:, None], axis=0)
     chosen = np.flatnonzero(has_all) if command.in_stock else np.arange(len(near))
@@ -95,7 +96,9 @@ def _parts_of(core: ShardCore, command: FindStores) -> list[list[tuple[int, int]
     return parts
 
 
-def _units(core: ShardCore, parts: list[list[tuple[int, int]]], nodes: list[int], method: int) -> np.ndarray:
+def _units(
+    core: ShardCore, parts: list[list[tuple[int, int]]], nodes: list[int], method: int, now_ms: int
+) -> np.ndarray:
     """Units of each SKU (rows) that each node (columns) could hand out: all at once, as a hundred SKUs at a thousand stores, one
     by one, held the shard for a second."""
     state = core.state
@@ -103,6 +106,7 @@ def _units(core: ShardCore, parts: list[list[tuple[int, int]]], nodes: list[int]
     columns = np.full(len(core.catalog.nodes), -1, np.int64)
     columns[nodes] = np.arange(len(nodes))
     extra = np.array([extra_safety(state, node, method) for node in nodes], np.int64)
+    late = np.array([lateness_at(state, node, now_ms) for node in nodes], np.int64)
     units = np.full((len(parts), len(nodes)), UNLIMITED, np.int64)
     for n, components in enumerate(parts):
         for item, each in components:
@@ -112,17 +116,18 @@ def _units(core: ShardCore, parts: list[list[tuple[int, int]]], nodes: list[int]
             rows, place = rows[known], columns[at[known]]
             rows, place = rows[place >= 0], place[place >= 0]
             taken = positions.held[rows] + positions.allocated[rows] + positions.claimed[rows] + positions.fenced[rows]
-            free = np.zeros(len(nodes), np.int64)
-            free[place] = positions.on_hand[rows] - positions.safety[rows] - taken
-            np.minimum(units[n], np.maximum(0, free - extra) // each, out=units[n])
+            free, safety = np.zeros(len(nodes), np.int64), np.zeros(len(nodes), np.int64)
+            free[place], safety[place] = positions.on_hand[rows] - taken, positions.safety[rows]
+            kept = np.where(late == Lateness.KEEPS_MORE, np.maximum(1, 2 * (safety + extra)), safety + extra)
+            free[late == Lateness.EXCLUDED] = 0
+            np.minimum(units[n], np.maximum(0, free - kept) // each, out=units[n])
     return units
 
 
-def free_at(core: ShardCore, node: int, item: int, method: int) -> int:
+def free_at(core: ShardCore, node: int, item: int, method: int, now_ms: int) -> int:
     """Units of a position that a method may take; never below 0."""
-    positions = core.state.positions
-    row = positions.find(item, node)
-    return max(0, positions.free(row) - extra_safety(core.state, node, method)) if row >= 0 else 0
+    row = core.state.positions.find(item, node)
+    return to_promise(core.state, row, method, now_ms=now_ms)[1] if row >= 0 else 0
 
 
 def _ready_ms(core: ShardCore, index: int, command: FindStores, now_ms: int) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 
 from engine.domain.boxes import rows_of
 from engine.domain.commands import FollowView
+from engine.domain.feed_age import counts_of
 from engine.domain.replies import Reply, ViewUpdate
 from engine.protocol.effects import Answer
 from engine.protocol.tokens import parse_token
@@ -42,6 +43,7 @@ class ViewFeed:
         self._due: dict[int, None] = {}
         """Positions (item << 32 | node) of closed entries that followers have not been told of."""
         self._due_capacity: dict[int, None] = {}
+        self._due_counts: dict[int, None] = {}
         self._seq = 0
         """Newest closed entry: what the values shown contain at least."""
         self._pushed_seq = 0
@@ -82,6 +84,7 @@ class ViewFeed:
         state = self._core.state
         state.touched.clear()
         state.touched_capacity.clear()
+        state.touched_counts.clear()
         self._seq = self._pushed_seq = state.seq
 
     def closed(self, seq: int) -> None:
@@ -91,8 +94,10 @@ class ViewFeed:
         if self._followers:
             self._due.update(state.touched)
             self._due_capacity.update(state.touched_capacity)
+            self._due_counts.update(state.touched_counts)
         state.touched.clear()
         state.touched_capacity.clear()
+        state.touched_counts.clear()
 
     def show(self, key: int) -> None:
         """A position (item << 32 | node) looks different to others although no entry touched it."""
@@ -119,6 +124,7 @@ class ViewFeed:
                 last,
                 self._pack(items[chunk], chunk),
                 np.array(capacity if last else [], "<i4").tobytes(),
+                counts_of(core.state, core.state.nodes) if last else (),
             )
             core.answers_now([Answer(conn, corr, update)])  # at once: a later push must not overtake it
         self._followers[(conn, corr)] = None
@@ -147,8 +153,10 @@ class ViewFeed:
         capacity = [
             (node, day, used) for node in self._due_capacity for day, used in core.state.capacity.rows(node, zeros=True)
         ]
+        counts = counts_of(core.state, self._due_counts)
         self._due.clear()
         self._due_capacity.clear()
+        self._due_counts.clear()
         update = ViewUpdate(
             core.shard,
             core.epoch,
@@ -157,6 +165,7 @@ class ViewFeed:
             True,
             self._pack(items, rows),
             np.array(capacity, "<i4").tobytes(),
+            counts,
         )
         core.answers_now([Answer(conn, corr, update) for conn, corr in self._followers])
         self._pushed_seq, self._pushed_ms = self._seq, now_ms
@@ -173,6 +182,7 @@ class ViewFeed:
             self._core.state.watched = False
             self._due.clear()
             self._due_capacity.clear()
+            self._due_counts.clear()
 
     def node_update(self, node: int) -> ViewUpdate:
         """All of one node of ours. It says nothing about others: `last` is not set, so that nobody takes its sequence for a point."""
@@ -204,6 +214,7 @@ class ViewFeed:
             for column in (positions.on_hand, positions.held, positions.safety):
                 column[rows] = 0
             for node in theirs:
+                core.state.heard_counts.pop(node, None)
                 for day, _ in capacity.rows(node):
                     capacity.put(node, day, 0)
         waited_for = core.demand.by_item
@@ -221,6 +232,7 @@ class ViewFeed:
         for node, day, used in np.frombuffer(reply.capacity, "<i4").reshape(-1, CAPACITY_FIELDS).tolist():
             if not owns_node(node):
                 capacity.put(node, day, used)
+        core.state.heard_counts.update(reply.counts)
         if reply.last:
             core.state.view_points[reply.shard] = (reply.epoch, reply.seq)
             self._heard_ms[reply.shard] = now_ms

@@ -12,8 +12,10 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.domain.commands import GetAvailability
+from engine.domain.config import Node
 from engine.domain.decide_orders import METHOD_TAGS, could_serve
 from engine.domain.decide_stock import SUPPLY_MODES
+from engine.domain.feed_age import Lateness, is_watched, kept_units, lateness
 from engine.domain.ids import EPOCH_2020_MS
 from engine.domain.orders import Method
 from engine.domain.replies import Problem, Reply, StockReply
@@ -60,6 +62,8 @@ class _Place(NamedTuple):
     safety: int
     """Units of every position that the method must leave."""
     state: str
+    watched: Node | None
+    """Its document, where something follows from the age of its newest count."""
 
 
 class Tables:
@@ -87,6 +91,7 @@ class Tables:
                     could_serve(node, tag, channel),
                     node.safety_by_method.get(tag, 0),
                     node.state,
+                    node if is_watched(node) else None,
                 )
                 if node is not None
                 else None
@@ -118,7 +123,8 @@ def stock_now(gateway: Gateway, wanted: Wanted, after: Points | None = None) -> 
     shards: list[ShardStock] = list(view.shards.values())
     if only >= 0:
         shards = [view.shards[catalog.owner[only]]]
-    clock_s = gateway.now_ms() // 1_000
+    clock_ms = gateway.now_ms()
+    clock_s = clock_ms // 1_000
     positions: list[Position] = []
     for sku in sorted(wanted.skus) if len(wanted.skus) > 1 else wanted.skus:
         item = view.item(sku)
@@ -137,7 +143,11 @@ def stock_now(gateway: Gateway, wanted: Wanted, after: Points | None = None) -> 
                     continue
                 if not place.serves and only < 0:
                     continue
-                left = free - place.safety
+                kept, serves = safety + place.safety, place.serves
+                if place.watched is not None:
+                    late = lateness(place.watched, shard.counts.get(node, 0), clock_ms)
+                    kept, serves = kept_units(late, kept), serves and late is not Lateness.EXCLUDED
+                left = free + safety - kept
                 found.append(
                     Position(
                         place.node_id,
@@ -145,8 +155,8 @@ def stock_now(gateway: Gateway, wanted: Wanted, after: Points | None = None) -> 
                         on_hand,
                         held,
                         allocated,
-                        safety + place.safety,
-                        left if left > 0 and place.serves else 0,
+                        kept,
+                        left if left > 0 and serves else 0,
                         -free if free < 0 else 0,
                         SUPPLY_MODES[supply],
                         max(0, clock_s - _EPOCH_2020_S - counted_s) if counted_s else None,

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from engine.client.cluster import Cluster
 from engine.client.stock_view import StockView
+from engine.domain.config import Node
 from gateway.__main__ import CONFIG_KINDS
 from gateway.app import create_app
+from tests.builders import a_network
 from tests.conftest import eventually
 from tests.contract.shard_host import HostedShard
 from tests.integration.gateway_engine import GatewayEngine, an_order_body, keyed
@@ -82,6 +85,31 @@ async def test_the_view_shows_what_the_owners_show(engine: GatewayEngine) -> Non
             position.pop("feed_age_s")
         assert local["data"] == strict["data"]
         assert local["totals"] == strict["totals"]
+    assert [n for n, shard in view.shards.items() if shard.pictures != 1] == []
+
+
+@pytest.mark.parametrize(("on_stale", "to_sell"), [("serve", 5), ("exclude", 0), ("extra_safety", 4)])
+async def test_the_view_and_the_owners_say_the_same_of_old_counts(
+    engine: GatewayEngine, on_stale: Any, to_sell: int
+) -> None:
+    """Also when the node was told to mind them after it was counted."""
+    view = await followed(engine)
+    count = {"source": "wms", "source_seq": 1, "scope": "delta", "rows": [{"sku": "SKU-2", "quantity": 5}]}
+    for n, hours in enumerate((2, 0, 2)):
+        body = {**count, "node_id": f"N-{n}", "as_of": (datetime.now(UTC) - timedelta(hours=hours)).isoformat()}
+        counted = await engine.client.post("/v1/inventory/counts", json=body, headers=keyed(f"c-{n}"))
+        assert counted.status_code == 200, counted.text
+    for document in a_network(nodes=4, items=3, shards=len(engine.stock)):
+        if isinstance(document, Node) and document.node_id != "N-2":
+            await engine.put(msgspec.structs.replace(document, max_feed_age_s=3_600, on_stale=on_stale))
+    cores: list[Any] = [shard.core for shard in engine.stock]
+    await eventually(lambda: all(core.catalog.version == engine.cluster.catalog.version for core in cores))
+    strict = await read(engine.client, consistency="strict")
+    local = await read(engine.client, after=strict["token"])
+    for position in [*local["data"], *strict["data"]]:
+        position.pop("feed_age_s")
+    assert local["data"] == strict["data"]
+    assert [position["available_to_promise"] for position in local["data"]] == [to_sell, 5, 5]
     assert [n for n, shard in view.shards.items() if shard.pictures != 1] == []
 
 

@@ -82,7 +82,7 @@ def test_a_refusal_names_the_lines_that_are_short_and_no_others() -> None:
     assert isinstance(prepared, Prepared)
     (plan,) = planner.plan([prepared.request], now_ms=NOW_MS)
     assert is_refused(a_place(an_order("A-1", lines)), prepared, plan)
-    refused = shortage(state, prepared, plan)
+    refused = shortage(state, prepared, plan, now_ms=NOW_MS)
     assert [
         (error.pointer, error.facts["requested"], error.facts["available_to_promise"]) for error in refused.errors
     ] == [("/lines/1", 50, 5)]

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from engine.domain.commands import AdjustStock, FindStores, GetAvailability, StockMove
+from engine.domain.commands import AdjustStock, CountStock, FindStores, GetAvailability, StockMove
 from engine.domain.config import NodeCapacity, Placement
 from engine.domain.orders import Method
 from engine.domain.replies import Problem, StoresReply
@@ -160,9 +160,12 @@ def test_distances_are_those_that_planners_count() -> None:
         assert exact_km(node.lat, node.lon, 40.75, -73.99) == int(store.distance_m / 1_000 + 0.5)
 
 
-def test_units_at_many_stores_are_those_of_each_position() -> None:
-    """Merged positions and new ones, holds and safety, a kit and what is not tracked: counted at once as one by one."""
-    shop = a_street({f"S-{n}": {"SKU-0": 7 + n, "SKU-1": 3 - n} for n in range(3)}, safety_by_method={"pickup": 2})
+@pytest.mark.parametrize("on_stale", ["serve", "extra_safety", "exclude"])
+def test_units_at_many_stores_are_those_of_each_position(on_stale: str) -> None:
+    """Merged positions and new ones, holds, safety, old counts, a kit and what is not tracked: counted at once as one by one."""
+    first = {"safety_by_method": {"pickup": 2}, "max_feed_age_s": 60, "on_stale": on_stale}
+    shop = a_street({f"S-{n}": {"SKU-0": 7 + n, "SKU-1": 3 - n} for n in range(3)}, **first)
+    shop.ask(CountStock("S-0", "wms", shop.now_ms - 61_000, 1, "delta", ()))
     shop.state.positions.merge()
     shop.ask(AdjustStock("S-3", (StockMove("SKU-1", "received", 4), StockMove("SKU-0", "received", 3))))
     assert not isinstance(shop.ask(a_place(an_order("A", [pickup("SKU-0", 2, node="S-1")]))), Problem)
@@ -172,7 +175,7 @@ def test_units_at_many_stores_are_those_of_each_position() -> None:
     assert [store.node_id for store in reply.stores] == ["S-0", "S-1", "S-2", "S-3"]
     for store in reply.stores:
         node = shop.catalog.node_of[store.node_id]
-        units = [free_at(shop.core, node, shop.catalog.item_of[sku], method) for sku in wanted[:3]]
+        units = [free_at(shop.core, node, shop.catalog.item_of[sku], method, shop.now_ms) for sku in wanted[:3]]
         assert store.units == (*units, UNLIMITED, min(units[0] // 2, units[1])), store
     assert near(shop, ("SKU-0", 1), lat=-40.0).stores == ()
 
