@@ -23,6 +23,7 @@ ERRORS_KEPT = 1_000
 JOB_POLL_S = 0.1
 JOB_WAIT_S = 600.0
 RETRIES = 6
+WAIT_S = 0.2
 RETRY_STATUS = (429, 503)
 T = TypeVar("T")
 
@@ -186,21 +187,34 @@ class Uploader:
         return self.outcome
 
     def _send_batch(self, batch: list[OrderRow], key_prefix: str) -> None:
-        orders = [{"idempotency_key": f"{key_prefix}-{row.order_id}", **row.body} for row in batch]
-        response = self.send(
-            "POST", "/v1/allocations/batch", msgspec.json.encode({"orders": orders}), "application/json"
-        )
-        if response.status_code != 200:
-            raise UploadError(refusal_of(response))
-        for row, result in zip(batch, response.json()["results"], strict=True):
-            if 200 <= result["status"] < 300:
-                self.outcome.taken += 1
-                continue
-            problem = result["problem"]
-            first = (problem.get("errors") or [{}])[0]
-            detail = f"{problem['code']}: order {row.order_id} {first.get('pointer', '')} {first.get('detail', '')}"
-            self.outcome.refuse(row.line, problem["code"], detail.rstrip())
-        self._advance(self.outcome)
+        """Orders that a shard answers "later" go again under their keys, together: the others were decided."""
+        for wait_s in (*_waits_s(), None):
+            orders = [{"idempotency_key": f"{key_prefix}-{row.order_id}", **row.body} for row in batch]
+            response = self.send(
+                "POST", "/v1/allocations/batch", msgspec.json.encode({"orders": orders}), "application/json"
+            )
+            if response.status_code != 200:
+                raise UploadError(refusal_of(response))
+            later: list[OrderRow] = []
+            for row, result in zip(batch, response.json()["results"], strict=True):
+                if result["status"] in RETRY_STATUS and wait_s is not None:
+                    later.append(row)
+                else:
+                    self._settle(row, result)
+            self._advance(self.outcome)
+            if wait_s is None or not later:
+                return
+            batch = later
+            time.sleep(wait_s)
+
+    def _settle(self, row: OrderRow, result: dict[str, Any]) -> None:
+        if 200 <= result["status"] < 300:
+            self.outcome.taken += 1
+            return
+        problem = result["problem"]
+        first = (problem.get("errors") or [{}])[0]
+        detail = f"{problem['code']}: order {row.order_id} {first.get('pointer', '')} {first.get('detail', '')}"
+        self.outcome.refuse(row.line, problem["code"], detail.rstrip())
 
     def advance(self) -> None:
         """Show how far it is."""
@@ -229,22 +243,25 @@ class Uploader:
         headers = {"idempotency-key": f"import-{time.time_ns():x}"} if method != "GET" else {}
         if content_type:
             headers["content-type"] = content_type
-        wait_s = 0.2
-        for attempt in range(RETRIES):
-            last = attempt == RETRIES - 1
+        for wait_s in (*_waits_s(), None):
             try:
                 response = self._client.request(method, path, content=body, headers=headers, params=list(params))
             except httpx.HTTPError as error:
-                if last:
+                if wait_s is None:
                     raise UploadError(f"no answer from {self._client.base_url}: {error}") from error
             else:
                 if response.status_code in (401, 403):
                     raise UploadError(refusal_of(response))
-                if response.status_code not in RETRY_STATUS or last:
+                if response.status_code not in RETRY_STATUS or wait_s is None:
                     return response
-            time.sleep(wait_s)
-            wait_s = min(5.0, wait_s * 2)
+            if wait_s is not None:
+                time.sleep(wait_s)
         raise AssertionError("the loop above returns or raises")
+
+
+def _waits_s() -> Iterator[float]:
+    """Between one try and the next of all RETRIES."""
+    return (min(5.0, WAIT_S * 2**n) for n in range(RETRIES - 1))
 
 
 def refusal_of(response: httpx.Response) -> str:

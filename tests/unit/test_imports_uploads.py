@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from engine.cli.formats.own import DocumentRow, OrderRow
 from engine.cli.formats.table import BadRow
 from engine.cli.imports import app
-from engine.cli.uploads import Uploader, UploadError
+from engine.cli.uploads import RETRIES, Uploader, UploadError
 
 
 class FakeGateway:
@@ -24,6 +24,7 @@ class FakeGateway:
     def __init__(self) -> None:
         self.refuse: set[str] = set()
         self.later = 0
+        self.orders_later: dict[str, int] = {}
         self.key = "qm_k_s"
         self.seen: list[tuple[str, str, dict[str, str], Any]] = []
         self.jobs: dict[str, dict[str, Any]] = {}
@@ -72,6 +73,9 @@ class FakeGateway:
         return 200, {}
 
     def _allocate(self, order: dict[str, Any]) -> dict[str, Any]:
+        if self.orders_later.get(order["order_id"]):
+            self.orders_later[order["order_id"]] -= 1
+            return {"status": 503, "problem": {"code": "unavailable", "detail": "later"}}
         if order["order_id"] not in self.refuse:
             return {"status": 201, "body": {"order_id": order["order_id"]}}
         error = {"pointer": "/lines/0", "detail": "not enough units"}
@@ -139,13 +143,37 @@ def test_the_same_key_is_used_again_when_the_gateway_says_later(gateway: FakeGat
 
 def test_orders_carry_keys_that_follow_from_their_ids(gateway: FakeGateway, up: Uploader) -> None:
     gateway.refuse = {"B"}
-    line = [{"line_id": "1", "sku": "S", "quantity": 1}]
-    rows = [OrderRow(n, name, {"order_id": name, "lines": line}) for n, name in enumerate("ABC", 2)]
-    outcome = up.orders(rows)
+    outcome = up.orders(_orders("ABC"))
     assert (outcome.taken, outcome.refused, outcome.codes) == (2, 1, {"out_of_stock": 1})
     assert outcome.errors[0].line == 3
     assert "/lines/0 not enough units" in outcome.errors[0].detail
     assert [order["idempotency_key"] for order in gateway.seen[0][3]["orders"]] == ["import-A", "import-B", "import-C"]
+
+
+def _orders(names: str) -> list[OrderRow]:
+    line = [{"line_id": "1", "sku": "S", "quantity": 1}]
+    return [OrderRow(n, name, {"order_id": name, "lines": line}) for n, name in enumerate(names, 2)]
+
+
+def test_orders_of_a_batch_that_are_told_later_go_again_under_their_keys(
+    gateway: FakeGateway, up: Uploader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.cli.uploads.WAIT_S", 0.001)
+    gateway.refuse, gateway.orders_later = {"C"}, {"B": 2, "D": 1}
+    outcome = up.orders(_orders("ABCD"))
+    assert (outcome.taken, outcome.refused, outcome.codes) == (3, 1, {"out_of_stock": 1})
+    sent = [[order["idempotency_key"] for order in body["orders"]] for _, _, _, body in gateway.seen]
+    assert sent == [["import-A", "import-B", "import-C", "import-D"], ["import-B", "import-D"], ["import-B"]]
+
+
+def test_an_order_that_is_told_later_for_ever_is_refused_in_the_end(
+    gateway: FakeGateway, up: Uploader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.cli.uploads.WAIT_S", 0.001)
+    gateway.orders_later = {"A": 1_000}
+    outcome = up.orders(_orders("AB"))
+    assert (outcome.taken, outcome.refused, outcome.codes) == (1, 1, {"unavailable": 1})
+    assert len(gateway.seen) == RETRIES
 
 
 def test_an_unknown_key_and_a_gateway_that_is_away_stop_the_import(
