@@ -31,6 +31,8 @@ FIELD_HELP = {
     "OrderLeg.state": _LEG_STATES,
     "Leg.lines": "Units still in the leg: none once it is cancelled or rejected. Components of a kit have the line id of the kit's line.",
     "OrderLeg.lines": "Units still in the leg. Components of a kit have the line id of the kit's line.",
+    "expected_on_hand": "Book only if so many units are on hand now, movements before it in `moves` counted in; else nothing of the request is "
+    "booked (`stock_changed`).",
     "Movement.kind": "As it was booked (received, damaged, ...); counted; what an order did: reserved, allocated, committed, released, "
     "expired, cancelled, ...; leg_held, leg_allocated, leg_shipped, ... of orders that live at another shard (`order_id` may be null there); "
     "leg_shifted: units went from one leg of an order to another.",

@@ -93,6 +93,11 @@ PAGES: dict[str, Page] = {
         "A newer count of the same source was applied already, or `as_of` is older than the movements kept to net it.",
         "Drop this count. Give each count of a source a higher `source_seq`.",
     ),
+    "stock_changed": Page(
+        "A movement says in `expected_on_hand` what its sender saw, and something else is on hand by now. `errors` names every such movement and the "
+        "number that is there; nothing of the request was booked.",
+        "Decide again from the numbers in `errors` and send what is still wanted, under a new key.",
+    ),
     "in_use": Page("Other documents refer to this one.", "Change those first."),
     "version_mismatch": Page(
         "The document was changed since the version in `If-Match`.",

@@ -143,6 +143,8 @@ class AdjustStock(Struct, array_like=True, tag=9, frozen=True, gc=False):
     moves: tuple[StockMove, ...]
     key_hash: int = 0
     fingerprint: int = 0
+    expected: tuple[int | None, ...] = ()
+    """Units that must be on hand when a movement's turn comes, by movement; None = whatever is there. Empty = of none of them."""
 
 
 class CountStock(Struct, array_like=True, tag=10, frozen=True, gc=False):

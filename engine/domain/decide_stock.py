@@ -64,6 +64,7 @@ def adjust(state: ShardState, command: AdjustStock) -> StockMoved | Problem:
     part = state.nodes.get(node)
     moves: list[tuple[int, str, int]] = []
     net: dict[int, int] = {}
+    changed: list[ProblemItem] = []
     for n, move in enumerate(command.moves):
         item = state.catalog.item_of.get(move.sku)
         if item is None:
@@ -81,14 +82,22 @@ def adjust(state: ShardState, command: AdjustStock) -> StockMoved | Problem:
         fault = _kit_fault(state, item, f"/moves/{n}/sku") if change > 0 else None  # what was there before may go
         if fault is not None:
             return Problem("invalid_field", CODES["invalid_field"].title, (fault,))
-        net[item] = net.get(item, 0) + change
         row = state.positions.find(item, node)
         on_hand = state.positions.v_on_hand[row] if row >= 0 else 0
+        expected = command.expected[n] if command.expected else None
+        there = on_hand + net.get(item, 0)
+        if expected is not None and expected != there:
+            detail = f"{there} of {move.sku} are on hand, not {expected}"
+            facts = {"sku": move.sku, "expected_on_hand": expected, "on_hand": there}
+            changed.append(ProblemItem(f"/moves/{n}/expected_on_hand", detail, facts))
+        net[item] = net.get(item, 0) + change
         if not -UNITS_MAX <= on_hand + net[item] <= UNITS_MAX:
             return refuse(
                 "invalid_field", f"/moves/{n}/quantity", f"on hand would leave +-{UNITS_MAX}", on_hand=on_hand
             )
         moves.append((item, move.kind, change))
+    if changed:
+        return Problem("stock_changed", CODES["stock_changed"].title, tuple(changed))
     reason = next((move.reason for move in command.moves if move.reason), "")
     return StockMoved(node, tuple(moves), reason, command.key_hash, command.fingerprint)
 

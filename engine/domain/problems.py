@@ -40,6 +40,7 @@ CODES: dict[str, Code] = {
     "quote_changed": Code(409, "What the quote promised cannot be kept any more"),
     "quote_expired": Code(409, "The quote is not valid any more"),
     "stale_count": Code(409, "A newer count of this source was already applied"),
+    "stock_changed": Code(409, "Other units are on hand than were expected"),
     "in_use": Code(409, "The document is referred to by others"),
     "version_mismatch": Code(412, "The document was changed by someone else"),
     "body_too_large": Code(413, "The body is larger than the limit"),

@@ -19,6 +19,10 @@ ADJUSTMENTS: dict[str, Any] = {
             ],
         },
     },
+    "compared": {
+        "summary": "12 instead of 10, if there are 10",
+        "value": {"node_id": "NJ-1", "sku": "SKU-1", "kind": "adjusted", "quantity": 2, "expected_on_hand": 10},
+    },
 }
 COUNTS: dict[str, Any] = {
     "count": {

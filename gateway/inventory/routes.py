@@ -50,12 +50,16 @@ async def adjust(call: Call) -> Answer | Problem:
                 return refuse("invalid_field", f"/{name}", "this field is required (or several movements in moves)")
         assert body.sku is not None and body.kind is not None and body.quantity is not None
         moves = (StockMove(body.sku, body.kind, body.quantity, body.reason),)
-    elif body.sku is not None or body.kind is not None or body.quantity is not None:
+        expected: tuple[int | None, ...] = (body.expected_on_hand,)
+    elif any(value is not None for value in (body.sku, body.kind, body.quantity, body.expected_on_hand)):
         return refuse("invalid_field", "/moves", "either one movement or a list of them")
     else:
         moves = tuple([StockMove(m.sku, m.kind, m.quantity, m.reason or body.reason) for m in body.moves])
-    mark = fingerprint(_ADJUST, (body.node_id, moves))
-    command = AdjustStock(body.node_id, moves, call.key_hash, mark)
+        expected = tuple([m.expected_on_hand for m in body.moves])
+    if all(units is None for units in expected):
+        expected = ()
+    asked = (body.node_id, moves, expected) if expected else (body.node_id, moves)
+    command = AdjustStock(body.node_id, moves, call.key_hash, fingerprint(_ADJUST, asked), expected)
     reply = await call.gateway.ask_node(body.node_id, command)
     if single and isinstance(reply, Problem):
         reply = _repointed(reply, "/moves/0", "")
@@ -116,11 +120,12 @@ ROUTES = [
         "Book stock movements",
         "inventory",
         "Facts are never refused for being inconvenient: they may leave a position short, which `short_by` and "
-        "`legs_short` then show. A repeat of the same key books nothing and shows no positions.",
+        "`legs_short` then show. A repeat of the same key books nothing and shows no positions. With `expected_on_hand` it is "
+        "a compare and set: the shard books it only if that is still true.",
         body=Adjustment,
         answer=Stock,
         needs_key=True,
-        problems=_NAMING,
+        problems=(*_NAMING, "stock_changed"),
         body_examples=examples.ADJUSTMENTS,
         answer_example=examples.STOCK,
     ),

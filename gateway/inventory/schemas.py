@@ -37,6 +37,7 @@ class Move(Body, kw_only=True):
     kind: MoveKind
     quantity: SignedQuantity
     reason: Reason = ""
+    expected_on_hand: SignedQuantity | None = None
 
 
 class Adjustment(Body, kw_only=True):
@@ -47,6 +48,7 @@ class Adjustment(Body, kw_only=True):
     kind: MoveKind | None = None
     quantity: SignedQuantity | None = None
     reason: Reason = ""
+    expected_on_hand: SignedQuantity | None = None
     moves: Annotated[tuple[Move, ...], Meta(min_length=1, max_length=MOVES_MAX)] | None = None
 
 

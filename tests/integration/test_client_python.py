@@ -163,6 +163,9 @@ async def test_stock_and_configuration(gateway: tuple[GatewayEngine, str], forma
         stock = await client.adjust("N-0", "SKU-1", "received", 7, reason="delivery")
         assert stock.positions[0].on_hand == 7
         await client.adjust_many("N-0", [qm.Move(sku="SKU-1", kind="damaged", quantity=1)])
+        with pytest.raises(qm.Conflict) as changed:
+            await client.adjust("N-0", "SKU-1", "found", 1, expected_on_hand=7)
+        assert (changed.value.code, changed.value.faults[0].facts["on_hand"]) == ("stock_changed", 6)
         rows = [qm.CountRow(sku="SKU-1", quantity=5)]
         counted = await client.count("N-0", rows, source="wms", source_seq=2)
         assert counted.positions[0].on_hand == 5

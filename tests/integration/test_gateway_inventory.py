@@ -72,6 +72,30 @@ async def test_bad_movements_point_at_the_field(
     assert (answer.json()["code"], answer.json()["errors"][0]["pointer"]) == (code, pointer)
 
 
+async def test_a_movement_that_expects_another_number_is_refused_with_the_number_that_is_there(
+    engine: GatewayEngine,
+) -> None:
+    await engine.stock_up("N-0", "SKU-0", 10)
+    one = {"node_id": "N-0", "sku": "SKU-0", "kind": "adjusted", "quantity": 2}
+    assert (await adjust(engine, "a-1", **one, expected_on_hand=10)).status_code == 200
+    refused = await adjust(engine, "a-2", **one, expected_on_hand=10)
+    assert (refused.status_code, refused.json()["code"]) == (409, "stock_changed")
+    [error] = refused.json()["errors"]
+    assert (error["pointer"], error["on_hand"]) == ("/expected_on_hand", 12)
+    again = await adjust(engine, "a-1", **one, expected_on_hand=10)
+    assert again.headers["idempotent-replayed"] == "true"
+    reused = await adjust(engine, "a-1", **one)
+    assert reused.json()["code"] == "key_reused", "what it expects is part of what is asked"
+
+    moves = [{"sku": sku, "kind": "adjusted", "quantity": 1, "expected_on_hand": 0} for sku in ("SKU-1", "SKU-0")]
+    both = await adjust(engine, "a-3", node_id="N-0", moves=moves)
+    assert [(e["pointer"], e["on_hand"]) for e in both.json()["errors"]] == [("/moves/1/expected_on_hand", 12)]
+    left = await engine.client.get("/v1/availability?sku=SKU-1&consistency=strict")
+    assert left.json()["totals"][0]["available_to_promise"] == 0, "nothing of a request is booked then"
+    mixed = await adjust(engine, "a-4", node_id="N-0", moves=moves, expected_on_hand=1)
+    assert mixed.json()["errors"][0]["pointer"] == "/moves"
+
+
 async def test_counts_are_absolute_and_ordered(engine: GatewayEngine) -> None:
     def body(seq: int, units: int) -> dict[str, Any]:
         return {

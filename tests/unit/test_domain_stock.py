@@ -80,6 +80,26 @@ def test_a_repeated_movement_moves_nothing() -> None:
     assert problem(shop.ask(other))[0] == "key_reused"
 
 
+def test_movements_that_expect_a_number_are_booked_only_where_it_is_there() -> None:
+    """Each is compared with what is there in its turn; all that differ are named, and nothing is booked then."""
+    shop = a_shop({"N-0": {"SKU-0": 10, "SKU-1": 4}})
+    before = len(shop.entries)
+    moves = tuple(StockMove(sku, "adjusted", units) for sku, units in (("SKU-0", 2), ("SKU-1", 5), ("SKU-2", 7)))
+    refused = shop.ask(AdjustStock("N-0", moves, expected=(9, 4, 1)))
+    assert isinstance(refused, Problem)
+    assert refused.code == "stock_changed"
+    assert [(e.pointer, e.facts) for e in refused.errors] == [
+        ("/moves/0/expected_on_hand", {"sku": "SKU-0", "expected_on_hand": 9, "on_hand": 10}),
+        ("/moves/2/expected_on_hand", {"sku": "SKU-2", "expected_on_hand": 1, "on_hand": 0}),
+    ]
+    assert len(shop.entries) == before
+    taken = shop.ask(AdjustStock("N-0", moves, expected=(10, None, 0)))
+    assert [view.on_hand for view in taken.positions] == [12, 9, 7]
+    twice = tuple(StockMove("SKU-0", "adjusted", units) for units in (3, -1))
+    assert isinstance(shop.ask(AdjustStock("N-0", twice, expected=(12, 15))), StockReply)
+    assert position(shop)[0] == 14
+
+
 # -- counts -------------------------------------------------------------------------------------------------------
 
 

@@ -11,12 +11,16 @@ from quartermaster_client.base import Answer, MoveKind, Request
 
 
 class Move(Request, kw_only=True):
-    """One movement. The kind says the sign; only `adjusted` takes a signed quantity."""
+    """One movement. The kind says the sign; only `adjusted` takes a signed quantity.
+
+    `expected_on_hand`: book only if so many units are on hand now (else Conflict, `stock_changed`, and nothing is booked).
+    """
 
     sku: str
     kind: MoveKind
     quantity: int
     reason: str = ""
+    expected_on_hand: int | None = None
 
 
 class CountRow(Request, kw_only=True):

@@ -106,10 +106,21 @@ class Client(AsyncInbound, Streaming):
         )
 
     def adjust(
-        self, node_id: str, sku: str, kind: MoveKind, quantity: int, *, reason: str = "", idempotency_key: str = ""
+        self,
+        node_id: str,
+        sku: str,
+        kind: MoveKind,
+        quantity: int,
+        *,
+        reason: str = "",
+        expected_on_hand: int | None = None,
+        idempotency_key: str = "",
     ) -> Stock:
-        """Book one movement. Facts are never refused: `short_by` and `legs_short` show what they broke."""
-        move = Move(sku=sku, kind=kind, quantity=quantity, reason=reason)
+        """Book one movement. Facts are never refused: `short_by` and `legs_short` show what they broke.
+
+        `expected_on_hand`: only if so many units are on hand now (else Conflict, `stock_changed`).
+        """
+        move = Move(sku=sku, kind=kind, quantity=quantity, reason=reason, expected_on_hand=expected_on_hand)
         return self.adjust_many(node_id, [move], idempotency_key=idempotency_key)
 
     def adjust_many(self, node_id: str, moves: Iterable[Move], *, idempotency_key: str = "") -> Stock:
