@@ -1,14 +1,16 @@
 """Stock of other systems into a gateway: their places become nodes, and what they saw is compared with what is there.
 
-Shopify's file says "I saw 10, make it 12". It is booked as +2 where the engine says 10, and refused where it says something else: a unit
-that ships between the look and the booking stays shipped, and sending a file again changes nothing.
+Shopify's file says "I saw 10, make it 12". It is booked as +2 where the engine says 10, and refused where it says something else. The shard
+that books it compares again (`expected_on_hand`): whatever happens between the look and the booking, a unit that ships stays shipped,
+and a file that is sent twice, at once or later, is booked once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import httpx
 import msgspec
 
 from engine.cli.formats.commerce import SetRow
@@ -20,13 +22,29 @@ SKUS_PER_LOOK = 50
 MOVES_PER_CALL = 500
 ROWS_PER_ROUND = 5_000
 PAGE = 1_000
+TRIES = 5
+"""How often a part is compared and booked while others move its stock in between."""
+Row = TypeVar("Row")
 
 
-class Change(NamedTuple):
+class Compared(NamedTuple):
+    """A row, and what is on hand when its turn comes."""
+
     row: SetRow
-    node_id: str
-    units: int
-    """To add; negative to take."""
+    now_units: int
+
+    @property
+    def units(self) -> int:
+        """To add; negative to take."""
+        return self.row.new_units - self.now_units
+
+    @property
+    def is_stale(self) -> bool:
+        return self.units != 0 and self.row.seen_units not in (None, self.now_units)
+
+    @property
+    def is_due(self) -> bool:
+        return self.units != 0 and not self.is_stale
 
 
 class Summary(NamedTuple):
@@ -50,7 +68,6 @@ class Places:
         for node in nodes:
             names.setdefault(str(node.get("name", "")).casefold(), []).append(node["node_id"])
         self._ids, self._told, self._names = ids, told, names
-        self._off = {node["node_id"] for node in nodes if node.get("state", "on") == "off"}
 
     def node_of(self, place: str) -> str | None:
         if place in self._told:
@@ -59,9 +76,6 @@ class Places:
             return place
         named = self._names.get(place.casefold(), [])
         return named[0] if len(named) == 1 else None
-
-    def is_off(self, node_id: str) -> bool:
-        return node_id in self._off
 
 
 class StockUploader:
@@ -94,61 +108,77 @@ class StockUploader:
 
     def set_units(self, rows: Iterable[SetRow | BadRow]) -> None:
         """Compare, then book the differences, node by node, some thousand rows at a time."""
-        part: list[tuple[SetRow, str]] = []
+        part: list[tuple[str, SetRow]] = []
         for row in self._up.good(rows):
             node_id = self._places.node_of(row.place)
             if node_id is None:
                 self._up.outcome.refuse(row.line, "unknown_place", self._no_node(row.place))
-            elif self._places.is_off(node_id):
-                self._up.outcome.refuse(row.line, "node_off", f"node {node_id} is off: its stock is not shown")
             else:
-                part.append((row, node_id))
+                part.append((node_id, row))
             if len(part) == ROWS_PER_ROUND:
                 self._round(part)
                 part = []
         self._round(part)
 
-    def _round(self, part: list[tuple[SetRow, str]]) -> None:
-        there = self.on_hand([row.sku for row, _ in part])
-        changes: dict[str, list[Change]] = {}
-        for row, node_id in part:
-            if row.sku in self._unknown_skus:
-                self._up.outcome.refuse(row.line, "unknown_sku", f"no item {row.sku!r}")
-                continue
-            now_units = there.get((node_id, row.sku), 0)
-            if now_units == row.new_units:
-                self._unchanged += 1
-                self._up.outcome.taken += 1
-            elif row.seen_units is not None and row.seen_units != now_units:
-                detail = (
-                    f"{row.sku} at {node_id}: the file saw {row.seen_units}, there are {now_units} by now; left alone"
-                )
-                self._up.outcome.refuse(row.line, "changed", detail)
-            else:
-                changes.setdefault(node_id, []).append(Change(row, node_id, row.new_units - now_units))
-                there[node_id, row.sku] = row.new_units
-        for node_id, wanted in sorted(changes.items()):
-            for start in range(0, len(wanted), MOVES_PER_CALL):
-                self._book(node_id, wanted[start : start + MOVES_PER_CALL])
+    def _round(self, part: list[tuple[str, SetRow]]) -> None:
+        for node_id, rows in _by_node(part).items():
+            there = self.on_hand(node_id, [row.sku for row in rows])
+            known = [row for row in rows if self._is_known(row)]
+            for start in range(0, len(known), MOVES_PER_CALL):
+                self._set(node_id, known[start : start + MOVES_PER_CALL], there)
         self._up.advance()
 
-    def _book(self, node_id: str, changes: list[Change]) -> None:
-        if not self._dry_run:
-            moves = [
-                {"sku": one.row.sku, "kind": "adjusted", "quantity": one.units, "reason": f"import line {one.row.line}"}
-                for one in changes
-            ]
-            body = msgspec.json.encode({"node_id": node_id, "moves": moves})
-            response = self._up.send("POST", "/v1/inventory/adjustments", body, "application/json")
-            if response.status_code != 200:
-                for one in changes:
-                    self._up.outcome.refuse(one.row.line, "refused", refusal_of(response))
-                return
-        for one in changes:
-            self._changed += 1
-            self._added += max(0, one.units)
-            self._taken += max(0, -one.units)
-        self._up.outcome.taken += len(changes)
+    def _set(self, node_id: str, rows: list[SetRow], there: dict[str, int]) -> None:
+        """Where the shard finds other numbers than the look did, the rows are compared anew with those."""
+        for _ in range(TRIES):
+            compared = _compare(rows, there)
+            refusal = self._book(node_id, [one for one in compared if one.is_due])
+            by_now = _by_now(refusal)
+            if not by_now:
+                break
+            there.update(by_now)
+        for one in compared:
+            if one.is_stale:
+                saw = f"the file saw {one.row.seen_units}, there are {one.now_units} by now"
+                detail = f"{one.row.sku} at {node_id}: {saw}; left alone"
+                self._up.outcome.refuse(one.row.line, "changed", detail)
+            elif one.is_due and refusal is not None:
+                self._up.outcome.refuse(one.row.line, "refused", refusal_of(refusal))
+            else:
+                there[one.row.sku] = one.row.new_units
+                self._take(one.units)
+
+    def _book(self, node_id: str, changes: list[Compared]) -> httpx.Response | None:
+        """All or none; the answer that refuses them, else None."""
+        if self._dry_run or not changes:
+            return None
+        moves = [
+            {
+                "sku": one.row.sku,
+                "kind": "adjusted",
+                "quantity": one.units,
+                "reason": f"import line {one.row.line}",
+                "expected_on_hand": one.now_units,
+            }
+            for one in changes
+        ]
+        body = msgspec.json.encode({"node_id": node_id, "moves": moves})
+        response = self._up.send("POST", "/v1/inventory/adjustments", body, "application/json")
+        return response if response.status_code != 200 else None
+
+    def _take(self, units: int) -> None:
+        self._changed += units != 0
+        self._unchanged += units == 0
+        self._added += max(0, units)
+        self._taken += max(0, -units)
+        self._up.outcome.taken += 1
+
+    def _is_known(self, row: SetRow | StockRow) -> bool:
+        """Whether there is such an item, as far as looked; else the row is refused."""
+        if row.sku not in self._unknown_skus:
+            return True
+        self._up.outcome.refuse(row.line, "unknown_sku", f"no item {row.sku!r}")
+        return False
 
     # -- looking --------------------------------------------------------------------------------------------------
 
@@ -163,47 +193,37 @@ class StockUploader:
         self._compare_round(part)
 
     def _compare_round(self, part: list[StockRow]) -> None:
-        there = self.on_hand([row.sku for row in part])
-        for row in part:
-            if row.sku in self._unknown_skus:
-                self._up.outcome.refuse(row.line, "unknown_sku", f"no item {row.sku!r}")
-                continue
-            difference = row.quantity - there.get((row.node_id, row.sku), 0)
-            self._changed += difference != 0
-            self._unchanged += difference == 0
-            self._added += max(0, difference)
-            self._taken += max(0, -difference)
-            self._up.outcome.taken += 1
+        for node_id, rows in _by_node([(row.node_id, row) for row in part]).items():
+            there = self.on_hand(node_id, [row.sku for row in rows])
+            for row in rows:
+                if self._is_known(row):
+                    self._take(row.quantity - there.get(row.sku, 0))
         self._up.advance()
 
-    def on_hand(self, skus: Iterable[str]) -> dict[tuple[str, str], int]:
-        """Units by (node, SKU), zeros left out, nodes that ship and nodes that only hand out alike."""
+    def on_hand(self, node_id: str, skus: Iterable[str]) -> dict[str, int]:
+        """Units by SKU, as the owner of the node has them, whatever its state and what it offers; no position, no SKU."""
         wanted = [sku for sku in dict.fromkeys(skus) if sku not in self._unknown_skus]
-        found: dict[tuple[str, str], int] = {}
+        found: dict[str, int] = {}
         for start in range(0, len(wanted), SKUS_PER_LOOK):
-            for method in ("ship", "pickup"):
-                self._look(wanted[start : start + SKUS_PER_LOOK], method, found)
+            self._look(node_id, wanted[start : start + SKUS_PER_LOOK], found)
         return found
 
-    def _look(self, skus: list[str], method: str, found: dict[tuple[str, str], int]) -> None:
-        """Halves the list where the gateway does not know one of it."""
-        skus = [sku for sku in skus if sku not in self._unknown_skus]
-        if not skus:
-            return
-        query = [("sku", sku) for sku in skus] + [("method", method)]
+    def _look(self, node_id: str, skus: list[str], found: dict[str, int]) -> None:
+        """Naming the node shows what lies there though it is not for sale. Halves the list where one of it is not known."""
+        query = [("sku", sku) for sku in skus] + [("node_id", node_id), ("consistency", "strict")]
         response = self._up.send("GET", "/v1/availability", None, "", params=query)
-        if response.status_code == 422:
+        if response.status_code == 422 and response.json()["code"] != "unknown_node":
             if len(skus) == 1:
                 self._unknown_skus.add(skus[0])
                 return
             half = len(skus) // 2
-            self._look(skus[:half], method, found)
-            self._look(skus[half:], method, found)
+            self._look(node_id, skus[:half], found)
+            self._look(node_id, skus[half:], found)
             return
         if response.status_code != 200:
             raise UploadError(refusal_of(response))
         for position in response.json()["data"]:
-            found[position["node_id"], position["sku"]] = position["on_hand"]
+            found[position["sku"]] = position["on_hand"]
 
     def _documents(self, path: str) -> Iterator[dict[str, Any]]:
         cursor = None
@@ -217,3 +237,30 @@ class StockUploader:
             cursor = page["next_cursor"]
             if cursor is None:
                 return
+
+
+def _by_node(rows: Iterable[tuple[str, Row]]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for node_id, row in rows:
+        found.setdefault(node_id, []).append(row)
+    return found
+
+
+def _compare(rows: Iterable[SetRow], there: Mapping[str, int]) -> list[Compared]:
+    """In the file's order: a row sees what the rows before it set."""
+    left = dict(there)
+    compared = []
+    for row in rows:
+        one = Compared(row, left.get(row.sku, 0))
+        if one.is_due:
+            left[row.sku] = row.new_units
+        compared.append(one)
+    return compared
+
+
+def _by_now(refusal: httpx.Response | None) -> dict[str, int]:
+    """Units by SKU where the shard found others than were expected: before the request, as the first row of each says."""
+    problem = refusal.json() if refusal is not None and refusal.status_code == 409 else {}
+    if problem.get("code") != "stock_changed":
+        return {}
+    return {error["sku"]: error["on_hand"] for error in reversed(problem["errors"])}

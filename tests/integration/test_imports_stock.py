@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import csv
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from engine.cli.formats.commerce import SHOPIFY_COLUMNS
+from engine.cli.formats.commerce import SHOPIFY_COLUMNS, SetRow
+from engine.cli.formats.table import BadRow
 from engine.cli.imports import app
+from engine.cli.stock_uploads import StockUploader
+from engine.cli.uploads import Outcome, Uploader
 from tests.builders import a_network, a_node, an_item
 from tests.conftest import eventually
 from tests.integration.gateway_engine import GatewayEngine, an_order_body, keyed
@@ -27,6 +31,8 @@ async def engine(tmp_path: Path) -> AsyncIterator[GatewayEngine]:
         a_node("NJ-1", name="Newark Warehouse", postal_code="07101"),
         a_node("CHI", name="Chicago, Wabash Ave", postal_code="60606", offers=("pickup",)),
         a_node("OFF", name="Closed", postal_code="10001", state="off"),
+        a_node("DRAIN", name="Closing", postal_code="10001", state="drain"),
+        a_node("LOCKER", name="Nothing by itself", postal_code="10001", offers=()),
     ]
     made = await GatewayEngine(tmp_path, shards=2).start(
         a_network(nodes=nodes, items=[an_item(sku, weight_g=900) for sku in SKUS], shards=2)
@@ -43,11 +49,8 @@ async def run(engine: GatewayEngine, *arguments: str) -> Result:
 
 
 async def on_hand(engine: GatewayEngine, node_id: str, sku: str) -> int:
-    found: dict[str, int] = {}
-    for method in ("ship", "pickup"):
-        answer = (await engine.client.get(f"/v1/availability?sku={sku}&method={method}&consistency=strict")).json()
-        found |= {row["node_id"]: row["on_hand"] for row in answer["data"]}
-    return found.get(node_id, 0)
+    answer = (await engine.client.get(f"/v1/availability?sku={sku}&node_id={node_id}&consistency=strict")).json()
+    return sum(row["on_hand"] for row in answer["data"])
 
 
 def shopify(path: Path, *rows: tuple[str, str, Any, Any]) -> Path:
@@ -80,29 +83,111 @@ async def test_shopifys_rows_are_set_only_where_what_they_saw_is_still_true(
     report = tmp_path / "report.csv"
     dry = await run(engine, "stock", str(path), "--dry-run", "--report", str(report))
     assert dry.exit_code == 1, dry.output
-    assert "3 positions would change (+27 and -3 units)" in dry.output
+    assert "4 positions would change (+28 and -3 units)" in dry.output
     assert await on_hand(engine, "NJ-1", "PAN-24") == 10, "a dry run changes nothing"
 
     real = await run(engine, "stock", str(path), "--report", str(report))
     assert real.exit_code == 1
-    assert "3 positions changed (+27 and -3 units), 0 are so already" in real.output
-    assert "3 positions taken, 4 rows refused" in real.output
+    assert "4 positions changed (+28 and -3 units), 0 are so already" in real.output
+    assert "4 positions taken, 3 rows refused" in real.output
     assert [await on_hand(engine, "NJ-1", sku) for sku in ("PAN-24", "PAN-28", "LID-28")] == [12, 25, 7]
     assert await on_hand(engine, "CHI", "PAN-24") == 0
+    assert await on_hand(engine, "OFF", "LID-28") == 1
     with report.open() as file:
         rows = {int(row["line"]): row for row in csv.DictReader(file)}
     assert {line: row["code"] for line, row in rows.items()} == {
         5: "changed",
         6: "unknown_place",
-        7: "node_off",
         8: "unknown_sku",
     }
     assert "saw 9, there are 7" in rows[5]["detail"]
     assert "--node 'Paris=NODE'" in rows[6]["detail"]
 
     again = await run(engine, "stock", str(path), "--node", "Paris=CHI")
-    assert "1 positions changed (+1 and -0 units), 3 are so already" in again.output
+    assert "1 positions changed (+1 and -0 units), 4 are so already" in again.output
     assert await on_hand(engine, "CHI", "LID-28") == 1
+
+
+@pytest.mark.parametrize("node_id", ["OFF", "DRAIN", "LOCKER"])
+async def test_stock_that_is_not_for_sale_is_compared_like_any_other(
+    engine: GatewayEngine, tmp_path: Path, node_id: str
+) -> None:
+    for sku, units in (("PAN-24", 10), ("PAN-28", 4), ("LID-28", 7)):
+        await engine.stock_up(node_id, sku, units)
+    path = shopify(
+        tmp_path / "new.csv",
+        ("PAN-24", node_id, 10, 12),
+        ("PAN-28", node_id, "not stocked", 25),
+        ("LID-28", node_id, 7, 6),
+    )
+    taken = await run(engine, "stock", str(path))
+    assert "2 positions changed (+2 and -1 units), 0 are so already" in taken.output
+    assert "the file saw 0, there are 4 by now" in taken.output.replace("\n", " ")
+    old = tmp_path / "old.csv"
+    old.write_text(f"Handle,SKU,Location,On hand\npan,PAN-24,{node_id},12\npan,PAN-28,{node_id},4\n")
+    for _ in range(2):
+        again = await run(engine, "stock", str(old))
+        assert "0 positions changed (+0 and -0 units), 2 are so already" in again.output
+    assert [await on_hand(engine, node_id, sku) for sku in ("PAN-24", "PAN-28", "LID-28")] == [12, 4, 6]
+
+
+def after_each_look(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
+    """Something that happens before the booking."""
+    look = StockUploader.on_hand
+
+    def looked(stocks: StockUploader, node_id: str, skus: Iterable[str]) -> dict[str, int]:
+        found = look(stocks, node_id, skus)
+        happens()
+        return found
+
+    monkeypatch.setattr(StockUploader, "on_hand", looked)
+
+
+async def set_units(engine: GatewayEngine, rows: list[SetRow | BadRow]) -> Outcome:
+    async with engine.served() as url:
+        up = Uploader(url, engine.admin)
+        try:
+            await asyncio.to_thread(lambda: StockUploader(up, {}, dry_run=False).set_units(rows))
+        finally:
+            up.close()
+    return up.outcome
+
+
+async def test_what_moves_between_the_look_and_the_booking_is_seen_by_the_shard(
+    engine: GatewayEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of a call that still hold are booked, one that does not is left alone, one that compares nothing is set."""
+    for sku in ("PAN-24", "PAN-28", "LID-28"):
+        await engine.stock_up("NJ-1", sku, 10)
+    loop = asyncio.get_running_loop()
+
+    def arrive() -> None:
+        for sku in ("PAN-28", "LID-28"):
+            asyncio.run_coroutine_threadsafe(engine.stock_up("NJ-1", sku, 5), loop).result(10)
+
+    after_each_look(monkeypatch, arrive)
+    rows: list[SetRow | BadRow] = [
+        SetRow(2, "NJ-1", "PAN-24", 10, 12),
+        SetRow(3, "NJ-1", "PAN-28", 10, 12),
+        SetRow(4, "NJ-1", "LID-28", None, 12),
+        SetRow(5, "NJ-1", "LID-28", 12, 13),
+    ]
+    outcome = await set_units(engine, rows)
+    assert (outcome.taken, outcome.codes) == (3, {"changed": 1})
+    assert "PAN-28 at NJ-1: the file saw 10, there are 15 by now" in outcome.errors[0].detail
+    assert [await on_hand(engine, "NJ-1", sku) for sku in ("PAN-24", "PAN-28", "LID-28")] == [12, 15, 13]
+
+
+async def test_a_file_that_is_imported_twice_at_once_is_booked_once(
+    engine: GatewayEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await engine.stock_up("NJ-1", "PAN-24", 10)
+    both_looked = threading.Barrier(2, timeout=10)
+    rows: list[SetRow | BadRow] = [SetRow(2, "NJ-1", "PAN-24", 10, 12), SetRow(3, "NJ-1", "PAN-28", None, 4)]
+    after_each_look(monkeypatch, both_looked.wait)
+    outcomes = await asyncio.gather(set_units(engine, rows), set_units(engine, rows))
+    assert [outcome.taken for outcome in outcomes] == [2, 2]
+    assert [await on_hand(engine, "NJ-1", sku) for sku in ("PAN-24", "PAN-28")] == [12, 4]
 
 
 async def test_magentos_sources_become_nodes_and_status_0_sells_nothing(engine: GatewayEngine) -> None:
