@@ -15,6 +15,7 @@ QUERY_HELP = {
     "country": "Country of the destination, two letters.",
     "cursor": "`next_cursor` of the page before.",
     "customer_id": "Of this customer: the `customer_id` of the order.",
+    "dry_run": "Change nothing: the job says in `would_change` what the file would change.",
     "in_stock": "Only where everything asked for is there.",
     "is_open": "Only what is still to be looked at; `false`: only what has come to an end.",
     "kind": "Of this kind, as the answers name it.",

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 if TYPE_CHECKING:
     from engine.cli.formats.own import OrderRow
     from engine.cli.formats.table import BadRow, Share
-    from engine.cli.uploads import Feed, Outcome, Uploader
+    from engine.cli.uploads import Changes, Feed, Outcome, Uploader
 
 SHOW_PROGRESS_AFTER_S = 2.0
 ERRORS_SHOWN = 10
@@ -107,25 +107,26 @@ def stock(
         shopify = is_shopify(file)
         if shopify and feed != _feed("delta", None, None, None):
             _give_up("Shopify's file is compared and set: it takes no --scope, --source, --source-seq or --as-of", 2)
-        magento = not shopify and is_magento(file)
-        if not (shopify or magento or told or dry_run):
-            up.stock(read_stock(file), feed)
-            return
-        stocks = StockUploader(up, told, dry_run=dry_run)
         if shopify:
-            stocks.set_units(read_shopify(file))
-        elif dry_run:
-            stocks.compare(read_magento(file) if magento else read_stock(file))
+            StockUploader(up, told, dry_run=dry_run).set_units(read_shopify(file))
         else:
-            up.stock(stocks.on_nodes(read_magento(file) if magento else read_stock(file)), feed)
-            return
-        done = stocks.summary
-        would = "would change" if dry_run else "changed"
-        _out.print(
-            f"{done.changed:,} positions {would} (+{done.units_added:,} and -{done.units_taken:,} units), "
-            f"{done.unchanged:,} are so already",
-            highlight=False,
-        )
+            magento = is_magento(file)
+            rows = read_magento(file) if magento else read_stock(file)
+            if magento or told:
+                rows = StockUploader(up, told, dry_run=dry_run).on_nodes(rows)
+            up.stock(rows, feed, dry_run=dry_run)
+        if shopify or dry_run:
+            _say_changes(up.changes, "would change" if dry_run else "changed")
+
+
+def _say_changes(changes: Changes, would: str) -> None:
+    _out.print(
+        f"{changes.changed:,} positions {would} (+{changes.units_added:,} and -{changes.units_taken:,} units), "
+        f"{changes.unchanged:,} are so already",
+        highlight=False,
+    )
+    if changes.left_out:
+        _out.print(f"{changes.left_out:,} of them are not in the file, which takes what they hold", highlight=False)
 
 
 def _told_nodes(pairs: list[str]) -> dict[str, str]:

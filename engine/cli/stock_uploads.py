@@ -47,15 +47,6 @@ class Compared(NamedTuple):
         return self.units != 0 and not self.is_stale
 
 
-class Summary(NamedTuple):
-    """What a run did, or would do."""
-
-    changed: int
-    unchanged: int
-    units_added: int
-    units_taken: int
-
-
 class Places:
     """Nodes by what another system calls them: told by the caller, else the node's id, else its name."""
 
@@ -86,11 +77,6 @@ class StockUploader:
         self._dry_run = dry_run
         self._places = Places(list(self._documents("/v1/nodes")), told)
         self._unknown_skus: set[str] = set()
-        self._changed = self._unchanged = self._added = self._taken = 0
-
-    @property
-    def summary(self) -> Summary:
-        return Summary(self._changed, self._unchanged, self._added, self._taken)
 
     def on_nodes(self, rows: Iterable[StockRow | BadRow]) -> Iterator[StockRow | BadRow]:
         """Rows whose place has become a node; those without one are bad."""
@@ -146,7 +132,8 @@ class StockUploader:
                 self._up.outcome.refuse(one.row.line, "refused", refusal_of(refusal))
             else:
                 there[one.row.sku] = one.row.new_units
-                self._take(one.units)
+                self._up.changes.note(one.units)
+                self._up.outcome.taken += 1
 
     def _book(self, node_id: str, changes: list[Compared]) -> httpx.Response | None:
         """All or none; the answer that refuses them, else None."""
@@ -166,14 +153,7 @@ class StockUploader:
         response = self._up.send("POST", "/v1/inventory/adjustments", body, "application/json")
         return response if response.status_code != 200 else None
 
-    def _take(self, units: int) -> None:
-        self._changed += units != 0
-        self._unchanged += units == 0
-        self._added += max(0, units)
-        self._taken += max(0, -units)
-        self._up.outcome.taken += 1
-
-    def _is_known(self, row: SetRow | StockRow) -> bool:
+    def _is_known(self, row: SetRow) -> bool:
         """Whether there is such an item, as far as looked; else the row is refused."""
         if row.sku not in self._unknown_skus:
             return True
@@ -181,24 +161,6 @@ class StockUploader:
         return False
 
     # -- looking --------------------------------------------------------------------------------------------------
-
-    def compare(self, rows: Iterable[StockRow | BadRow]) -> None:
-        """A dry run of absolute counts: which rows would change what."""
-        part: list[StockRow] = []
-        for row in self._up.good(self.on_nodes(rows)):
-            part.append(row)
-            if len(part) == ROWS_PER_ROUND:
-                self._compare_round(part)
-                part = []
-        self._compare_round(part)
-
-    def _compare_round(self, part: list[StockRow]) -> None:
-        for node_id, rows in _by_node([(row.node_id, row) for row in part]).items():
-            there = self.on_hand(node_id, [row.sku for row in rows])
-            for row in rows:
-                if self._is_known(row):
-                    self._take(row.quantity - there.get(row.sku, 0))
-        self._up.advance()
 
     def on_hand(self, node_id: str, skus: Iterable[str]) -> dict[str, int]:
         """Units by SKU, as the owner of the node has them, whatever its state and what it offers; no position, no SKU."""

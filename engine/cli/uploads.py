@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
@@ -59,6 +59,33 @@ class Outcome:
             self.errors.append(RowError(line, detail))
 
 
+@dataclass
+class Changes:
+    """What a run did to positions, or would do."""
+
+    changed: int = 0
+    unchanged: int = 0
+    left_out: int = 0
+    """Of the changed ones: not in the file, which says that it is everything."""
+    units_added: int = 0
+    units_taken: int = 0
+
+    def note(self, units: int) -> None:
+        """A position by so many units; negative = taken."""
+        self.changed += units != 0
+        self.unchanged += units == 0
+        self.units_added += max(0, units)
+        self.units_taken += max(0, -units)
+
+    def note_job(self, would: Mapping[str, int], rows: int) -> None:
+        """What a dry run of so many good rows says."""
+        self.changed += would["position_count"]
+        self.unchanged += rows - (would["position_count"] - would["left_out_count"])
+        self.left_out += would["left_out_count"]
+        self.units_added += would["units_added"]
+        self.units_taken += would["units_taken"]
+
+
 Advance = Callable[[Outcome], None]
 
 
@@ -80,6 +107,7 @@ class Uploader:
         )
         self._advance = advance
         self.outcome = Outcome()
+        self.changes = Changes()
 
     def close(self) -> None:
         self._client.close()
@@ -91,17 +119,17 @@ class Uploader:
         encode = msgspec.json.Encoder().encode
         return self._by_jobs(path, _cut(self.good(rows), PART_ROWS), lambda row: encode(row.document))
 
-    def stock(self, rows: Iterable[StockRow | BadRow], feed: Feed = Feed()) -> Outcome:
+    def stock(self, rows: Iterable[StockRow | BadRow], feed: Feed = Feed(), *, dry_run: bool = False) -> Outcome:
         """Absolute counts, then the safety units of rows that state them. Rows of one instant follow each other.
 
         A scope other than delta says something about whole nodes, and a count of a source is taken once a node: the rows of a node
-        then stay in one job, wherever the file has them.
+        then stay in one job, wherever the file has them. `dry_run` leaves all as it is: `changes` says what counts would do.
         """
         encode = msgspec.json.Encoder().encode
         safety: dict[str, list[tuple[StockRow, int]]] = {}
 
         def line(row: StockRow) -> bytes:
-            if row.safety is not None:
+            if row.safety is not None and not dry_run:
                 safety.setdefault(row.node_id, []).append((row, row.safety))
             return encode({"node_id": row.node_id, "sku": row.sku, "quantity": row.quantity})
 
@@ -111,7 +139,7 @@ class Uploader:
             good = sorted(good, key=lambda row: (row.as_of.timestamp() if row.as_of else 0.0, row.node_id))
         cut = _cut_between_nodes if whole else _cut
         for as_of, same in groupby(good, key=lambda row: row.as_of):
-            self._by_jobs("/v1/inventory/import", cut(same, PART_ROWS), line, _params(feed, as_of))
+            self._by_jobs("/v1/inventory/import", cut(same, PART_ROWS), line, _params(feed, as_of, dry_run=dry_run))
         for node_id, settings in safety.items():
             for part in _cut(settings, 5_000):
                 self._set_safety(node_id, part)
@@ -140,7 +168,10 @@ class Uploader:
             if unnamed > 0:
                 self.outcome.refused += unnamed
                 self.outcome.codes["refused"] = self.outcome.codes.get("refused", 0) + unnamed
-            self.outcome.taken = before + job["rows_done"] - job["rows_failed"]
+            good = job["rows_done"] - job["rows_failed"]
+            self.outcome.taken = before + good
+            if job.get("would_change") is not None:
+                self.changes.note_job(job["would_change"], good)
             self._advance(self.outcome)
             if job["state"] == "failed":
                 problem = job["problem"] or {}
@@ -298,10 +329,12 @@ def _cut_between_nodes(rows: Iterable[StockRow], size: int) -> Iterator[list[Sto
         yield part
 
 
-def _params(feed: Feed, as_of: datetime | None) -> list[tuple[str, str | int]]:
+def _params(feed: Feed, as_of: datetime | None, *, dry_run: bool) -> list[tuple[str, str | int]]:
     """Query of an import job. A source that does not number its counts is numbered by their instants."""
     as_of = as_of or feed.as_of
     params: list[tuple[str, str | int]] = [("scope", feed.scope)] if feed.scope != "delta" else []
+    if dry_run:
+        params.append(("dry_run", "true"))
     if as_of is not None:
         params.append(("as_of", as_of.isoformat()))
     if feed.source is not None:

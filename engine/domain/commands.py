@@ -162,6 +162,8 @@ class CountStock(Struct, array_like=True, tag=10, frozen=True, gc=False):
     rows: tuple[tuple[str, int], ...]
     key_hash: int = 0
     fingerprint: int = 0
+    dry_run: bool = False
+    """Only say what it would change."""
 
 
 class SetPosition(Struct, array_like=True, tag=11, frozen=True, gc=False):

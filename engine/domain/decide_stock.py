@@ -10,7 +10,7 @@ from engine.domain.events import PositionSet, StockCounted, StockMoved
 from engine.domain.ids import EPOCH_2020_MS
 from engine.domain.movements import KEPT_MS
 from engine.domain.problems import CODES, instant
-from engine.domain.replies import Problem, ProblemItem
+from engine.domain.replies import Problem, ProblemItem, WouldChange
 from engine.domain.state import ShardState
 from engine.domain.supply import UNCOUNTED, is_uncounted
 
@@ -191,6 +191,18 @@ def count(state: ShardState, command: CountStock, *, now_ms: int) -> StockCounte
         tuple(rows),
         command.key_hash,
         command.fingerprint,
+    )
+
+
+def would_change(state: ShardState, command: CountStock, event: StockCounted) -> WouldChange:
+    """What a count that was decided would do, without doing it."""
+    listed = {state.catalog.item_of[sku] for sku, _ in command.rows}
+    changes = [(item, units) for item, units in event.rows if units]
+    return WouldChange(
+        len(changes),
+        sum(item not in listed for item, _ in changes),
+        sum(units for _, units in changes if units > 0),
+        -sum(units for _, units in changes if units < 0),
     )
 
 

@@ -180,6 +180,15 @@ class StockView(Struct, array_like=True, frozen=True, gc=False):
     node_state: str = "on"
 
 
+class WouldChange(Struct, array_like=True, frozen=True, gc=False):
+    """What a count would do to positions; `left_out_count` of them are none that it lists: they would be 0, as of its instant."""
+
+    position_count: int
+    left_out_count: int
+    units_added: int
+    units_taken: int
+
+
 class StockReply(Struct, array_like=True, tag=4, frozen=True, gc=False):
     """Positions with the shard, epoch and sequence they are true at, and the age of the state in milliseconds."""
 
@@ -193,6 +202,8 @@ class StockReply(Struct, array_like=True, tag=4, frozen=True, gc=False):
     """Unreleased legs, lowest priority and newest first, of positions that are now short."""
     settled: tuple[tuple[int, int, int, int], ...] = ()
     """Of availability: as in StockUpdate."""
+    would_change: WouldChange | None = None
+    """Of a dry run."""
 
 
 class DecisionReply(Struct, array_like=True, tag=5, frozen=True, gc=False):

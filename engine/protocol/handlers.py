@@ -385,6 +385,11 @@ def _adjust(core: ShardCore, conn: int, corr: int, command: AdjustStock, now_ms:
 def _count(core: ShardCore, conn: int, corr: int, command: CountStock, now_ms: int) -> None:
     if not _stock_repeat(core, conn, corr, command):
         event = decide_stock.count(core.state, command, now_ms=core.time_ms(now_ms))
+        if command.dry_run and isinstance(event, StockCounted):
+            change = decide_stock.would_change(core.state, command, event)
+            reply = StockReply((), core.shard, core.epoch, core.state.seq, core.token(), would_change=change)
+            core.answer(conn, corr, reply)
+            return
         _stock_fact(core, conn, corr, event, now_ms)
 
 

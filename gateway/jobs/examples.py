@@ -16,6 +16,7 @@ JOB: dict[str, Any] = {
     "problem": None,
     "created_at": "2026-12-01T18:00:00.120Z",
     "finished_at": None,
+    "would_change": None,
 }
 ITEM_FILES = {
     "application/x-ndjson": '{"sku": "SKU-1", "weight_g": 2300}\n{"sku": "SKU-2", "tags": ["cold"]}\n',

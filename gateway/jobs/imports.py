@@ -18,7 +18,7 @@ import msgspec
 from engine.domain.commands import Command, CountStock, GetConfig, PutConfig
 from engine.domain.config import KEY_FIELD, Document
 from engine.domain.placement import CONTROL_SHARD
-from engine.domain.replies import ConfigReply, Problem, Reply
+from engine.domain.replies import ConfigReply, Problem, Reply, StockReply
 from gateway.config.follow import IMPORT_WAIT_S, in_use
 from gateway.errors import problem
 from gateway.idempotency import fingerprint, hash_key
@@ -225,8 +225,12 @@ async def _put_count(
         values = (node_id, source, as_of_ms, source_seq, query.scope, rows)
         mark = fingerprint(b"import", (node_id, source, query.as_of, source_seq, query.scope, rows))
         key = hash_key(b"import", f"{job.key_id} {job.key_hash} {node_id} {part_no} {attempt}".encode())
-        reply = await _insist(gateway, None, CountStock(*values, key, mark), node_id)
+        if query.dry_run:
+            key = 0  # whether a count of this key was taken before does not matter to what it would change
+        reply = await _insist(gateway, None, CountStock(*values, key, mark, query.dry_run), node_id)
         if not isinstance(reply, Problem):
+            if isinstance(reply, StockReply) and reply.would_change is not None:
+                job.add(reply.would_change)
             job.rows_done += len(group)
             return
         if reply.code == "unknown_sku":

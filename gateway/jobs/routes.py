@@ -246,7 +246,7 @@ ROUTES = [
         import_stock,
         "stock counts",
         "Rows of `node_id`, `sku`, `quantity`. With scope full or nonzero, or a `source_seq`, the rows of a node stand "
-        "together.",
+        "together. With `dry_run` nothing is put: `would_change` of the job says what would be.",
         "inventory",
         query=CountImportQuery,
         needs_key=True,

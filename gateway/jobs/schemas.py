@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import Meta, structs
 
 from gateway.inventory.schemas import Units
 from gateway.jobs.store import Job, RowError
@@ -33,6 +33,7 @@ class CountImportQuery(Body, kw_only=True):
     source: Id | None = None
     source_seq: Annotated[int, Meta(ge=0, le=INT_MAX)] | None = None
     as_of: Annotated[datetime, Meta(tz=True)] | None = None
+    dry_run: bool = False
 
 
 class JobError(Shown):
@@ -43,9 +44,19 @@ class JobError(Shown):
     detail: str
 
 
+class CountChange(Shown):
+    """What counts would do to positions, movements since their instant netted. `left_out_count` of the `position_count` are not
+    in the file: a count of scope full or nonzero takes what they hold."""
+
+    position_count: int
+    left_out_count: int
+    units_added: int
+    units_taken: int
+
+
 class JobShown(Shown):
     """An import. `state`: waiting, running, done (perhaps with failed rows), failed (`problem` says why; what was put stays
-    put). `rows_total` is an estimate until it is done. `errors` are the first 1,000, by line."""
+    put). `rows_total` is an estimate until it is done. `errors` are the first 1,000, by line. `would_change` is of a dry run."""
 
     job_id: str
     kind: str
@@ -58,6 +69,7 @@ class JobShown(Shown):
     problem: ProblemShown | None
     created_at: str | None
     finished_at: str | None
+    would_change: CountChange | None
 
 
 def _line(error: RowError) -> int:
@@ -77,4 +89,5 @@ def job_shown(job: Job) -> JobShown:
         job.problem_value(),
         iso(job.created_ms),
         iso(job.finished_ms),
+        CountChange(*structs.astuple(job.would_change)) if job.would_change is not None else None,
     )

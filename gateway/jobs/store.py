@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 import structlog
+from msgspec import structs
 
-from engine.domain.replies import Problem
+from engine.domain.replies import Problem, WouldChange
 from gateway.errors import problem, problem_value
 
 RUNNING_MAX = 2
@@ -56,12 +57,19 @@ class Job:
     problem: Problem | None = None
     finished_ms: int = 0
     finished_s: float = 0.0
+    would_change: WouldChange | None = None
+    """Of a dry run, so far."""
 
     def fail_row(self, line: int, pointer: str, detail: str) -> None:
         self.rows_failed += 1
         self.rows_done += 1
         if len(self.errors) < ERRORS_MAX:
             self.errors.append(RowError(line, pointer, detail))
+
+    def add(self, change: WouldChange) -> None:
+        """What one more count of a dry run would change."""
+        so_far = structs.astuple(self.would_change or WouldChange(0, 0, 0, 0))
+        self.would_change = WouldChange(*map(sum, zip(so_far, structs.astuple(change), strict=True)))
 
     def problem_value(self) -> Any:
         return problem_value(self.problem, self.job_id) if self.problem is not None else None

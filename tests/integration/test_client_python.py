@@ -178,6 +178,8 @@ async def test_stock_and_configuration(gateway: tuple[GatewayEngine, str], forma
         job = await client.import_documents([qm.Item(sku=f"BULK-{n}", weight_g=n + 1) for n in range(50)])
         done = await client.wait_for(job, timeout_s=60)
         assert (done.state, done.rows_done, done.rows_failed) == ("done", 50, 0)
+        dry = await client.wait_for(await client.import_counts([("N-1", "BULK-1", 3)], dry_run=True))
+        assert dry.would_change == qm.CountChange(position_count=1, left_out_count=0, units_added=3, units_taken=0)
         counts = await client.import_counts([("N-1", "BULK-1", 3), ("N-1", "NOWHERE", 1)], as_of=datetime.now(UTC))
         done = await client.wait_for(counts, timeout_s=60)
         assert (done.rows_done, done.rows_failed, done.errors[0].line) == (2, 1, 2)

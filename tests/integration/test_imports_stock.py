@@ -249,6 +249,34 @@ async def test_a_full_count_says_that_the_rest_is_gone(engine: GatewayEngine, tm
     assert [await on_hand(engine, "CHI", sku) for sku in SKUS] == [1, 0, 0, 0, 0]
 
 
+async def test_a_dry_run_says_what_a_full_count_would_take(engine: GatewayEngine, tmp_path: Path) -> None:
+    """It is decided as the count itself is: what the file leaves out, what came since, what a source said later."""
+    for sku in SKUS:
+        await engine.stock_up("NJ-1", sku, 3)
+    await engine.stock_up("OFF", "PAN-24", 3)
+    counted_at = datetime.now(UTC)
+    await eventually(
+        lambda: datetime.now(UTC) > counted_at + timedelta(seconds=1), what="movements are kept by the second"
+    )
+    await engine.stock_up("NJ-1", "PAN-28", 5)
+    path = tmp_path / "full.csv"
+    path.write_text("node_id,sku,quantity,safety\nNJ-1,PAN-24,2,1\nOFF,PAN-24,3,\nNJ-1,PAN-28,4,\nMARS,PAN-28,4,\n")
+    words = ("stock", str(path), "--scope", "full", "--as-of", counted_at.isoformat(), "--source", "wms")
+    dry = await run(engine, *words, "--dry-run")
+    assert "5 positions would change (+1 and -10 units), 1 are so already" in dry.output
+    assert "3 of them are not in the file" in dry.output
+    assert "3 positions taken, 1 rows refused" in dry.output
+    assert "no node 'MARS'" in dry.output.replace("\n", " ")
+    assert [await on_hand(engine, "NJ-1", sku) for sku in SKUS] == [3, 8, 3, 3, 3], "a dry run changes nothing"
+
+    taken = await run(engine, *words)
+    assert "would change" not in taken.output
+    assert [await on_hand(engine, "NJ-1", sku) for sku in SKUS] == [2, 9, 0, 0, 0]
+    late = await run(engine, *words, "--dry-run")
+    assert "0 positions would change" in late.output
+    assert "stale_count" in late.output, "what the count would be refused for, its dry run is"
+
+
 @pytest.mark.parametrize(
     ("options", "what"),
     [

@@ -11,7 +11,7 @@ import pytest
 from engine.domain.commands import ActOnLeg, AdjustStock, CountStock, GetAvailability, SetPosition, StockMove
 from engine.domain.movements import KEPT_MAX, KEPT_MS, Movements
 from engine.domain.orders import Method
-from engine.domain.replies import OrderView, Problem, StockReply
+from engine.domain.replies import OrderView, Problem, StockReply, WouldChange
 from tests.builders import a_network, a_node, a_place, an_order
 from tests.sim.lone_core import LoneCore
 from tests.unit.test_domain_legs import act, position
@@ -112,6 +112,20 @@ def test_a_late_count_does_not_put_shipped_units_back() -> None:
     assert position(shop) == (6, 0, 0)
     count(shop, {"SKU-0": 6}, seq=2)
     assert position(shop) == (6, 0, 0)
+
+
+def test_a_dry_run_of_a_count_is_decided_and_changes_nothing() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 10, "SKU-1": 4, "SKU-2": 6}})
+    shop.pass_time(60_000)
+    ship(shop, "A-1", 4)
+    before = len(shop.entries)
+    rows = {"SKU-0": 12, "SKU-1": 4}
+    dry = count(shop, rows, seq=1, ago_ms=30_000, scope="full", dry_run=True)
+    assert dry.would_change == WouldChange(2, 1, 2, 6), "12, of which 4 left since; 6 that are not listed"
+    assert (len(shop.entries), position(shop)[0]) == (before, 6)
+    assert count(shop, rows, seq=1, ago_ms=30_000, scope="full").would_change is None, "its number was not used up"
+    assert position(shop)[0] == 8
+    assert problem(count(shop, rows, seq=1, dry_run=True))[0] == "stale_count"
 
 
 def test_a_feed_like_a_real_one_never_oversells() -> None:

@@ -89,6 +89,7 @@ from quartermaster_client.models_quotes import Quote, QuoteFacts, QuoteLeg, Quot
 from quartermaster_client.models_stock import (
     AsOf,
     Availability,
+    CountChange,
     CountRow,
     Job,
     JobError,
@@ -132,6 +133,7 @@ __all__ = [
     "Component",
     "Conflict",
     "CostParts",
+    "CountChange",
     "CountRow",
     "DatedSku",
     "DatedStep",

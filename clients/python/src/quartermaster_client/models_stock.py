@@ -136,9 +136,18 @@ class JobError(Answer, kw_only=True, frozen=True):
     detail: str
 
 
+class CountChange(Answer, kw_only=True, frozen=True):
+    """What counts would do to positions. `left_out_count` of the `position_count` are none that were listed."""
+
+    position_count: int
+    left_out_count: int
+    units_added: int
+    units_taken: int
+
+
 class Job(Answer, kw_only=True, frozen=True):
     """An import. `state`: waiting, running, done (perhaps with failed rows) or failed (`problem` says why). `rows_done` counts the
-    failed ones too."""
+    failed ones too. `would_change` is of a dry run."""
 
     job_id: str
     kind: str
@@ -151,6 +160,7 @@ class Job(Answer, kw_only=True, frozen=True):
     problem: dict[str, object] | None
     created_at: datetime | None
     finished_at: datetime | None
+    would_change: CountChange | None = None
 
     @property
     def is_over(self) -> bool:

@@ -285,13 +285,19 @@ class AsyncClient(AsyncInbound, AsyncStreaming):
         source: str | None = None,
         source_seq: int | None = None,
         as_of: datetime | None = None,
+        dry_run: bool = False,
         idempotency_key: str = "",
     ) -> Job:
-        """Counts of many nodes, (node id, SKU, units) each, as a job. See `wait_for`."""
+        """Counts of many nodes, (node id, SKU, units) each, as a job. See `wait_for`.
+
+        `dry_run`: change nothing; the job's `would_change` says what they would.
+        """
         encode = msgspec.json.Encoder().encode
         body = b"".join(encode({"node_id": n, "sku": s, "quantity": q}) + b"\n" for n, s, q in rows)
         stated = (("source", source), ("source_seq", source_seq), ("as_of", as_of.isoformat() if as_of else None))
         params: list[tuple[str, str | int]] = [("scope", scope)]
+        if dry_run:
+            params.append(("dry_run", "true"))
         params += [(name, value) for name, value in stated if value is not None]
         return await self._import("/v1/inventory/import", body, tuple(params), idempotency_key)
 
