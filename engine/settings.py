@@ -71,8 +71,8 @@ class Settings(BaseSettings):
 
     dedupe_max: int = Field(5_000_000, ge=1_000)
     """Idempotency keys remembered by a shard for 24 hours; beyond it for less, never under one hour."""
-    hold_ttl_max_s: int = Field(86_400, ge=1)
-    """Longest time to live that a reservation may ask for."""
+    hold_ttl_max_s: int = Field(86_400, ge=1, le=86_400)
+    """Longest time to live that a reservation may ask for; none is held longer than 24 hours."""
     hold_units_per_key: int = Field(0, ge=0)
     """Units that the open reservations of one API key may hold, counted by home shard; 0 = no cap."""
     hold_units_per_customer: int = Field(0, ge=0)

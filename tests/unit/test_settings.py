@@ -6,6 +6,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from engine.bootstrap_ray import fault_of_machines
+from engine.domain.state import HOLD_LIFE_MAX_MS
 from engine.settings import Settings
 
 
@@ -30,3 +31,10 @@ def test_a_cluster_on_which_shards_cannot_start_or_meet_is_refused() -> None:
     assert "QM_TCP" in str(fault_of_machines(Settings(ray_address="10.0.0.1:6380", tcp=True), 2)), "on loopback only"
     assert fault_of_machines(alone, 1) is None
     assert fault_of_machines(apart, 2) is None
+
+
+def test_a_hold_cannot_be_allowed_longer_than_it_can_live() -> None:
+    limit_s = HOLD_LIFE_MAX_MS // 1_000
+    assert Settings(hold_ttl_max_s=limit_s).hold_ttl_max_s == limit_s
+    with pytest.raises(ValidationError, match="hold_ttl_max_s"):
+        Settings(hold_ttl_max_s=limit_s + 1)
