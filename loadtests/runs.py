@@ -232,7 +232,7 @@ def audited(name: str, audit: subprocess.Popen[str]) -> dict[str, Any]:
     """The report of an audit that was started, once it has ended."""
     said, problems = audit.communicate()
     if audit.returncode not in (0, 1):
-        raise BenchError(f"verify of {name} could not be done: {problems[-2_000:]}")
+        raise BenchError(f"verify of {name} could not be done: {(problems or said)[-2_000:]}")
     report: dict[str, Any] = json.loads(said)
     if report["drift_count"]:
         raise BenchError(f"verify of {name}: drift {report['drift_count']}: {json.dumps(report['drift'][:5])}")

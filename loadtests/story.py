@@ -43,6 +43,7 @@ class Audited(NamedTuple):
     drift: int
     lost: int
     looked_for: int
+    not_checked: tuple[str, ...] = ()
 
 
 @dataclass

@@ -179,6 +179,12 @@ class IndexReader:
         (rows,) = self._rows(_order_columns().where(orders.c.order_no == order_no))
         return _order_row(rows[0]) if rows else None
 
+    def closed(self, order_ids: Sequence[str]) -> list[tuple[str, int]]:
+        """(order id, order number) of all orders with these ids that have left their shard's state."""
+        c = orders.c
+        (rows,) = self._rows(sa.select(c.order_id, c.order_no).where(c.order_id.in_(order_ids), c.closed == 1))
+        return [(row[0], row[1]) for row in rows]
+
     def orders(self, wanted: OrderFilter, window: Window) -> list[OrderRow]:
         """Newest or oldest first; one more than the limit where there are more."""
         # Driven by the index whose order is the list's, so that a page reads little more than itself; the rest is looked up.

@@ -250,10 +250,12 @@ async def _play(stack: Stack, storefront: StorefrontProcess, view: View, job: Jo
     lost = sum(1 for drift in report.drift if drift.kind == "acknowledged")
     for drift in report.drift[:5]:
         view.say(f"{drift.kind} {drift.name}: the journal says {drift.booked}, found {drift.live}")
+    for sentence in report.not_checked:
+        view.say(f"not checked: {sentence}")
     held = view.summary(stats, drift=report.drift_count - lost, lost=lost, looked_for=report.acknowledged or 0)
     if not stats.orders:
         _out.print("[red]not one order was taken[/]")
-    return 0 if held and stats.orders else 1
+    return 0 if held and stats.orders and not report.not_checked else 1
 
 
 def _read_ids(path: Path) -> set[str]:
@@ -266,4 +268,4 @@ async def _audit(stack: Stack, acknowledged: set[str]) -> Report:
     from engine.cli.verify import verify_cluster
 
     async with connected(stack.settings) as engine:
-        return await verify_cluster(engine, acknowledged=acknowledged)
+        return await verify_cluster(engine, stack.settings, acknowledged=acknowledged)

@@ -203,6 +203,7 @@ async def _play(telling: Telling, stack: Stack, setting: Setting, screen: Screen
         facts = (
             (found.drift == 0, f"drift {found.drift}: every position, order and hold is what the journal says"),
             (found.lost == 0, f"lost acknowledgements {found.lost} (of {found.looked_for:,} looked for)"),
+            *((False, f"not checked: {sentence}") for sentence in found.not_checked),
         )
         return screen.summary(facts, time.monotonic() - began_s)
 
@@ -248,6 +249,6 @@ async def _audit(stack: Stack, acknowledged: set[str]) -> Audited:
     from loadtests.story import Audited
 
     async with connected(stack.settings) as engine:
-        report = await verify_cluster(engine, acknowledged=acknowledged)
+        report = await verify_cluster(engine, stack.settings, acknowledged=acknowledged)
     lost = sum(1 for drift in report.drift if drift.kind == "acknowledged")
-    return Audited(report.drift_count - lost, lost, report.acknowledged or 0)
+    return Audited(report.drift_count - lost, lost, report.acknowledged or 0, tuple(report.not_checked))

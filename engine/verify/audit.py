@@ -5,20 +5,23 @@ Steps, shard by shard, while traffic goes on:
 2  positions, orders, foreign legs, days of capacity and inbound records of the live shard, page by page at the page's own entry (pages.py)
 then for all together:
 3  legs at other shards: what a home's record says is held there is held there, and nothing is held for nobody
-4  acknowledged order ids, where a list is given: each is there exactly once
+4  acknowledged order ids, where a list is given: each is there exactly once, live or closed (acknowledged.py)
+
+What could not be compared is said, and is not drift.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from contextlib import aclosing
 from typing import Any, Protocol
 
 from msgspec import Struct
 
 from engine.journal.port import Corrupt, Entry, PartRef
+from engine.verify.acknowledged import ClosedOrders, find
 from engine.verify.books import Books
 from engine.verify.causes import Cause, newest_causes
 from engine.verify.chain import BrokenChain, Chain, checked
@@ -98,6 +101,14 @@ class Report(Struct):
     drift_count: int = 0
     acknowledged: int | None = None
     """Order ids that were looked for."""
+    acknowledged_live: int = 0
+    """Of them, those there exactly once, in a shard."""
+    acknowledged_closed: int = 0
+    """Of them, those there exactly once that came to their end and left their shard."""
+    acknowledged_in_doubt: int = 0
+    """Of them, those in no shard that may have been closed: the index that would know did not say. Not drift."""
+    not_checked: list[str] = []
+    """What could not be checked, and why: sentences."""
     seconds: float = 0.0
 
 
@@ -108,9 +119,11 @@ Progress = Callable[[str, int, int | None], None]
 class _ShardAudit:
     """One shard's books and what was found about it."""
 
-    def __init__(self, shard: int, journal: ReadableJournal, names: Names, progress: Progress) -> None:
+    def __init__(
+        self, shard: int, journal: ReadableJournal, names: Names, progress: Progress, wanted: Collection[str] = ()
+    ) -> None:
         self.report = ShardReport(shard)
-        self.books = Books()
+        self.books = Books(wanted)
         self.drift: list[Drift] = []
         self._journal = journal
         self._names = names
@@ -154,6 +167,24 @@ class _ShardAudit:
             if books.entries % 512 == 0:
                 self._progress(f"shard {shard}: folding the journal", books.entries, None)
         self.report.seq, self.report.entries = books.seq, books.entries
+
+    async def follow_or_say(self, what: str, report: Report) -> bool:
+        """Book everything up to the journal's end. Where that fails, `what` is not checked; a chain that broke is drift."""
+        try:
+            await self.follow()
+        except (Corrupt, BrokenChain) as error:
+            shard, seq = self.report.shard, self.books.seq
+            report.not_checked.append(
+                f"{what}: the journal of shard {shard} cannot be read beyond entry {seq}: {error}"
+            )
+            if not any(drift.kind == "chain" for drift in self.drift) and not await _was_trimmed(self._journal, seq):
+                self.drift.append(Drift(shard, "chain", "journal", "an unbroken chain", str(error), seq))
+            return False
+        return True
+
+    def closings_unknown(self) -> int:
+        """Entry up to which the books do not know which orders were closed; 0 = they know all."""
+        return max(self.report.first_seq - 1, *self.books.slot_seq.values(), 0)
 
     async def compare(self, ask: Ask) -> None:
         """Everything the live shard shows against the books."""
@@ -240,11 +271,14 @@ async def audit(
     names: Names,
     *,
     acknowledged: set[str] | None = None,
+    closed_orders: ClosedOrders | None = None,
     chain_only: tuple[int, ...] = (),
+    ended: tuple[int, ...] = (),
     progress: Progress = lambda _what, _done, _total: None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Report:
-    """Audit all shards. `chain_only` = shards whose chain alone is checked (the control shard holds no units).
+    """Audit all shards. `chain_only` = shards whose chain alone is checked (the control shard holds no units), `ended` = likewise,
+    because they hold nothing any more; orders that they closed are looked for in the index, `closed_orders`.
 
     Raises JournalError (Unavailable, Corrupt beyond what can be reported as drift) and AuditError of `ask`.
     """
@@ -252,16 +286,17 @@ async def audit(
     report = Report()
     audits: list[_ShardAudit] = []
     for shard in shards:
-        audits.append(await _audit_shard(shard, open_journal(shard), ask(shard), names, progress))
-    for shard in chain_only:
+        audits.append(await _audit_shard(shard, open_journal(shard), ask(shard), names, progress, acknowledged or ()))
+    stock = audits.copy()
+    for shard in (*ended, *chain_only):
         audits.append(await _audit_chain(shard, open_journal(shard), names, progress))
-    stock = [one for one in audits if one.report.shard not in chain_only]
     if len(stock) > 1:
-        await _audit_foreign_legs(stock, names, progress, sleep)
+        await _audit_foreign_legs(stock, names, report, progress, sleep)
     if acknowledged is not None:
-        report.acknowledged = len(acknowledged)
-        report.drift = await _audit_acknowledged(stock, acknowledged, progress)
-        report.drift_count = len(report.drift)
+        beyond = {one.report.shard: one.closings_unknown() for one in stock}
+        beyond |= {one.report.shard: one.report.seq for one in audits if one.report.shard in ended}
+        beyond = {shard: seq for shard, seq in beyond.items() if seq}
+        await _audit_acknowledged(stock, acknowledged, beyond, closed_orders, report, progress, sleep)
     for one in audits:
         one.report.drift_count = max(one.report.drift_count, len(one.drift))  # not every one is kept
         report.drift_count += one.report.drift_count
@@ -272,10 +307,12 @@ async def audit(
     return report
 
 
-async def _audit_shard(shard: int, journal: ReadableJournal, ask: Ask, names: Names, progress: Progress) -> _ShardAudit:
+async def _audit_shard(
+    shard: int, journal: ReadableJournal, ask: Ask, names: Names, progress: Progress, wanted: Collection[str]
+) -> _ShardAudit:
     """Books and comparison; begun anew where the journal was trimmed past what was read while it was read."""
     for attempt in range(RESTARTS_MAX):
-        one = _ShardAudit(shard, journal, names, progress)
+        one = _ShardAudit(shard, journal, names, progress, wanted)
         try:
             await one.open_books()
             await one.compare(ask)
@@ -337,17 +374,19 @@ def _actual_foreign(audits: list[_ShardAudit]) -> dict[Key, tuple[bool, tuple[tu
 
 
 async def _audit_foreign_legs(
-    audits: list[_ShardAudit], names: Names, progress: Progress, sleep: Callable[[float], Awaitable[None]]
+    audits: list[_ShardAudit],
+    names: Names,
+    report: Report,
+    progress: Progress,
+    sleep: Callable[[float], Awaitable[None]],
 ) -> None:
     """Both ends of every leg across shards agree, or do so within a few seconds (a commit is driven after it is answered)."""
     unsettled: set[Key] | None = None
     expected, actual = {}, {}
     for _ in range(int(SETTLE_S / SETTLE_EVERY_S)):
         for one in audits:
-            try:
-                await one.follow()
-            except (Corrupt, BrokenChain):
-                return  # already reported, or trimmed while waiting: nothing to compare with
+            if not await one.follow_or_say("legs across shards", report):
+                return
         expected, actual = _expected_foreign(audits), _actual_foreign(audits)
         differing = {key for key in expected.keys() | actual.keys() if expected.get(key) != actual.get(key)}
         unsettled = differing if unsettled is None else unsettled & differing
@@ -379,19 +418,36 @@ def _foreign_text(value: tuple[bool, tuple[tuple[int, int], ...]] | None) -> str
     return f"{'held' if value[0] else 'allocated'} {dict(value[1])}"
 
 
-async def _audit_acknowledged(audits: list[_ShardAudit], acknowledged: set[str], progress: Progress) -> list[Drift]:
-    """Each acknowledged order id is in exactly one record of all shards."""
-    counts = dict.fromkeys(acknowledged, 0)
-    for n, one in enumerate(audits):
-        for order in one.books.orders():
-            if order.order_id in counts:
-                counts[order.order_id] += 1
-        progress("looking for acknowledged orders", n + 1, len(audits))
-    return [
-        Drift(-1, "acknowledged", f"order {order_id}", "exactly once", f"{count} times" if count else "lost", 0)
-        for order_id, count in sorted(counts.items())
-        if count != 1
-    ]
+async def _audit_acknowledged(
+    audits: list[_ShardAudit],
+    wanted: set[str],
+    beyond: dict[int, int],
+    index: ClosedOrders | None,
+    report: Report,
+    progress: Progress,
+    sleep: Callable[[float], Awaitable[None]],
+) -> None:
+    """Each acknowledged order id is there exactly once."""
+
+    async def follow(what: str) -> bool:
+        return all([await one.follow_or_say(what, report) for one in audits])
+
+    books = [one.books for one in audits]
+    found = await find(books, wanted, beyond, index, follow=follow, progress=progress, sleep=sleep)
+    report.acknowledged = len(wanted)
+    report.acknowledged_live, report.acknowledged_closed = found.live, found.closed
+    for order_id, live, closed in found.wrong:
+        if not live + closed and found.doubt:
+            report.acknowledged_in_doubt += 1
+            continue
+        text = f"{live} times live, {closed} times closed" if live + closed else "lost"
+        report.drift.append(Drift(-1, "acknowledged", f"order {order_id}", "exactly once", text, 0))
+    report.drift_count = len(report.drift)
+    if report.acknowledged_in_doubt:
+        report.not_checked.append(
+            f"{report.acknowledged_in_doubt:,} acknowledged orders are in no shard, and whether they were closed is not known: "
+            f"{found.doubt}"
+        )
 
 
 def _changes(values: tuple[int, ...]) -> str:

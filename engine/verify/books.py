@@ -16,7 +16,7 @@ B5  What is on its way to a node is what was stated of it last, by inbound id. I
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 from engine.verify import parts
@@ -82,7 +82,8 @@ class Touched(NamedTuple):
 class Books:
     """Fold of one shard's journal. `seq` = the newest entry in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: Collection[str] = ()) -> None:
+        """wanted: order ids of which it is kept in `closed` that they have left."""
         self.seq = 0
         self.time_ms = 0
         self.entries = 0
@@ -103,6 +104,9 @@ class Books:
         """Entry of the snapshot that the books began with, by slot; by name for bands."""
         self.boxed: dict[str, parts.Boxed] = {}
         """Parts between two shards (parts.py)."""
+        self._wanted = wanted
+        self.closed: list[tuple[str, int]] = []
+        """(order id, order number) of the wanted ones that were closed, after the snapshots that the books began with."""
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -253,6 +257,8 @@ class Books:
                 continue
             if any(held or allocated for _, held, allocated in effect_of(order).values()):
                 self.fault(seq, f"order {order_no} is closed and still holds units")
+            if order.order_id in self._wanted:
+                self.closed.append((order.order_id, order_no))
             del self._orders[order_no]
 
     def _is_newer(self, seq: int, key: int) -> bool:

@@ -7,9 +7,11 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from engine.archive.index import connect_index, contents, migrate, sqlite_url
 from engine.archive.reader import IndexReader, NoIndex, OrderFilter, Window
+from engine.archive.tables import orders
 from engine.domain.ids import order_no_time_ms
 from tests.contract.test_archive_index import traffic, written
 from tests.databases import new_database, postgresql_cluster
@@ -78,6 +80,21 @@ def test_orders_by_every_pair_of_filters(url: str, reader: IndexReader) -> None:
             and (ids != "time" or order_no_time_ms(no) < middle_ms)
         ]
         assert [row.order_no for row in reader.orders(wanted, window)] == expected[:6], wanted
+
+
+def test_closed_orders_by_id(url: str, reader: IndexReader) -> None:
+    engine = connect_index(url)
+    some = contents(engine)["orders"][:40]
+    with engine.begin() as connection:
+        connection.execute(
+            sa.update(orders).where(orders.c.order_no.in_([row[0] for row in some[:30:3]])).values(closed=1)
+        )
+    rows = contents(engine)["orders"]
+    engine.dispose()
+    wanted = [*(row[2] for row in some), "none"]
+    expected = sorted((row[2], row[0]) for row in rows if row[6] and row[2] in wanted)
+    assert 10 <= len(expected) < 40
+    assert sorted(reader.closed(wanted)) == expected
 
 
 def test_pages_of_legs_and_decisions_show_each_once(url: str, reader: IndexReader) -> None:

@@ -78,5 +78,9 @@ def test_what_ended_leaves_memory_and_is_still_read(tmp_path: Path) -> None:
         code, said = command(engine, "explain", placed["decision_id"])
         assert code == 0, said
         assert placed["order_id"] in said and "(cancelled)" in said, "its order has left; the archive knows it"
+        ids = tmp_path / "acknowledged"
+        ids.write_text(f"{placed['order_id']}\n{other['order_id']}\n")
+        code, said = command(engine, "verify", "--acknowledged", str(ids))
+        assert (code, "2 looked for, 1 live, 1 closed, 0 not" in said) == (0, True), said
     finally:
         engine.stop()

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 
 import msgspec
 import pytest
 
-from engine.domain.commands import DumpPart, PutInbound
-from engine.domain.events import LegHeld
+from engine.domain.commands import AdjustStock, CancelOrder, DumpPart, PutInbound, StockMove
+from engine.domain.events import LegHeld, OrderPut
 from engine.domain.orders import OrderRecord
-from engine.domain.replies import DumpReply, InboundReply, Problem
+from engine.domain.replies import DumpReply, InboundReply, OrderView, Problem
 from engine.domain.state import leg_key
 from engine.journal.memory import MemoryJournal, MemoryServer
+from engine.journal.port import Unavailable
+from engine.verify.acknowledged import ClosedOrders, Indexed
 from engine.verify.audit import Report, audit
 from engine.verify.chain import BrokenChain, Chain
 from engine.verify.pages import Ask, Page
+from tests.builders import a_place, an_order
 from tests.sim.little_cluster import LittleCluster
 from tests.unit.test_verify_books import Traffic
 
@@ -68,7 +72,44 @@ class Auditable:
 
         return ask
 
-    async def audit(self, acknowledged: set[str] | None = None) -> Report:
+    async def place(self, order_id: str) -> OrderView:
+        """One unit in store at N-0, and an order for it."""
+        self.cluster.ask(
+            self.cluster.cores[0].catalog.owner[0], AdjustStock("N-0", (StockMove("SKU-0", "received", 1),))
+        )
+        self.traffic.orders += 1
+        view = self.cluster.ask(0, a_place(an_order(order_id), key=10**6 + self.traffic.orders))
+        assert isinstance(view, OrderView), view
+        await self.write()
+        return view
+
+    async def close(self, view: OrderView) -> None:
+        """Cancel an order, have all that ended indexed, and let the time pass after which it leaves."""
+        assert not isinstance(self.cluster.ask(0, CancelOrder(view.slot, view.order_no)), Problem)
+        core = self.cluster.cores[0]
+        core.archived(core.state.seq, core.state.time_ms)
+        self.cluster.now_ms += 3_600_000
+        self.cluster.settle()
+        assert core.state.order(view.slot, view.order_no) is None
+        await self.write()
+
+    async def trim(self) -> None:
+        """Two snapshots of every part, and no entry before them."""
+        for shard, journal in enumerate(self.journals):
+            core = self.cluster.cores[shard]
+            for _ in range(2):
+                self.cluster.stock_at(shard)
+                await self.write()
+                for part in [
+                    "misc",
+                    *map("node:{}".format, core.state.nodes),
+                    *map("slot:{}".format, core.state.slots),
+                ]:
+                    seq, data = core.pack_part(part)
+                    await journal.write_part(part, seq, data)
+            assert await journal.trim(up_to_seq=10**9) > 10
+
+    async def audit(self, acknowledged: set[str] | None = None, index: ClosedOrders | None = None) -> Report:
         async def no_sleep(_: float) -> None:
             self.cluster.settle()
             await self.write()
@@ -79,8 +120,39 @@ class Auditable:
             self.ask,
             self.cluster.cores[0].catalog,
             acknowledged=acknowledged,
+            closed_orders=index,
             sleep=no_sleep,
         )
+
+
+class FakeIndex:
+    """What the archive's index would say."""
+
+    def __init__(self, *closed: tuple[str, int], seq: int = 10**9, whole: bool = True) -> None:
+        self.rows = closed
+        self.there = Indexed(seq, whole)
+        self.asked: list[str] = []
+        self.when_asked: Callable[[], None] = lambda: None
+
+    def indexed(self) -> dict[int, Indexed]:
+        return {0: self.there, 1: self.there}
+
+    def closed(self, order_ids: Sequence[str]) -> list[tuple[str, int]]:
+        self.asked += order_ids
+        self.when_asked()
+        return [row for row in self.rows if row[0] in order_ids]
+
+
+class NoIndexAtAll:
+    def indexed(self) -> dict[int, Indexed]:
+        raise Unavailable("the index does not answer")
+
+    def closed(self, order_ids: Sequence[str]) -> list[tuple[str, int]]:
+        raise Unavailable("the index does not answer")
+
+
+def counts(report: Report) -> tuple[int, int, int]:
+    return report.acknowledged_live, report.acknowledged_closed, report.acknowledged_in_doubt
 
 
 def said(report: Report) -> list[tuple[int, str, str, str, str]]:
@@ -219,7 +291,6 @@ async def test_a_page_taken_in_the_middle_of_an_entry_is_compared_at_that_moment
     async def ask(kind: str, cursor: str, limit: int) -> Page:
         """Hold the outstanding entry back, so that the page falls between two events of the entry being built."""
         nonlocal torn
-        from tests.builders import a_place, an_order
 
         def place(n: int) -> None:
             it.traffic.orders += 1
@@ -355,6 +426,184 @@ async def test_acknowledged_orders_are_there_exactly_once() -> None:
     report = await it.audit(there | {"A-LOST"})
     assert said(report) == [(-1, "acknowledged", "order A-LOST", "exactly once", "lost")]
     assert report.acknowledged == len(there) + 1
+    assert counts(report) == (len(there), 0, 0)
+
+
+async def _one_closed(*, trimmed: bool) -> tuple[Auditable, OrderView]:
+    """A-LIVE is live, A-GONE has come to its end and left its shard."""
+    it = Auditable(shards=1, seed=12)
+    await it.begin(10)
+    await it.place("A-LIVE")
+    gone = await it.place("A-GONE")
+    await it.close(gone)
+    if trimmed:
+        await it.trim()
+    return it, gone
+
+
+async def test_an_acknowledged_order_that_was_closed_is_found_in_the_journal() -> None:
+    it, _ = await _one_closed(trimmed=False)
+    report = await it.audit({"A-LIVE", "A-GONE"}, NoIndexAtAll())
+    assert (said(report), report.not_checked, counts(report)) == ([], [], (1, 1, 0))
+    report = await it.audit({"A-GONE", "A-LOST"})
+    assert said(report) == [(-1, "acknowledged", "order A-LOST", "exactly once", "lost")], "the journal knows all"
+    assert (report.not_checked, counts(report)) == ([], (0, 1, 0))
+
+
+async def test_an_acknowledged_order_that_was_closed_before_the_first_entry_is_found_in_the_index() -> None:
+    it, gone = await _one_closed(trimmed=True)
+    report = await it.audit({"A-LIVE", "A-GONE", "A-LOST"}, FakeIndex(("A-GONE", gone.order_no)))
+    assert said(report) == [(-1, "acknowledged", "order A-LOST", "exactly once", "lost")]
+    assert (report.shards[0].first_seq > 1, report.not_checked, counts(report)) == (True, [], (1, 1, 0))
+
+
+async def test_a_closing_that_journal_and_index_know_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    it, gone = await _one_closed(trimmed=True)
+    later = await it.place("A-LATER")
+    await it.close(later)
+    monkeypatch.setattr("engine.verify.acknowledged.IDS_PER_QUESTION", 1)
+    index = FakeIndex(("A-GONE", gone.order_no), ("A-LATER", later.order_no))
+    report = await it.audit({"A-LATER", "A-GONE", "A-LIVE"}, index)
+    assert (said(report), counts(report)) == ([], (1, 2, 0))
+    assert index.asked == ["A-GONE", "A-LATER", "A-LIVE"]
+
+
+@pytest.mark.parametrize(
+    ("index", "why"),
+    [
+        (None, "there is no index to ask"),
+        (NoIndexAtAll(), "the index does not answer"),
+        (FakeIndex(seq=9), "the index has shard 0 up to entry 9, not "),
+        (FakeIndex(whole=False), "the index does not know all of the past of shard 0"),
+    ],
+)
+async def test_where_the_index_does_not_say_an_order_is_not_lost_but_not_checked(
+    index: ClosedOrders | None, why: str
+) -> None:
+    it, _ = await _one_closed(trimmed=True)
+    report = await it.audit({"A-LIVE", "A-GONE"}, index)
+    assert (said(report), report.drift_count, counts(report)) == ([], 0, (1, 0, 1))
+    (sentence,) = report.not_checked
+    assert sentence.startswith("1 acknowledged orders are in no shard")
+    assert why in sentence
+
+
+@pytest.mark.parametrize("trimmed", [False, True])
+async def test_an_id_that_is_there_twice_is_drift_wherever_it_is(trimmed: bool) -> None:
+    it = Auditable(shards=1, seed=12)
+    await it.begin(10)
+    rows = []
+    for order_id in ("A-CLOSED-TWICE", "A-CLOSED-TWICE", "A-BOTH"):
+        view = await it.place(order_id)
+        await it.close(view)
+        rows.append((order_id, view.order_no))
+    await it.place("A-BOTH")
+    if trimmed:
+        await it.trim()
+    report = await it.audit({"A-BOTH", "A-CLOSED-TWICE"}, FakeIndex(*rows))
+    assert said(report) == [
+        (-1, "acknowledged", "order A-BOTH", "exactly once", "1 times live, 1 times closed"),
+        (-1, "acknowledged", "order A-CLOSED-TWICE", "exactly once", "0 times live, 2 times closed"),
+    ]
+    assert counts(report) == (0, 0, 0)
+
+
+async def test_an_order_that_is_live_in_two_shards_is_drift() -> None:
+    it = Auditable(shards=2, seed=12)
+    await it.begin(10)
+    view = await it.place("A-TWICE")
+    home = next(core for core in it.cluster.cores if core.state.order(view.slot, view.order_no) is not None)
+    record = home.state.order(view.slot, view.order_no)
+    assert record is not None
+    record.legs = []
+    other = it.cluster.cores[1 - home.shard]
+    batch = other.batch(it.cluster.now_ms)
+    other.put(batch, OrderPut(0, view.slot, view.order_no, msgspec.msgpack.encode(record)))
+    it.cluster.settle()
+    await it.write()
+    found = [drift for drift in (await it.audit({"A-TWICE"})).drift if drift.kind == "acknowledged"]
+    assert [drift.live for drift in found] == ["2 times live, 0 times closed"]
+
+
+async def test_an_order_that_leaves_while_the_index_is_asked_is_there_once() -> None:
+    """Live in the books, closed in the index: it has left them once they go on. Where it has not, it is there twice."""
+    it, gone = await _one_closed(trimmed=True)
+    view = await it.place("A-LEAVES")
+    wanted = {"A-LEAVES", "A-GONE"}
+    index = FakeIndex(("A-GONE", gone.order_no), ("A-LEAVES", view.order_no))
+    assert [(d.name, d.live) for d in (await it.audit(wanted, index)).drift] == [
+        ("order A-LEAVES", "1 times live, 1 times closed")
+    ]
+    index.when_asked = lambda: asyncio.run(it.close(view))
+    report = await it.audit(wanted, index)
+    assert (said(report), report.not_checked, counts(report)) == ([], [], (0, 2, 0))
+
+
+async def test_what_ended_shards_closed_only_the_index_knows() -> None:
+    it, _ = await _one_closed(trimmed=False)
+    ended = MemoryJournal(it.server, 1)
+    it.server.shard(1).epoch = 0
+    await ended.acquire("nonce-1", [])
+    journals = [it.journals[0], ended]
+
+    async def audited(index: ClosedOrders) -> Report:
+        catalog = it.cluster.cores[0].catalog
+        return await audit(
+            [0],
+            lambda shard: journals[shard],
+            it.ask,
+            catalog,
+            acknowledged={"A-THERE"},
+            closed_orders=index,
+            ended=(1,),
+        )
+
+    assert counts(await audited(FakeIndex(("A-THERE", 5)))) == (0, 1, 0)
+    report = await audited(NoIndexAtAll())
+    assert (said(report), counts(report)) == ([], (0, 0, 1))
+
+
+async def _broken_while_legs_settle(it: Auditable) -> Report:
+    """Both shards are read; then shard 1's journal has another entry that cannot be read."""
+    last = it.ask(1)
+
+    async def ask(kind: str, cursor: str, limit: int) -> Page:
+        page = await last(kind, cursor, limit)
+        if kind == "inbound" and not page.cursor:
+            it.cluster.stock_at(1)
+            await it.write()
+            shard = it.server.shard(1)
+            seq = shard.tail.seq
+            shard.entries[seq] = shard.entries[seq]._replace(payload=b"\x91\x01")
+        return page
+
+    asks = [it.ask(0), ask]
+    it.ask = lambda shard: asks[shard]  # type: ignore[method-assign,assignment]
+    return await it.audit()
+
+
+async def test_legs_across_shards_that_could_not_be_compared_are_named() -> None:
+    it = Auditable(shards=2, seed=8)
+    await it.begin(50)
+    report = await _broken_while_legs_settle(it)
+    assert [(d.shard, d.kind) for d in report.drift] == [(1, "chain")], "a journal that broke is drift too"
+    assert report.drift_count == 1
+    (sentence,) = report.not_checked
+    assert sentence.startswith("legs across shards: the journal of shard 1 cannot be read beyond entry ")
+
+
+async def test_legs_are_not_compared_where_a_journal_was_trimmed_past_what_was_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    it = Auditable(shards=2, seed=8)
+    await it.begin(50)
+
+    async def trimmed(*_: object) -> bool:
+        return True
+
+    monkeypatch.setattr("engine.verify.audit._was_trimmed", trimmed)
+    report = await _broken_while_legs_settle(it)
+    assert (said(report), report.drift_count, len(report.not_checked)) == ([], 0, 1)
 
 
 async def test_a_changed_byte_in_the_journal_breaks_the_chain() -> None:
