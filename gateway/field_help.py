@@ -54,7 +54,7 @@ FIELD_HELP = {
     "max_legs": "Legs that an order may have at the most.",
     "unit_price_minor": "What a day in transit costs is measured by it; nothing is charged.",
     "Order.tags": "Of your own; the engine keeps them.",
-    "OrderLine.tags": "Handling tags beside those of the item.",
+    "OrderLine.tags": "Handling tags beside those of the item, for every plan that is ever made for the line.",
     "Item.tags": "Handling tags that a node must offer and a carrier service carry: hazmat, cold, ...",
     "Item.components": "Makes it a kit: SKUs and how many of each are in one. A kit has no stock of its own.",
     "Item.ship_alone": "Never in one parcel with anything else.",

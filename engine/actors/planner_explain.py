@@ -8,7 +8,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from engine.domain.decisions import NodeVerdict
-from engine.domain.orders import Method, OnShort
+from engine.domain.orders import LineRecord, Method, OnShort
 from engine.domain.plan import Plan, PlanRequest
 from engine.domain.state import ShardState
 
@@ -66,18 +66,17 @@ def _exclusion(state: ShardState, request: PlanRequest, node: int, km: int, stal
         return "is not on the map, or the destination is not"
     if reach_km and km > reach_km:
         return f"is {km} km away, beyond the reach of {reach_km} km"
-    needed: dict[str, None] = {}
-    for line in request.lines:
-        item = state.catalog.items[line.item]
-        needed |= dict.fromkeys(tag for tag in (item.tags if item else ()) if tag not in document.offers)
-    if needed and all(_needs(state, line.item, needed) for line in request.lines):
+    needs = [_tags(state, line) for line in request.lines]
+    needed = dict.fromkeys(tag for tags in needs for tag in tags if tag not in document.offers)
+    if needed and all(any(tag in needed for tag in tags) for tags in needs):
         return f"cannot handle the goods: {', '.join(needed)}"
     return ""
 
 
-def _needs(state: ShardState, item: int, tags: dict[str, None]) -> bool:
-    document = state.catalog.items[item]
-    return document is not None and any(tag in tags for tag in document.tags)
+def _tags(state: ShardState, line: LineRecord) -> tuple[str, ...]:
+    """Handling tags of a line: those of its item and its own."""
+    item = state.catalog.items[line.item]
+    return (*item.tags, *line.tags) if item is not None else line.tags
 
 
 def _held(state: ShardState, item: int, node: int) -> int:

@@ -52,7 +52,7 @@ class Flattener:
         flat = Flat()
         channels, destinations = self._view.channels, self._view.destinations
         destinations.start()
-        number, put = destinations.number, destinations.put
+        number, put, need = destinations.number, destinations.put, self._view.compiled.need
         parts, lines, excluded, first_part = flat.parts, flat.lines, flat.excluded, flat.first_part
         part_count = line_count = 0
         heads: dict[tuple[int, str, str, bool, int, int | None], tuple[int, ...]] = {}
@@ -81,7 +81,6 @@ class Flattener:
                 if known is None:
                     known = heads[key] = self._head(order, channel_index, country, residential, max_legs, now_ms)
                 head = known
-            tags = self._line_tags(order)
             plain = True
             place = 0
             for line in asked:
@@ -94,7 +93,7 @@ class Flattener:
                     value if value < VALUE_MAX else VALUE_MAX,
                     line.group,
                     line.splittable,
-                    tags.get(line.line_id, 0) if tags else 0,
+                    need(line.tags) if line.tags else 0,
                     place,
                 )
                 place += 1
@@ -174,15 +173,6 @@ class Flattener:
             )
             first_line += len(part.lines)
         return len(found)
-
-    def _line_tags(self, order: OrderRequest) -> dict[str, int] | None:
-        """Handling bits of lines that name tags of their own; None = no line does."""
-        tags = None
-        for line in order.lines:
-            if line.tags:
-                tags = tags or {}
-                tags[line.line_id] = self._view.compiled.need(line.tags)
-        return tags
 
     def _promise_day(self, order: OrderRequest, promise_days: dict[str, int], ready_ms: int) -> int:
         """The day by which the order is promised: its own date, else the channel's business days for the service."""

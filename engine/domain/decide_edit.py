@@ -58,8 +58,6 @@ class Edited(NamedTuple):
     on_short: int
     pointers: dict[str, str]
     """Where the edit speaks of a line, by line id."""
-    line_tags: dict[str, tuple[str, ...]]
-    """Handling tags of added lines."""
 
 
 def edit(
@@ -118,8 +116,7 @@ def edit(
         if fault is not None:
             return fault
     movable = tuple([leg.leg_no for leg in record.legs if leg.state in MOVABLE])
-    tags = {line.line_id: line.tags for line in command.added if line.tags}
-    return Edited(lines, ship_to, service, wanted, may_wait, movable, on_short, pointers, tags)
+    return Edited(lines, ship_to, service, wanted, may_wait, movable, on_short, pointers)
 
 
 def _contradiction(record: OrderRecord, command: EditOrder) -> Problem | None:

@@ -174,6 +174,7 @@ def _plain_lines(catalog: Catalog, asked: tuple[LineRequest, ...]) -> _Lines | N
             or line.pickup_node_id is not None
             or line.group is not None
             or not line.splittable
+            or line.tags
             or not 0 < quantity <= UNITS_MAX
         ):
             return None
@@ -235,7 +236,18 @@ def _lines(catalog: Catalog, asked: tuple[LineRequest, ...]) -> _Lines | Problem
         if item.tracked and method != _DIGITAL:
             planned.append(len(lines))
         lines.append(
-            LineRecord(line_id, index, quantity, line.unit_price_minor, method, group, pickup, 0, line.splittable)
+            LineRecord(
+                line_id,
+                index,
+                quantity,
+                line.unit_price_minor,
+                method,
+                group,
+                pickup,
+                0,
+                line.splittable,
+                tags=line.tags,
+            )
         )
     plain = len(planned) == len(lines) and not has_kits and not any(line.method for line in lines)
     return lines, planned, plain
@@ -273,10 +285,37 @@ def _add_kit(
         price = line.unit_price_minor // per_kit
         lines.append(
             LineRecord(
-                line.line_id, index, units, price, line.method, group, pickup, 0, False, line.quantity, kit_index
+                line.line_id,
+                index,
+                units,
+                price,
+                line.method,
+                group,
+                pickup,
+                0,
+                False,
+                line.quantity,
+                kit_index,
+                line.tags,
             )
         )
     return None
+
+
+def line_to_plan(line: LineRecord, units: int) -> LineRecord:
+    """Some units of an order's line, as a request to plan them again has it."""
+    return LineRecord(
+        line.line_id,
+        line.item,
+        units,
+        line.unit_price_minor,
+        line.method,
+        line.group,
+        line.pickup_node,
+        0,
+        line.splittable,
+        tags=line.tags,
+    )
 
 
 def is_refused(command: PlaceOrder, prepared: Prepared, plan: Plan) -> bool:

@@ -16,7 +16,7 @@ from engine.domain.catalog import Catalog
 from engine.domain.commands import PlaceOrder
 from engine.domain.decide_orders import Prepared, extra_safety
 from engine.domain.events import Cause, OrderPut
-from engine.domain.orders import LegState, OnShort, OrderState
+from engine.domain.orders import LegState, OnShort, OrderState, particular_line
 from engine.domain.plan import Plan
 from engine.domain.replies import Opened, OpenedLeg
 from engine.domain.state import HOLD_LIFE_MAX_MS, ShardState, remember
@@ -153,8 +153,8 @@ def open_event(
         else ship_to,
         [
             (line.line_id, line.item, line.quantity, line.unit_price_minor)
-            if line.splittable and not line.group  # plain lines are shipped: none is collected
-            else line
+            if line.splittable and not line.group and not line.tags  # plain lines are shipped: none is collected
+            else particular_line(line)
             for line in lines
         ],
         legs,

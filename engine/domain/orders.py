@@ -126,6 +126,8 @@ class LineRecord(Struct, array_like=True, gc=False):
     """How many kits the line asked for, where this is a component of one; 0 = a plain line."""
     kit: int = -1
     """Item index of that kit; -1 = a plain line, or a record of before this was kept."""
+    tags: tuple[str, ...] = ()
+    """Handling tags beside those of the item; those of a kit's line are in each of its components."""
 
 
 class LegRecord(Struct, array_like=True, gc=False):
@@ -323,6 +325,25 @@ _TAIL_DEFAULTS: tuple[object, ...] = (
 _TAIL_ENDS = _TAIL_DEFAULTS[3:]
 
 
+def particular_line(line: LineRecord) -> object:
+    """A line with more than its first four fields, as it is packed: without tags where it has none."""
+    if line.tags:
+        return line
+    return (
+        line.line_id,
+        line.item,
+        line.quantity,
+        line.unit_price_minor,
+        line.method,
+        line.group,
+        line.pickup_node,
+        line.cancelled,
+        line.splittable,
+        line.kits,
+        line.kit,
+    )
+
+
 def encode_record(record: OrderRecord) -> bytes:
     """msgpack of a record without its trailing defaults, which `decode_record` puts back: half the bytes in journal and memory."""
     ship_to = record.ship_to
@@ -338,10 +359,10 @@ def encode_record(record: OrderRecord) -> bytes:
         else ship_to,
         [
             (line.line_id, line.item, line.quantity, line.unit_price_minor)
-            if not (line.method or line.group or line.cancelled or line.kits)
+            if not (line.method or line.group or line.cancelled or line.kits or line.tags)
             and line.pickup_node < 0
             and line.splittable
-            else line
+            else particular_line(line)
             for line in record.lines
         ],
         [

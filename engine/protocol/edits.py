@@ -367,13 +367,9 @@ def _prepare(
     wanted = replace(record, lines=edited.lines, ship_to=edited.ship_to, service=edited.service)
     prepared = prepare_again(core, command.slot, wanted, edited.ship_to, units)
     request = prepared.request
-    order = request.order
-    if edited.line_tags:
-        tagged = [replace(line, tags=edited.line_tags.get(line.line_id, ())) for line in order.lines]
-        order = replace(order, lines=tuple(tagged))
     on_short = OnShort.REFUSE if whole else OnShort.PARTIAL
     legs_left = record.max_legs - sum(leg.state in _FIXED_OPEN for leg in record.legs)
-    order = replace(order, on_short=on_short, max_legs=max(1, legs_left))
+    order = replace(request.order, on_short=on_short, max_legs=max(1, legs_left))
     request = replace(request, order=order, excluded=excluded, max_legs=max(0, legs_left))
     return replace(prepared, request=request, on_short=on_short)
 

@@ -18,12 +18,20 @@ from msgspec.structs import replace
 from engine.domain import decide_legs
 from engine.domain.commands import CommitHold, Quoted
 from engine.domain.decide_legs import Change
-from engine.domain.decide_orders import Prepared, fits, legs_of, not_on_the_map, refuse, shortage, stock_of
+from engine.domain.decide_orders import (
+    Prepared,
+    fits,
+    legs_of,
+    line_to_plan,
+    not_on_the_map,
+    refuse,
+    shortage,
+    stock_of,
+)
 from engine.domain.events import Cause
 from engine.domain.orders import (
     Destination,
     LegState,
-    LineRecord,
     LineRequest,
     OnShort,
     OrderRecord,
@@ -203,7 +211,7 @@ def prepare_again(
     catalog = core.catalog
     channel = catalog.channels[record.channel]
     planned = [i for i, units in enumerate(keep) if units]
-    lines = [_line(record.lines[i], keep[i]) for i in planned]
+    lines = [line_to_plan(record.lines[i], keep[i]) for i in planned]
     order = OrderRequest(
         record.order_id,
         channel.channel_id if channel else "",
@@ -222,20 +230,6 @@ def prepare_again(
     )
     request = PlanRequest(order, lines, record.channel, record.rejected_nodes, record.max_legs)
     return Prepared(slot, request, lines, planned, OnShort.REFUSE)
-
-
-def _line(line: LineRecord, units: int) -> LineRecord:
-    return LineRecord(
-        line.line_id,
-        line.item,
-        units,
-        line.unit_price_minor,
-        line.method,
-        line.group,
-        line.pickup_node,
-        0,
-        line.splittable,
-    )
 
 
 def _exchange(

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.domain.decide_orders import Prepared, fits, legs_of, stock_of
+from engine.domain.decide_orders import Prepared, fits, legs_of, line_to_plan, stock_of
 from engine.domain.events import Cause
 from engine.domain.orders import (
     LegState,
-    LineRecord,
     LineRequest,
     OnShort,
     OrderRecord,
@@ -153,20 +152,7 @@ def prepare_waiting(core: ShardCore, slot: str, record: OrderRecord) -> Prepared
     parked: dict[int, int] = {}
     for demand in record.demand:
         parked[demand.line] = parked.get(demand.line, 0) + demand.quantity
-    lines = [
-        LineRecord(
-            line.line_id,
-            line.item,
-            units,
-            line.unit_price_minor,
-            line.method,
-            line.group,
-            line.pickup_node,
-            0,
-            line.splittable,
-        )
-        for line, units in ((record.lines[i], units) for i, units in parked.items())
-    ]
+    lines = [line_to_plan(record.lines[i], units) for i, units in parked.items()]
     max_legs = max(1, legs_left(record))
     request = OrderRequest(
         record.order_id,

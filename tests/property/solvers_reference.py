@@ -128,13 +128,16 @@ class Reference:
         assert item is not None
         return item
 
+    def tags(self, line: LineRecord) -> set[str]:
+        return {*self.item(line.item).tags, *line.tags}
+
     def may_serve(self, n: int, channel: Channel, line: LineRecord) -> bool:
         node = self.node(n)
         if node.state != "on" or "ship" not in node.offers:
             return False
         if node.channels is not None and channel.channel_id not in node.channels:
             return False
-        return set(self.item(line.item).tags) <= set(node.offers)
+        return self.tags(line) <= set(node.offers)
 
     def leg(
         self, order: OrderRequest, channel: Channel, n: int, lines: Sequence[tuple[LineRecord, int]], total_value: int
@@ -145,7 +148,7 @@ class Reference:
         km = kilometres((node.lat, node.lon), (order.ship_to.lat, order.ship_to.lon))
         units = sum(u for _, u in lines)
         value = sum(self.value(line, u) for line, u in lines)
-        tags = {tag for line, _ in lines for tag in self.item(line.item).tags}
+        tags = {tag for line, _ in lines for tag in self.tags(line)}
         ready = max(self.now_ms, order.ship_after_ms or 0)
         today = datetime.fromtimestamp(ready / 1_000, ZoneInfo(node.time_zone)).date()
         best: tuple[int, date, int, PricedLeg] | None = None

@@ -134,6 +134,7 @@ def batches(rng: Random, items: int) -> list[PlanRequest]:
                 line.unit_price_minor,
                 group=rng.choice([0, 0, 0, 0, 1]),
                 splittable=rng.random() < 0.5,
+                tags=rng.choice([*[()] * 7, ("cold",)]),
             )
             for line in lines
         ]

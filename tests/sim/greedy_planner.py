@@ -61,6 +61,8 @@ class GreedyPlanner:
             document = state.catalog.nodes[node]
             if document is None or document.state != "on" or node in request.excluded:
                 continue
+            if any(tag not in document.offers for tag in line.tags):
+                continue
             if line.pickup_node < 0 or line.pickup_node == node:
                 nodes.append(node)
         return sorted(nodes, key=lambda node: self._sign * node)

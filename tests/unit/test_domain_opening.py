@@ -73,6 +73,7 @@ def an_arbitrary_order(rng: random.Random, n: int) -> PlaceOrder:
                 pickup_node_id=f"N-{rng.randrange(3)}" if method == Method.PICKUP else None,
                 group=rng.choice([None, None, None, "g"]),
                 splittable=rng.random() < 0.8,
+                tags=rng.choice([(), (), (), ("cold",)]),
             )
         )
     odd = rng.random() < 0.3
@@ -102,7 +103,7 @@ def an_arbitrary_order(rng: random.Random, n: int) -> PlaceOrder:
 
 def a_shop() -> LoneCore:
     nodes = [
-        a_node("N-0", offers=("ship", "pickup")),
+        a_node("N-0", offers=("ship", "pickup", "cold")),
         a_node("N-1", capacity=NodeCapacity(unit="units", per_day=40)),
         a_node("N-2", safety_by_method={"ship": 2, "pickup": 1}),
     ]

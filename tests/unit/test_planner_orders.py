@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from engine.actors.planner import SolverPlanner
 from engine.domain.config import Carrier, Item, Node, NodeCapacity, Place, RateCard
@@ -239,11 +238,7 @@ def test_handling_tags_need_a_node_and_a_service() -> None:
     plan = planned(state, a_request({0: 1}))
     assert nodes_of(plan) == [1] and plan.legs[0].service == 1
     assert planned(state, a_request({1: 1})).legs[0].service == 0
-    tagged = a_request({1: 1})
-    order = tagged.order
-    lines = (a_line("SKU-1", 1, line_id="1", tags=("cold",)),)
-    request = replace(tagged, order=an_order("A-1", lines, ship_to=order.ship_to))
-    assert planned(state, request).unfilled == [(0, 1, "no_node")]
+    assert planned(state, a_request({1: 1}, line={"tags": ("cold",)})).unfilled == [(0, 1, "no_node")]
     nobody = a_state({(0, 0): 5}, items=[an_item("SKU-0", weight_g=1, tags=["glowing"])])
     assert planned(nobody, a_request({0: 1})).unfilled == [(0, 1, "no_node")]
 
