@@ -1,7 +1,7 @@
 """`make bench`: every budget of DESIGN section 10, measured beside its peers in one run. `--quick`: every key in minutes.
 
 Prints the table and the CPU of every process, writes loadtests/results/latest.json. Exit code 0 = every floor holds, 1 = one is
-missed, 2 = a run did not count (wrong answers, a foreign port, drift).
+missed, 2 = a run did not count (wrong answers, a foreign port, drift, plans dearer than a peer's may be compared with).
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loadtests.runs import BenchError
 from solvers.joint_cpsat import solve_columns
 from solvers.joint_flat import flatten
 from solvers.joint_wire import JointArrays
@@ -9,7 +10,7 @@ from solvers.joint_wire import JointArrays
 _TIME_LIMIT_S = 20.0
 
 
-class PeerUnfinished(RuntimeError):
+class PeerUnfinished(BenchError):
     """CP-SAT proved nothing within its limit: the instance cannot be compared."""
 
 
