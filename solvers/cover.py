@@ -3,7 +3,8 @@
 A line's quantity is divided among nodes only where it may be and no single candidate has all of it. Two greedy orders are
 tried (most goods a leg, least money for the goods), for short orders also every near candidate as the first leg; the plan that
 leaves least unfilled wins, then the cheapest. Where that leaves something open and a day was too full for all that a candidate has,
-they are tried again with legs that keep to the room of their days.
+they are tried again with legs that keep to the room of their days. Where all of them have a leg of less value than the policy lets
+split off, they are tried again with fewer legs.
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ from solvers.layout import (
     I64,
     LEGS_MAX,
     M_NODES,
+    M_POLICY,
     N_CAP_KIND,
     NEVER,
     NODE_COLUMNS,
     O_LINE_COUNT,
+    O_POLICY,
+    POLICY_COLUMNS,
     Q_LINES,
     Q_NEED,
     Q_OPPORTUNITY,
@@ -77,6 +81,7 @@ from solvers.layout import (
     X_FREE,
     X_LEFT,
     X_ROW,
+    Y_LEG_VALUE,
 )
 from solvers.legs import price_leg, room_at
 from solvers.tariff import times
@@ -472,9 +477,19 @@ def _attempt(
 
 
 @inner
+def _leg_value(m: I64, w: I64) -> int:
+    """Least value that the order's policy asks of each of several legs."""
+    return int(m[m[M_POLICY] + w[W_ORDER + O_POLICY] * POLICY_COLUMNS + Y_LEG_VALUE])
+
+
+@inner
 def _keep(m: I64, w: I64, table: I64, alone: I64, legs: int) -> bool:
-    """Compare the cover at hand with the best and its runner-up (the best one of other nodes); whether it is the best now."""
+    """Compare the cover at hand with the best and its runner-up (the best one of other nodes); whether it is the best now.
+
+    One of several legs, some of them worth less than the policy allows, is neither.
+    """
     trial = W_COVER_TRIAL
+    least_value = NEVER
     for n in range(COVER_COLUMNS):
         w[trial + n] = 0
     for i in range(w[W_ORDER + O_LINE_COUNT]):
@@ -484,6 +499,7 @@ def _keep(m: I64, w: I64, table: I64, alone: I64, legs: int) -> bool:
             continue
         w[trial + 2] += _price(m, w, alone, a)
         add_money(w, w, trial + 3)
+        least_value = min(least_value, w[W_LEG_GOODS + a * GOODS_COLUMNS + Q_VALUE])
         node = w[W_NODE + w[W_LEG_CANDIDATE + a]]
         n = w[trial]
         while n > 0 and w[trial + 7 + n - 1] > node:
@@ -491,6 +507,8 @@ def _keep(m: I64, w: I64, table: I64, alone: I64, legs: int) -> bool:
             n -= 1
         w[trial + 7 + n] = node
         w[trial] += 1
+    if w[trial] > 1 and least_value < _leg_value(m, w):
+        return False
     best = W_COVER_BEST
     same = w[best] == w[trial]
     for n in range(w[trial]):
@@ -557,3 +575,6 @@ def cover_order(m: I64, w: I64, table: I64, grid: I64, units: I64, alone: I64, p
             w[W_ROOM + c] = room_at(m, w, c)
         _attempts(m, w, table, grid, units, alone, prices, legs)
         w[W_FITTING] = 0
+    while legs > 1 and w[W_COVER_BEST] == 0 and _leg_value(m, w) > 0:
+        legs -= 1
+        _attempts(m, w, table, grid, units, alone, prices, legs)

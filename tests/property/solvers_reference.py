@@ -24,6 +24,20 @@ class PricedLeg(NamedTuple):
     parcels_minor: int
     cash_minor: int
     service_minor: int
+    policy_minor: int
+    opportunity_minor: int
+
+
+class Rules(NamedTuple):
+    """What a rule set says of an order."""
+
+    banned: frozenset[int] = frozenset()
+    node_minor: dict[int, int] = {}
+    max_legs: int = 16
+    leg_value_minor: int = 0
+    """Least value of each leg, where there are several."""
+    weight_bp: tuple[int, ...] = (10_000,) * 7
+    """Parcels, lines, units, surcharge, late, transit, opportunity: what a part counts for, 10,000 = as it is."""
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -110,11 +124,22 @@ def tariff(
 
 
 class Reference:
-    """Prices and enumerates against a catalogue and a stock table {(item, node): free units}."""
+    """Prices and enumerates against a catalogue and a stock table {(item, node): free units}.
 
-    def __init__(self, catalog: Catalog, stock: dict[tuple[int, int], int], now_ms: int) -> None:
+    `prices`: of a unit by (item, node). `rules`: of the order at hand; whoever asks puts them there.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        stock: dict[tuple[int, int], int],
+        now_ms: int,
+        prices: dict[tuple[int, int], int] | None = None,
+    ) -> None:
         self.catalog = catalog
         self.stock = dict(stock)
+        self.prices = prices or {}
+        self.rules = Rules()
         self.capacity: dict[tuple[int, int], int] = {}
         self.now_ms = now_ms
 
@@ -133,7 +158,7 @@ class Reference:
 
     def may_serve(self, n: int, channel: Channel, line: LineRecord) -> bool:
         node = self.node(n)
-        if node.state != "on" or "ship" not in node.offers:
+        if node.state != "on" or "ship" not in node.offers or n in self.rules.banned:
             return False
         if node.channels is not None and channel.channel_id not in node.channels:
             return False
@@ -200,18 +225,35 @@ class Reference:
                     share = value * 10_000 // total_value if total_value else 10_000
                     late = (door - promise).days * channel.late_day_minor * share // 10_000
                 transit = (door - today).days * (value * channel.transit_day_bp // 10_000)
-                cash = parcels_minor + node.handling_line_minor * len(lines) + node.handling_unit_minor * units
-                cash += node.surcharge_minor
-                over = 0
+                by_line, by_unit = node.handling_line_minor * len(lines), node.handling_unit_minor * units
+                opportunity = sum(self.prices.get((line.item, n), 0) * u for line, u in lines)
                 if capacity and not capacity.hard:
                     used = self.capacity.get((n, (ship - EPOCH).days), 0) - capacity.per_day
-                    over = (max(0, used + need[capacity.unit]) - max(0, used)) * capacity.over_price_minor
-                score = cash + late + transit + over
+                    over = max(0, used + need[capacity.unit]) - max(0, used)
+                    opportunity += over * capacity.over_price_minor
+                parts = (parcels_minor, by_line, by_unit, node.surcharge_minor, late, transit, opportunity)
+                policy = self.rules.node_minor.get(n, 0)
+                for money, weight in zip(parts, self.rules.weight_bp, strict=True):
+                    policy += math.floor(Fraction(money * (weight - 10_000), 10_000))
+                score = sum(parts) + policy
                 code = index * SERVICES_PER_CARRIER + position
-                leg = PricedLeg(score, code, (ship - EPOCH).days, parcels_minor, cash, late + transit)
+                leg = PricedLeg(
+                    score,
+                    code,
+                    (ship - EPOCH).days,
+                    parcels_minor,
+                    sum(parts[:4]),
+                    late + transit,
+                    policy,
+                    opportunity,
+                )
                 if best is None or (score, door, place) < best[:3]:
                     best = (score, door, place, leg)
         return best[3] if best else None
+
+    def worth(self, lines: Sequence[LineRecord]) -> int:
+        """Value of all units of lines."""
+        return sum(self.value(line, line.quantity) for line in lines)
 
     def value(self, line: LineRecord, units: int) -> int:
         return (line.unit_price_minor or self.item(line.item).unit_value_minor) * units
@@ -253,10 +295,14 @@ class Reference:
     def best(
         self, order: OrderRequest, channel: Channel, lines: Sequence[LineRecord], excluded: Sequence[int], max_legs: int
     ) -> int | None:
-        """Least score of all ways to give whole groups to at most `max_legs` nodes; None = there is none."""
+        """Least score of all ways to give whole groups to at most `max_legs` nodes; None = there is none.
+
+        Where there are several legs, none is worth less than the rules allow.
+        """
+        max_legs = min(max_legs, self.rules.max_legs)
         groups = self.groups(lines)
         nodes = [n for n in range(len(self.catalog.nodes)) if n not in excluded]
-        total = sum(self.value(line, line.quantity) for line in lines)
+        total = self.worth(lines)
         prices: dict[tuple[int, tuple[int, ...]], int | None] = {}
         least = None
         for assignment in itertools.product(nodes, repeat=len(groups)):
@@ -270,7 +316,8 @@ class Reference:
                 if key not in prices:
                     goods = [lines[i] for g in own for i in groups[g]]
                     leg = None
-                    if self.holds(n, channel, goods):
+                    worth = len(own) == len(groups) or self.worth(goods) >= self.rules.leg_value_minor
+                    if worth and self.holds(n, channel, goods):
                         leg = self.leg(order, channel, n, [(line, line.quantity) for line in goods], total)
                     prices[key] = leg.score if leg else None
                 price = prices[key]
@@ -289,6 +336,7 @@ class Reference:
 
         Lines that no service takes together are not looked at: then the answer is no.
         """
+        max_legs = min(max_legs, self.rules.max_legs)
         everything = [(line, 1) for line in lines]
         groups = self.groups(lines)
         nodes = [

@@ -1,4 +1,7 @@
-"""The planner against plain enumeration: orders of up to six lines over up to five nodes, batches on one stock."""
+"""The planner against plain enumeration: orders of up to six lines over up to five nodes, batches on one stock.
+
+In half of the worlds orders have rules (bans, money of nodes, weights, caps) and positions prices, which nothing sets yet.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ from engine.domain.state import ShardState
 from engine.settings import Settings
 from solvers import layout as at
 from tests.builders import NOW_MS, a_catalog, a_channel, a_line, a_node, an_item, an_order
-from tests.property.solvers_reference import Reference
+from tests.property.ruled_planner import RuledPlanner, all_rules, money_rules, position_prices
+from tests.property.solvers_reference import Reference, Rules
 
 ZONES = ("America/New_York", "America/Los_Angeles", "Europe/Berlin", "UTC")
 MAX_LEGS = 3
@@ -171,17 +175,20 @@ def test_what_is_not_priced_because_of_a_bound_would_not_have_been_chosen(
         rng = Random(f"bounds {seed}")
         catalog = worlds(rng, least=12, most=40, spread=2.0)
         states = ShardState(catalog), ShardState(catalog)
-        for item in range(len(catalog.items)):
-            for node in range(len(catalog.nodes)):
-                units = rng.choice((0, 2, 12, 12))
-                for state in states:
-                    stock_up(state, {(item, node): units})
+        keys = [(item, node) for item in range(len(catalog.items)) for node in range(len(catalog.nodes))]
+        units = {key: rng.choice((0, 2, 12, 12)) for key in keys}
+        for state in states:
+            stock_up(state, units)
         requests = batches(rng, len(catalog.items))
+        rules, prices = [Rules()], dict[tuple[int, int], int]()
+        if rng.random() < 0.5:
+            rules = [money_rules(rng, len(catalog.nodes)) for _ in range(2)]
+            prices = position_prices(rng, keys)
         plans, all_priced = (
             planner.plan(requests, now_ms=NOW_MS)
             for planner in (
-                SolverPlanner(states[0], planner_settings),
-                without_bounds(SolverPlanner(states[1], planner_settings)),
+                RuledPlanner(states[0], planner_settings, rules, prices),
+                without_bounds(RuledPlanner(states[1], planner_settings, rules, prices)),
             )
         )
         for plan, priced in zip(plans, all_priced, strict=True):
@@ -191,22 +198,25 @@ def test_what_is_not_priced_because_of_a_bound_would_not_have_been_chosen(
 
 
 def check_feasible(reference: Reference, request: PlanRequest, plan: Plan) -> None:
-    """The plan takes what there is, at nodes that may serve, and leaves no group in two places."""
+    """The plan takes what there is, at nodes that may serve, leaves no group in two places and keeps to the caps of the rules."""
     channel = reference.catalog.channels[0]
     assert channel is not None
     taken: dict[tuple[int, int], int] = {}
     got = [0] * len(request.lines)
     where: dict[int, set[int]] = {}
-    assert len(plan.legs) <= request.max_legs
+    assert len(plan.legs) <= min(request.max_legs, reference.rules.max_legs)
     assert len({leg.node for leg in plan.legs}) == len(plan.legs)
     for leg in plan.legs:
         assert leg.node not in request.excluded
+        worth = 0
         for i, units in leg.lines:
             line = request.lines[i]
             assert units > 0 and reference.may_serve(leg.node, channel, line)
+            worth += reference.value(line, units)
             taken[(line.item, leg.node)] = taken.get((line.item, leg.node), 0) + units
             got[i] += units
             where.setdefault(i, set()).add(leg.node)
+        assert len(plan.legs) == 1 or worth >= reference.rules.leg_value_minor, "a leg too small to be split off"
     for key, units in taken.items():
         assert units <= reference.stock.get(key, 0)
     left = {i: units for i, units, _ in plan.unfilled}
@@ -224,7 +234,7 @@ def check_money(reference: Reference, request: PlanRequest, plan: Plan) -> None:
     channel = reference.catalog.channels[0]
     assert channel is not None
     total = sum(reference.value(line, line.quantity) for line in request.lines)
-    cash = service = 0
+    cash = service = policy = opportunity = 0
     for leg in plan.legs:
         goods = [(request.lines[i], units) for i, units in leg.lines]
         priced = reference.leg(request.order, channel, leg.node, goods, total)
@@ -232,7 +242,9 @@ def check_money(reference: Reference, request: PlanRequest, plan: Plan) -> None:
         assert (leg.service, leg.ship_day, sum(leg.cash_minor)) == (priced.service, priced.ship_day, priced.cash_minor)
         cash += priced.cash_minor
         service += priced.service_minor
-    assert plan.money_minor[:2] == (cash, service)
+        policy += priced.policy_minor
+        opportunity += priced.opportunity_minor
+    assert plan.money_minor == (cash, service, policy, opportunity)
 
 
 def take(reference: Reference, request: PlanRequest, plan: Plan) -> None:
@@ -274,15 +286,21 @@ def check_seed(seed: int, planner_settings: Settings) -> int:
     stock_up(twin, units)
     (state if rng.random() < 0.5 else twin).positions.merge()
     requests = batches(rng, len(catalog.items))
+    rules, prices = [Rules()], dict[tuple[int, int], int]()
+    if rng.random() < 0.5:
+        rules = [all_rules(rng, len(catalog.nodes)) for _ in range(2)]
+        prices = position_prices(rng, keys)
     before = state.positions.claimed.copy()
-    plans = SolverPlanner(state, planner_settings).plan(requests, now_ms=NOW_MS)
+    plans = RuledPlanner(state, planner_settings, rules, prices).plan(requests, now_ms=NOW_MS)
     assert (state.positions.claimed == before).all()
-    again = SolverPlanner(twin, planner_settings).plan(requests, now_ms=NOW_MS)
+    again = RuledPlanner(twin, planner_settings, rules, prices).plan(requests, now_ms=NOW_MS)
     assert plans == again, "the same stock in another order, another plan"
-    reference = Reference(catalog, units, NOW_MS)
+    reference = Reference(catalog, units, NOW_MS, prices)
     channel = catalog.channels[0]
     assert channel is not None
-    for request, plan in zip(requests, plans, strict=True):
+    limited = any(node.capacity for node in catalog.nodes if node)
+    for n, (request, plan) in enumerate(zip(requests, plans, strict=True)):
+        reference.rules = rules[n % len(rules)]
         check_feasible(reference, request, plan)
         check_money(reference, request, plan)
         best = reference.best(request.order, channel, request.lines, request.excluded, request.max_legs)
@@ -294,7 +312,7 @@ def check_seed(seed: int, planner_settings: Settings) -> int:
             if record.scope == 0 and distinct:
                 assert sum(plan.money_minor) == best
                 compared += 1
-        elif plan.unfilled and distinct and not any(node.capacity for node in catalog.nodes if node):
+        elif plan.unfilled and distinct and not (limited or reference.rules.leg_value_minor):
             assert not reference.can_split(request.order, channel, request.lines, request.excluded, request.max_legs)
         if plan.legs:
             assert plan.rung in (Rung.SEPARABLE, Rung.GREEDY)

@@ -17,7 +17,8 @@ from engine.settings import Settings
 from solvers.joint_wire import JointAnswer, pack_answer, unpack_arrays
 from solvers.worker import answer
 from tests.builders import NOW_MS, a_catalog, a_channel, a_line, a_node, a_service, an_item, an_order
-from tests.property.solvers_reference import Reference
+from tests.property.ruled_planner import RuledPlanner, money_rules, position_prices
+from tests.property.solvers_reference import Reference, Rules
 
 
 def a_world(stock: dict[tuple[int, int], int], *, nodes: int = 2, items: int = 2) -> ShardState:
@@ -177,7 +178,7 @@ def all_ways(reference: Reference, request: PlanRequest) -> list[tuple[int, dict
     assert channel is not None
     ways = []
     for nodes in itertools.product(range(len(reference.catalog.nodes)), repeat=len(request.lines)):
-        if len(set(nodes)) > request.max_legs:
+        if len(set(nodes)) > request.max_legs or reference.rules.banned & set(nodes):
             continue
         score = 0
         for n in sorted(set(nodes)):
@@ -194,7 +195,7 @@ def all_ways(reference: Reference, request: PlanRequest) -> list[tuple[int, dict
 
 @pytest.mark.parametrize("seed", range(40))
 def test_an_exact_batch_is_the_joint_optimum(seed: int, planner_settings: Settings) -> None:
-    """Against plain enumeration of all ways of all orders, where all of them are served."""
+    """Against plain enumeration of all ways of all orders, where all of them are served; half of them with rules and prices."""
     rng = Random(1_000 + seed)
     nodes, items = 3, 2
     stock = {(i, n): rng.choice((0, 1, 2, 2)) for i in range(items) for n in range(nodes)}
@@ -207,9 +208,13 @@ def test_an_exact_batch_is_the_joint_optimum(seed: int, planner_settings: Settin
         for n in range(3)
     ]
     state = a_world(stock, nodes=nodes, items=items)
-    planner = SolverPlanner(state, planner_settings)
+    rules, prices = Rules(), dict[tuple[int, int], int]()
+    if seed % 2:
+        rules, prices = money_rules(rng, nodes), position_prices(rng, list(stock))
+    planner = RuledPlanner(state, planner_settings, [rules], prices)
     final = concluded(planner, planner.plan(requests, now_ms=NOW_MS))
-    reference = Reference(state.catalog, stock, NOW_MS)
+    reference = Reference(state.catalog, stock, NOW_MS, prices)
+    reference.rules = rules
     served = [n for n, plan in enumerate(final) if plan.legs]
     best = None
     for chosen in itertools.product(*(all_ways(reference, requests[n]) for n in served)):
