@@ -1,5 +1,6 @@
 """The tutorial, run as it is written: every command of it, in order, in a shell, against an engine of its own. And of all
-other pages, every command that asks or changes such an engine; what other tests run is named here.
+other pages, every command that asks or changes such an engine; what other tests run is named here. What measures for minutes has
+its arguments read only.
 """
 
 from __future__ import annotations
@@ -26,10 +27,28 @@ RUN_HERE = ("--help", "status", "verify", "explain", "nodes", "keys", "shards li
 RUN_ELSEWHERE = {
     r"quartermaster up ": "every test that starts an engine_process.Engine",
     r"quartermaster shards (rebalance|move|drain|add|end)": "test_up_shards, test_up_shards_online",
-    r"quartermaster import |export QM_API_KEY=": "test_commands",
+    r"quartermaster import |export QM_API_KEY=|QM_API_KEY=\S+ \.venv/bin/locust ": "test_commands",
+    r"\.venv/bin/python -m loadtests\.": "test_a_measurement_is_called_as_its_page_says",
+    r"echo .* \| \.venv/bin/python -m loadtests\.driver$": "test_loadtests_driver",
     r"make |\.venv/bin/uv pip compile |python3 -m pip install \./clients/python$": "whoever sets up, tests, measures or locks",
 }
 """What a line looks like: where it runs."""
+SHORT = {"loadtests.index_bench": "--orders 2000 --repeats 1"}
+"""What makes a measurement one of seconds. All others start engines and play for minutes."""
+
+
+def _commands(kinds: tuple[str, ...] | None = None) -> list[str]:
+    """Each line of the `sh` blocks of all pages, once; of the given `quartermaster` commands only, if given."""
+    found: list[str] = []
+    for page in PAGES:
+        for body in SHELL_BLOCK.findall(page.read_text("utf-8")):
+            lines = re.sub(r"\\\n\s*", " ", body).splitlines()
+            found += [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    wanted = tuple(f"quartermaster {kind}" for kind in kinds or ())
+    return [line for line in dict.fromkeys(found) if kinds is None or line.startswith(wanted)]
+
+
+MEASUREMENTS = [line for line in _commands() if line.startswith(".venv/bin/python -m loadtests.")]
 
 
 @pytest.mark.timeout(1_800)  # two starts of a whole engine
@@ -76,15 +95,24 @@ def test_every_command_of_the_pages_is_run_somewhere() -> None:
     assert not lost
 
 
-def _commands(kinds: tuple[str, ...] | None = None) -> list[str]:
-    """Each line of the `sh` blocks of all pages, once; of the given `quartermaster` commands only, if given."""
-    found: list[str] = []
-    for page in PAGES:
-        for body in SHELL_BLOCK.findall(page.read_text("utf-8")):
-            lines = re.sub(r"\\\n\s*", " ", body).splitlines()
-            found += [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    wanted = tuple(f"quartermaster {kind}" for kind in kinds or ())
-    return [line for line in dict.fromkeys(found) if kinds is None or line.startswith(wanted)]
+@pytest.mark.parametrize("line", MEASUREMENTS)
+def test_a_measurement_is_called_as_its_page_says(line: str) -> None:
+    """Run, where it can be short; else its arguments are read, which `--help` as the last one ends."""
+    words = line.split()
+    short = SHORT.get(words[2])
+    asked = [sys.executable, *words[1:], *(short or "--help").split()]
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode in ((0, 1) if short else (0,)), (
+        done.stderr
+    )  # 1 = slower than its budget, which is no matter here
+    assert done.stdout and "Traceback" not in done.stderr, done.stderr
+    if not short:  # unknown options are told after the help only
+        for word in words[3:]:
+            assert not word.startswith("--") or word in done.stdout, f"no option {word}"
+
+
+def test_every_long_measurement_is_looked_at() -> None:
+    assert len(MEASUREMENTS) > 7
 
 
 def _key_id(listed: str) -> str:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import socketserver
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from loadtests.driver import Driver, Result, Run
 from loadtests.histogram import Histogram
-from loadtests.pools import Pool, Requests
+from loadtests.pools import Pool, Requests, save_pool
 
+ROOT = Path(__file__).parents[2]
+PYTHON = sys.executable
 Answer = tuple[int, bytes]
 
 
@@ -110,6 +117,27 @@ def test_every_answer_is_counted_and_every_id_is_new(serve: Serve, tmp_path: Pat
     assert sorted(record.read_text().split()) == sorted(sent)
     assert result.by_code == {}
     assert Histogram.unpacked(result.latency).total == 200
+
+
+def test_a_run_is_a_line_in_and_a_line_out_as_its_page_says(serve: Serve, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "how-to" / "load-test.md").read_text("utf-8")
+    [line] = re.findall(r"^echo .* \| \.venv/bin/python -m loadtests\.driver$", page, re.M)
+    save_pool(SINGLE, tmp_path / "orders.pool")
+    server = serve(lambda n, body: (201, b"{}"))
+    for told, here in (
+        ("8080", str(server.port)),
+        ('"duration_s":10', '"duration_s":0.5'),
+        (".venv/bin/python", PYTHON),
+    ):
+        assert told in line
+        line = line.replace(told, here)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, timeout=60, check=True
+    )
+    result = msgspec.json.decode(done.stdout, type=Result)
+    assert 50 < result.acknowledged <= len(server.bodies)
+    assert all(json.loads(body)["order_id"].startswith("a-") for body in server.bodies)
 
 
 def test_refusals_are_counted_by_code_and_acknowledge_nothing(serve: Serve, tmp_path: Path) -> None:

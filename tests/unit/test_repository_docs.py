@@ -105,8 +105,14 @@ def test_commands_in_the_documentation_exist(page: str, line: str) -> None:
             assert word.partition("=")[0] in (variables if "=" in word else targets), f"{page}: {line}"
     elif program == "quartermaster":
         _check_quartermaster(words)
+    elif program == "python":
+        assert words[0] == "-m" and (ROOT / words[1].replace(".", "/")).with_suffix(".py").exists(), f"{page}: {line}"
+    elif program == "locust":
+        assert (ROOT / words[words.index("-f") + 1]).exists(), f"{page}: {line}"
     else:
-        assert program in {"curl", "uv", "export", "kill"}, f"{page}: a command this test knows nothing about: {line}"
+        assert program in {"curl", "uv", "export", "kill", "echo"}, (
+            f"{page}: a command this test knows nothing about: {line}"
+        )
 
 
 def _tool(name: str) -> ModuleType:
@@ -136,7 +142,9 @@ def test_all_that_a_shard_counts_is_documented() -> None:
 
 
 def test_the_alert_rules_are_about_families_that_exist() -> None:
-    """`promtool check rules` says whether the expressions are well formed; it knows nothing about our families."""
+    """Families, labels and pages that they name. Whether their expressions are well formed is not tested: that takes Prometheus'
+    own `promtool check rules`.
+    """
     tool = _tool("metrics")
     known = {tool.exposed_name(family): tool.labels(family) for family in tool.gateway_families()}
     known |= {tool.exposed_name(family): ("shard",) for family in tool.shard_families()}
