@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[2]
 
 _PROBE = """
 import importlib, pkgutil, sys
@@ -41,6 +45,18 @@ def test_a_fresh_interpreter_loads_no_more_than_the_layer_may(module: str, never
     loaded = modules_loaded_by(module)
     assert module in loaded
     assert not never & loaded
+
+
+@pytest.mark.parametrize("layer", ["domain", "protocol"])
+def test_the_core_imports_the_standard_library_numpy_and_msgspec_only(layer: str) -> None:
+    imported = {"engine"}
+    for path in (ROOT / "engine" / layer).rglob("*.py"):
+        for found in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(found, ast.Import):
+                imported |= {name.name.partition(".")[0] for name in found.names}
+            elif isinstance(found, ast.ImportFrom):
+                imported.add((found.module or "").partition(".")[0])
+    assert imported - set(sys.stdlib_module_names) <= {"engine", "numpy", "msgspec"}
 
 
 def test_a_warm_kernel_has_loaded_no_linear_algebra() -> None:
