@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,6 +67,14 @@ def demo(
     Example: quartermaster demo --story
     Example: quartermaster demo --orders invoices.csv --nodes stores.csv --node-count 100
     """
+    if find_spec("quartermaster_client") is None:
+        _out.print(
+            "[red]the demo's storefront speaks through the Python client, which is not installed:[/] run "
+            f"`{sys.executable} -m pip install ./clients/python` in Quartermaster's repository (`make setup` installs both)",
+            soft_wrap=True,
+            highlight=False,
+        )
+        raise typer.Exit(2)
     from loadtests.storefront import Job
 
     if story and (orders or nodes or data_dir):
