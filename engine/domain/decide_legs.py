@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from engine.domain.catalog import Catalog
 from engine.domain.commands import ActOnLeg, CommitHold
-from engine.domain.decide_orders import refuse
+from engine.domain.decide_orders import given_up_at_ms, refuse
 from engine.domain.events import Cause
 from engine.domain.labels import order_label
 from engine.domain.orders import DemandRecord, LegRecord, LegState, LineRecord, Method, OrderRecord, OrderState
@@ -492,10 +493,13 @@ def resourceable_units(record: OrderRecord, leg: LegRecord, item: int) -> int:
     return sum(units for i, units in leg.lines if lines[i].item == item and lines[i].method != Method.PICKUP)
 
 
-def park_freed(record: OrderRecord, freed: list[tuple[int, int]], *, reason: str, now_ms: int) -> None:
+def park_freed(
+    catalog: Catalog, record: OrderRecord, freed: list[tuple[int, int]], *, reason: str, now_ms: int
+) -> None:
     """Units that lost their node become parked demand of the order until a plan finds them another one."""
+    cancel_at_ms = given_up_at_ms(catalog, record, since_ms=now_ms)
     for i, units in freed:
-        record.demand.append(DemandRecord(i, units, reason, now_ms, True, record.cancel_after_ms or 0))
+        record.demand.append(DemandRecord(i, units, reason, now_ms, True, cancel_at_ms))
 
 
 class DriveTarget(NamedTuple):

@@ -562,13 +562,9 @@ def build_record(
     demand = []
     if plan.unfilled:
         parked = prepared.on_short == _PARK or order.paid
-        channel = state.catalog.channels[prepared.request.channel]
-        cancel_at_ms = auto_cancel_ms(
-            asked_ms=order.cancel_after_ms,
-            auto_cancel_s=channel.auto_cancel_s if channel is not None else 0,
-            paid=order.paid,
-            since_ms=now_ms,
-        )
+        channel = prepared.request.channel
+        asked_ms = order.cancel_after_ms
+        cancel_at_ms = auto_cancel_ms(state.catalog, channel, asked_ms=asked_ms, paid=order.paid, since_ms=now_ms)
         demand = [
             DemandRecord(planned[i], units, reason, now_ms, parked, cancel_at_ms) for i, units, reason in plan.unfilled
         ]
@@ -602,14 +598,24 @@ def build_record(
         order.ship_after_ms,
         order.cancel_after_ms,
         command.holder if held else "",
+        paid=order.paid,
     )
 
 
-def auto_cancel_ms(*, asked_ms: int | None, auto_cancel_s: int, paid: bool, since_ms: int) -> int:
+def auto_cancel_ms(catalog: Catalog, channel: int, *, asked_ms: int | None, paid: bool, since_ms: int) -> int:
     """When demand is given up: at the order's own date, else after the channel's time, which is not for paid orders; 0 = never."""
     if asked_ms is not None:
         return max(asked_ms, 1)
-    return since_ms + auto_cancel_s * 1_000 if auto_cancel_s and not paid else 0
+    document = catalog.channels[channel]
+    if document is None or not document.auto_cancel_s or paid:
+        return 0
+    return since_ms + document.auto_cancel_s * 1_000
+
+
+def given_up_at_ms(catalog: Catalog, record: OrderRecord, *, since_ms: int) -> int:
+    """When units of an open order that begin to wait now are given up."""
+    asked_ms = record.cancel_after_ms
+    return auto_cancel_ms(catalog, record.channel, asked_ms=asked_ms, paid=record.paid, since_ms=since_ms)
 
 
 def open_order(slot: str, order_no: int, record: OrderRecord, command: PlaceOrder) -> OrderPut:

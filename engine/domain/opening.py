@@ -195,6 +195,7 @@ def _add_tail(record: list[object], opening: Opening, expires_at_ms: int, promis
         and order.promised_by_ms is None
         and order.ship_after_ms is None
         and order.cancel_after_ms is None
+        and not order.paid
     ):
         if plan.rung:
             record += (order.customer_id, expires_at_ms, plan.rung)
@@ -219,6 +220,10 @@ def _add_tail(record: list[object], opening: Opening, expires_at_ms: int, promis
         order.promised_by_ms,
         order.ship_after_ms,
         order.cancel_after_ms,
+        "",
+        0,
+        None,
+        order.paid,
     )
     kept = len(tail)
     while kept and tail[kept - 1] == _TAIL_DEFAULTS[kept - 1]:
@@ -226,7 +231,27 @@ def _add_tail(record: list[object], opening: Opening, expires_at_ms: int, promis
     record += tail[:kept]
 
 
-_TAIL_DEFAULTS: tuple[object, ...] = (None, 0, 0, (0, 0), (), _REFUSE, 3, 0, "USD", (), (), (), None, None, None)
+_TAIL_DEFAULTS: tuple[object, ...] = (
+    None,
+    0,
+    0,
+    (0, 0),
+    (),
+    _REFUSE,
+    3,
+    0,
+    "USD",
+    (),
+    (),
+    (),
+    None,
+    None,
+    None,
+    "",
+    0,
+    None,
+    False,
+)
 
 
 def apply_opened(state: ShardState, opening: Opening, event: OrderPut, id_hash: int, *, time_ms: int) -> None:

@@ -249,6 +249,8 @@ class OrderRecord(Struct, array_like=True, gc=False):
     quoted_by_ms: int = 0
     """The instant by which a quote promised it at the door; 0 = it was placed without one, or without a date."""
     last_edit: LastEdit | None = None
+    paid: bool = False
+    """Then the channel's time is not for what waits of it. False also in records of before this was kept."""
 
     @property
     def decision(self) -> int:
@@ -321,6 +323,7 @@ _TAIL_DEFAULTS: tuple[object, ...] = (
     "",
     0,
     None,
+    False,
 )
 _TAIL_ENDS = _TAIL_DEFAULTS[3:]
 
@@ -410,6 +413,7 @@ def encode_record(record: OrderRecord) -> bytes:
         record.held_by,
         record.quoted_by_ms,
         record.last_edit,
+        record.paid,
     )
     kept = 3 if tail[3:] == _TAIL_ENDS else len(tail)
     while kept and tail[kept - 1] == _TAIL_DEFAULTS[kept - 1]:

@@ -22,7 +22,7 @@ from engine.domain import demand
 from engine.domain.commands import EditOrder
 from engine.domain.decide_edit import Edited, edit, pin_address, shorter_than
 from engine.domain.decide_legs import Change
-from engine.domain.decide_orders import Prepared, not_on_the_map, refuse, shortage
+from engine.domain.decide_orders import Prepared, given_up_at_ms, not_on_the_map, refuse, shortage
 from engine.domain.events import Cause
 from engine.domain.ids import OrderRef, public_id
 from engine.domain.orders import DemandRecord, LastEdit, LegRecord, LegState, OnShort, OrderRecord, OrderState
@@ -114,9 +114,10 @@ class Edit(Exchange):
             if given > dropped:
                 core.demand_log.served(self.slot, record, waiting, given - dropped, time_ms)
         parked = self.edited.on_short == OnShort.PARK
+        cancel_at_ms = given_up_at_ms(core.catalog, record, since_ms=time_ms)
         for i, units in left.items():
             if units:
-                new = DemandRecord(i, units, self.short[i][1], time_ms, parked, record.cancel_after_ms or 0)
+                new = DemandRecord(i, units, self.short[i][1], time_ms, parked, cancel_at_ms)
                 kept.append(new)
                 if record.state == OrderState.COMMITTED:
                     core.demand_log.begins(self.slot, record, new, time_ms)

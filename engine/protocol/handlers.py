@@ -233,7 +233,7 @@ def _act(core: ShardCore, conn: int, corr: int, command: ActOnLeg, now_ms: int) 
     if command.action == "release":
         core.acceptance.begin(record, command.leg_no, time_ms)
     if change.freed:
-        decide_legs.park_freed(record, change.freed, reason="rejected", now_ms=time_ms)
+        decide_legs.park_freed(core.catalog, record, change.freed, reason="rejected", now_ms=time_ms)
         if command.stock_effect == "zero_until_count":
             _zero_until_count(core, record, command.leg_no, change)
     _put(core, command, record, change, now_ms)

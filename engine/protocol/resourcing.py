@@ -234,7 +234,7 @@ def take(core: ShardCore, slot: str, order_no: int, leg_no: int, item: int, unit
     change = decide_legs.resource(record, leg, item, units)
     taken = sum(some for i, some in change.freed if record.lines[i].item == item)
     batch = core.batch(now_ms)
-    decide_legs.park_freed(record, change.freed, reason="short", now_ms=batch.time_ms)
+    decide_legs.park_freed(core.catalog, record, change.freed, reason="short", now_ms=batch.time_ms)
     core.put_order(batch, change.cause, slot, order_no, record, change.stock, change.capacity)
     core.count("legs_resourced")
     core.replans.start(slot, order_no, now_ms=now_ms)

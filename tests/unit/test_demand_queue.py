@@ -13,6 +13,7 @@ from engine.domain.commands import (
     CancelOrder,
     CommitHold,
     CountStock,
+    EditOrder,
     GetOrder,
     ReleaseHold,
     SetPosition,
@@ -386,6 +387,51 @@ def test_the_channel_gives_unpaid_orders_a_date() -> None:
     shop.pass_time(61_000)
     assert (state_of(shop, unpaid), state_of(shop, paid)) == ("cancelled", "parked")
     shop.check_recovery({})
+
+
+def reject(shop: LoneCore, order: OrderView) -> None:
+    assert not isinstance(shop.ask(ActOnLeg(order.slot, order.order_no, 1, "reject")), Problem)
+
+
+def lose(shop: LoneCore, order: OrderView) -> None:
+    shop.ask(CountStock("N-0", "wms", shop.now_ms, 1, "delta", (("SKU-0", 0),)))
+    shop.pass_time(1_000)
+
+
+def add(shop: LoneCore, order: OrderView) -> None:
+    edited = shop.ask(EditOrder(order.slot, order.order_no, lines=(("1", 3),), on_short=OnShort.PARK))
+    assert isinstance(edited, OrderView), edited
+
+
+@pytest.mark.parametrize("paid", [False, True])
+@pytest.mark.parametrize("ttl_s", [0, 60], ids=["placed", "held"])
+@pytest.mark.parametrize("begin", [reject, lose, add])
+def test_the_channel_s_time_is_for_units_that_begin_to_wait_later_too(begin: Any, ttl_s: int, paid: bool) -> None:
+    """It counts from when they began to wait, not from when the order was placed."""
+    shop = a_shop({"N-0": {"SKU-0": 2}}, channel=a_channel(auto_cancel_s=60))
+    order = shop.ask(a_place(an_order(lines={"SKU-0": 2}, paid=paid), ttl_s=ttl_s))
+    if ttl_s:
+        shop.ask(CommitHold(order.slot, order.order_no))
+    shop.pass_time(3_600_000)
+    begin(shop, order)
+    began = now(shop, order)
+    assert began.unfilled and began.state in ("parked", "partially_allocated")
+    shop.pass_time(58_000)
+    assert now(shop, order).unfilled == began.unfilled
+    shop.pass_time(2_001)
+    ended = "allocated" if began.state == "partially_allocated" else "cancelled"
+    assert state_of(shop, order) == (began.state if paid else ended)
+    shop.check_recovery({})
+
+
+def test_units_that_begin_to_wait_later_end_at_the_order_s_own_date() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 1}}, channel=a_channel(auto_cancel_s=60))
+    order = shop.ask(a_place(an_order(lines={"SKU-0": 1}, cancel_after_ms=shop.now_ms + 120_000)))
+    reject(shop, order)
+    shop.pass_time(119_000)
+    assert state_of(shop, order) == "parked"
+    shop.pass_time(2_000)
+    assert state_of(shop, order) == "cancelled"
 
 
 def test_units_that_come_back_while_an_order_is_placed_across_shards_serve_it() -> None:

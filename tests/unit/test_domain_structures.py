@@ -201,6 +201,7 @@ def a_record(**fields: object) -> OrderRecord:
         {"demand": [DemandRecord(0, 1, "out_of_stock", NOW_MS, True)]},
         {"promise_ms": (1, 2), "tags": ("vip",), "currency": "EUR", "max_legs": 1, "priority": 3, "on_short": 2},
         {"hold_reasons": ("fraud",), "rejected_nodes": (1, 2), "promised_by_ms": 5, "ship_after_ms": 0},
+        {"paid": True},
         {"ship_to": None},
         {"ship_to": Destination("US", "10001", "", False)},
         {"ship_to": Destination("US", "10001", "", True, 1.5, 2.5)},
