@@ -153,7 +153,8 @@ PAGES: dict[str, Page] = {
         "The key made more requests a second than it may.", "Wait for `Retry-After`; `RateLimit` shows what is left."
     ),
     "dedupe_full": Page(
-        "The shard remembers as many idempotency keys as it may, none old enough to forget.",
+        "The shard remembers as many idempotency keys as it may, none old enough to forget. Commit, release, cancel and the steps of a "
+        "leg are taken all the same.",
         "Wait for `Retry-After`; the operator can raise QM_DEDUPE_MAX.",
     ),
     "internal": Page(

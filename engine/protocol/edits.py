@@ -31,7 +31,7 @@ from engine.domain.problems import CODES
 from engine.domain.replies import Problem, Reply
 from engine.domain.views import order_view
 from engine.protocol.exchange import Exchange, legs_free, plan_with_own
-from engine.protocol.placing import answer_repeat
+from engine.protocol.placing import answer_repeat, no_room_for_key
 from engine.protocol.recommit import prepare_again
 from engine.protocol.two_phase import ROUNDS_MAX, Pending
 
@@ -213,8 +213,9 @@ class Edits:
         if pending is not None:
             self._join_or_wait(askers, command, pending)
             return
-        if command.key_hash and not state.make_room(core.time_ms(now_ms)):
-            _answer(core, askers, Problem("dedupe_full", CODES["dedupe_full"].title, (), retry_after_ms=60_000))
+        no_room = no_room_for_key(core, command.key_hash, now_ms)
+        if no_room is not None:
+            _answer(core, askers, no_room)
             return
         if record.state == OrderState.HELD and core.time_ms(now_ms) >= state.effective_expiry_ms(
             command.order_no, record

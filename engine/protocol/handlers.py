@@ -65,7 +65,7 @@ from engine.protocol import demand_reads, explaining, inbound, reads, recommit, 
 from engine.protocol.moves import show_node
 from engine.protocol.node_work import node_work
 from engine.protocol.parts_list import list_parts
-from engine.protocol.placing import answer_repeat, moved
+from engine.protocol.placing import answer_repeat, moved, no_room_for_key
 from engine.protocol.stock_feed import find_items, follow_stock, get_stock_page
 from engine.protocol.stores import find_stores
 
@@ -90,7 +90,7 @@ def handle(core: ShardCore, conn: int, corr: int, command: Command, *, now_ms: i
 
 
 def _find(core: ShardCore, conn: int, corr: int, command: Any) -> OrderRecord | None:
-    """The order a command names, or None after answering: moved, repeat, no room for its key, or not found."""
+    """The order a command names, or None after answering: moved, repeat, or not found."""
     if not core.views.owns_slot(command.slot):
         core.moves.turn_away(conn, corr, command, moved(core, command.slot), slot=command.slot)
         return None
@@ -162,6 +162,10 @@ def _release(core: ShardCore, conn: int, corr: int, command: ReleaseHold, now_ms
 def _extend(core: ShardCore, conn: int, corr: int, command: ExtendHold, now_ms: int) -> None:
     record = _find(core, conn, corr, command)
     if record is None:
+        return
+    no_room = no_room_for_key(core, command.key_hash, now_ms)
+    if no_room is not None:
+        core.answer(conn, corr, no_room)
         return
     change = decide_legs.extend(
         record,
@@ -306,8 +310,8 @@ def _quote(core: ShardCore, conn: int, corr: int, command: QuoteOrder, now_ms: i
 # -- stock --------------------------------------------------------------------------------------------------------
 
 
-def _stock_repeat(core: ShardCore, conn: int, corr: int, command: Any) -> bool:
-    """Whether the command's key was used at this node before, or the node is on its way; it is then dealt with."""
+def _stock_answered(core: ShardCore, conn: int, corr: int, command: Any, now_ms: int) -> bool:
+    """Whether a command is dealt with already: its key was used at this node, or has no room, or the node is on its way."""
     node = core.catalog.node_of.get(command.node_id)
     if core.catalog.away and f"node:{node}" in core.catalog.away:
         problem = refuse(
@@ -318,8 +322,11 @@ def _stock_repeat(core: ShardCore, conn: int, corr: int, command: Any) -> bool:
     part = core.state.nodes.get(node) if node is not None else None
     known = part.dedupe.get(command.key_hash) if part is not None and command.key_hash else None
     if known is None:
-        return False
-    if known[0] != command.fingerprint:
+        no_room = no_room_for_key(core, command.key_hash, now_ms)
+        if no_room is None:
+            return False
+        core.answer(conn, corr, no_room)
+    elif known[0] != command.fingerprint:
         core.answer(conn, corr, Problem("key_reused", CODES["key_reused"].title))
     else:
         core.count("replayed")
@@ -378,12 +385,12 @@ def _legs_short(core: ShardCore, node: int, items: list[int]) -> tuple[str, ...]
 
 
 def _adjust(core: ShardCore, conn: int, corr: int, command: AdjustStock, now_ms: int) -> None:
-    if not _stock_repeat(core, conn, corr, command):
+    if not _stock_answered(core, conn, corr, command, now_ms):
         _stock_fact(core, conn, corr, decide_stock.adjust(core.state, command), now_ms)
 
 
 def _count(core: ShardCore, conn: int, corr: int, command: CountStock, now_ms: int) -> None:
-    if not _stock_repeat(core, conn, corr, command):
+    if not _stock_answered(core, conn, corr, command, now_ms):
         event = decide_stock.count(core.state, command, now_ms=core.time_ms(now_ms))
         if command.dry_run and isinstance(event, StockCounted):
             change = decide_stock.would_change(core.state, command, event)
@@ -394,7 +401,7 @@ def _count(core: ShardCore, conn: int, corr: int, command: CountStock, now_ms: i
 
 
 def _set(core: ShardCore, conn: int, corr: int, command: SetPosition, now_ms: int) -> None:
-    if not _stock_repeat(core, conn, corr, command):
+    if not _stock_answered(core, conn, corr, command, now_ms):
         event = decide_stock.set_position(core.state, command)
         then = None
         if isinstance(event, PositionSet):
@@ -405,12 +412,12 @@ def _set(core: ShardCore, conn: int, corr: int, command: SetPosition, now_ms: in
 
 
 def _inbound(core: ShardCore, conn: int, corr: int, command: PutInbound | CancelInbound, now_ms: int) -> None:
-    if not _stock_repeat(core, conn, corr, command):
+    if not _stock_answered(core, conn, corr, command, now_ms):
         inbound.change(core, conn, corr, command, now_ms)
 
 
 def _receive(core: ShardCore, conn: int, corr: int, command: ReceiveInbound, now_ms: int) -> None:
-    if _stock_repeat(core, conn, corr, command):
+    if _stock_answered(core, conn, corr, command, now_ms):
         return
     found = receive(core.state, command)
     if isinstance(found, Problem):

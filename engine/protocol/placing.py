@@ -197,9 +197,9 @@ def place(core: ShardCore, flight: Flight, plan: Plan, *, now_ms: int) -> None:
             settle(core, flight, shortage(core.state, prepared, plan, now_ms=now_ms))
             return
     state = core.state
-    if flight.command.key_hash and not state.make_room(core.time_ms(now_ms)):
-        problem = Problem("dedupe_full", CODES["dedupe_full"].title, (), retry_after_ms=60_000)
-        settle(core, flight, problem)
+    no_room = no_room_for_key(core, flight.command.key_hash, now_ms)
+    if no_room is not None:
+        settle(core, flight, no_room)
         return
     if flight.command.ttl_s and core.hold_caps is not None:
         too_much = core.hold_caps.refusal(flight.command, prepared, plan)
@@ -279,6 +279,17 @@ def settle(core: ShardCore, flight: Flight, reply: Reply) -> None:
     for conn, corr in flight.askers:
         core.answer(conn, corr, reply)
     core.flights.close(flight)
+
+
+def no_room_for_key(core: ShardCore, key_hash: int, now_ms: int) -> Problem | None:
+    """Why a new key cannot be remembered; None = it can be, or there is none.
+
+    Asked for what adds work: orders, edits, longer holds, stock facts. What finishes or frees (commit, release, cancel, a leg's steps)
+    is taken at any time, its key above the limit: refused, it would keep what it gives back, and an order has few such steps.
+    """
+    if not key_hash or core.state.make_room(core.time_ms(now_ms)):
+        return None
+    return Problem("dedupe_full", CODES["dedupe_full"].title, (), retry_after_ms=60_000)
 
 
 def moved(core: ShardCore, slot: str) -> Problem:

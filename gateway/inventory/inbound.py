@@ -306,7 +306,7 @@ _AS_OF = {"shard": 0, "epoch": 3, "seq": 4712, "age_ms": 0}
 _STATED = {"data": [INBOUND], "as_of": _AS_OF, "token": "0:3:4712"}
 _ROW = {name: INBOUND[name] for name in ("inbound_id", "sku", "quantity", "expected_at")}
 _ONE = {"node_id": "RENO", "inbound_id": "PO-4711-1"}
-_NAMING = ("unknown_sku", "unknown_node", "key_reused", "moved")
+_NAMING = ("unknown_sku", "unknown_node", "key_reused", "dedupe_full", "moved")
 ROUTES = [
     Route(
         "PUT",
@@ -351,7 +351,7 @@ ROUTES = [
         body=InboundReceipt,
         answer=Stock,
         needs_key=True,
-        problems=("not_found", "unknown_node", "key_reused", "moved"),
+        problems=("not_found", "unknown_node", "key_reused", "dedupe_full", "moved"),
         body_examples={"all": {"value": _ONE}},
         answer_example=examples.STOCK,
     ),
@@ -365,7 +365,7 @@ ROUTES = [
         body=InboundCancel,
         answer=InboundStated,
         takes_key=True,
-        problems=("not_found", "unknown_node", "key_reused", "moved"),
+        problems=("not_found", "unknown_node", "key_reused", "dedupe_full", "moved"),
         body_examples={"one": {"value": _ONE}},
         answer_example={**_STATED, "data": [{**INBOUND, "quantity": 0}]},
     ),

@@ -109,7 +109,7 @@ def _stock(call: Call, node_id: str, reply: Reply | None) -> Answer | Problem:
     return Answer(stock_shown(reply, node_id))
 
 
-_NAMING = ("unknown_sku", "unknown_node", "key_reused", "moved")
+_NAMING = ("unknown_sku", "unknown_node", "key_reused", "dedupe_full", "moved")
 
 ROUTES = [
     Route(

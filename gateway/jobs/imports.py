@@ -37,7 +37,7 @@ NODE_ROWS_MAX = 200_000
 """Rows of one node in one absolute count."""
 RETRY_FOR_S = 120.0
 RETRY_WAIT_S = 0.5
-_LATER = frozenset(("unavailable", "overloaded", "journal_full", "moved"))
+_LATER = frozenset(("unavailable", "overloaded", "journal_full", "dedupe_full", "moved"))
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _ROW_SKU = re.compile(r"^/rows/(\d+)/sku$")
 

@@ -237,7 +237,7 @@ ROUTES = [
         answer=HeldOrder,
         needs_key=True,
         etag=True,
-        problems=("wrong_state", "expired", "key_reused"),
+        problems=("wrong_state", "expired", "key_reused", "dedupe_full"),
         body_examples=examples.EXTENDS,
         answer_example=examples.RESERVATION,
     ),

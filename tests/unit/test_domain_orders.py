@@ -5,22 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from engine.domain.commands import (
+    ActOnLeg,
     AdjustStock,
     CancelOrder,
     CommitHold,
+    CountStock,
+    ExtendHold,
     GetAvailability,
     GetOrder,
     GetStatus,
+    PutInbound,
     ReleaseHold,
+    SetPosition,
     StockMove,
 )
 from engine.domain.config import NodeCapacity
 from engine.domain.ids import order_no_time_ms
 from engine.domain.orders import Method, OnShort
 from engine.domain.replies import OrderView, Problem
-from tests.builders import a_channel, a_destination, a_line, a_network, a_node, a_place, an_item, an_order
+from tests.builders import NOW_MS, a_channel, a_destination, a_line, a_network, a_node, a_place, an_item, an_order
 from tests.sim.lone_core import LoneCore
 
 
@@ -304,6 +310,45 @@ def test_keys_past_their_room_are_forgotten_oldest_first_but_never_the_last_hour
     facts = shop.ask(GetStatus()).facts
     assert facts["dedupe_entries"] <= 3
     assert facts["dedupe_window_ms"] < 24 * 3_600_000
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        AdjustStock("N-0", (StockMove("SKU-0", "received", 1),), key_hash=9),
+        CountStock("N-0", "wms", NOW_MS, 1, "delta", (("SKU-0", 7),), key_hash=9),
+        SetPosition("N-0", (("SKU-0", 1, "counted", 0, 0),), key_hash=9),
+        PutInbound("N-0", (("PO-1", "SKU-0", 5, NOW_MS + 1),), key_hash=9),
+    ],
+    ids=lambda fact: type(fact).__name__,
+)
+def test_the_keys_of_stock_facts_need_room_too(fact: Any) -> None:
+    shop = LoneCore(a_network(nodes=1), dedupe_max=2)
+    move = AdjustStock("N-0", (StockMove("SKU-0", "received", 5),), key_hash=1)
+    shop.ask(move)
+    held = shop.ask(a_place(key=2, ttl_s=600))
+    entries = len(shop.entries)
+    refused = shop.ask(fact)
+    assert (problem(refused)[0], refused.retry_after_ms) == ("dedupe_full", 60_000)
+    assert problem(shop.ask(ExtendHold(held.slot, held.order_no, 900, key_hash=3)))[0] == "dedupe_full"
+    assert len(shop.entries) == entries
+    assert shop.ask(move).replayed, "a repeat needs no room"
+    assert not isinstance(shop.ask(replace(move, key_hash=0)), Problem), "nor does a fact without a key"
+    shop.pass_time(3_601_000)
+    assert not isinstance(shop.ask(fact), Problem)
+    assert shop.state.dedupe_count <= 2
+
+
+def test_what_finishes_or_frees_is_taken_with_a_full_table() -> None:
+    shop = LoneCore(a_network(nodes=1), dedupe_max=3)
+    shop.ask(AdjustStock("N-0", (StockMove("SKU-0", "received", 9),)))
+    kept, given_up, placed = (shop.ask(a_place(an_order(f"A-{n}"), key=n + 1, ttl_s=60 * (n < 2))) for n in range(3))
+    assert problem(shop.ask(a_place(an_order("A-3"), key=4)))[0] == "dedupe_full"
+    assert shop.ask(CommitHold(kept.slot, kept.order_no, key_hash=5)).state == "allocated"
+    assert shop.ask(ReleaseHold(given_up.slot, given_up.order_no, key_hash=6)).state == "released"
+    assert shop.ask(CancelOrder(placed.slot, placed.order_no, key_hash=7)).state == "cancelled"
+    for n, action in enumerate(("release", "ship")):
+        assert not isinstance(shop.ask(ActOnLeg(kept.slot, kept.order_no, 1, action, key_hash=8 + n)), Problem)
 
 
 def test_keys_are_forgotten_after_a_day() -> None:
