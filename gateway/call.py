@@ -128,6 +128,7 @@ class Call:
         "headers",
         "key",
         "key_hash",
+        "key_ms",
         "packed_in",
         "packed_out",
         "params",
@@ -159,6 +160,8 @@ class Call:
         self.request_id = ""
         self.key: Principal | None = None
         self.key_hash = 0
+        self.key_ms = 0
+        """When the idempotency key says that it was made; 0 = it does not say."""
         self.receive: Any = None
         """ASGI receive, for a handler that streams its body."""
         self.extra_headers: list[tuple[bytes, bytes]] = []

@@ -72,6 +72,8 @@ def problem_value(found: Problem, request_id: str, *, key_pointer: str = KEY_POI
     }
     if found.errors:
         value["errors"] = [{"pointer": e.pointer, "detail": e.detail, **e.facts} for e in found.errors[:ERRORS_MAX]]
+        if found.code == "key_too_old":  # a shard's says nothing of where the key stood
+            value["errors"][0]["pointer"] = key_pointer
         if len(found.errors) > ERRORS_MAX:
             value["errors_total"] = len(found.errors)
     elif found.code in _KEY_FAULTS:

@@ -16,7 +16,10 @@ from gateway.errors import KEY_POINTER, problem, refuse
 
 KEY_BYTES_MAX = 255
 WINDOW_MS = 24 * 3_600_000
-"""How long shards remember a key at most. A key that says it is older cannot be told from one that was forgotten."""
+"""How long shards remember a key at most. A key that says it is older cannot be told from one that was forgotten.
+
+A shard without room remembers for less: it judges by the time that goes with the command.
+"""
 _CROCKFORD = {c: i for i, c in enumerate("0123456789ABCDEFGHJKMNPQRSTVWXYZ")}
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -31,18 +34,20 @@ def fingerprint(route: bytes, value: object) -> int:
     return int.from_bytes(blake2b(route + _pack(value), digest_size=8).digest(), "big")
 
 
-def key_problem(key: bytes | None, *, now_ms: int, pointer: str = KEY_POINTER) -> Problem | None:
-    """Why a key cannot be used; None = it can."""
+def key_time(key: bytes | None, *, now_ms: int, pointer: str = KEY_POINTER) -> int | Problem:
+    """When a key says that it was made, in ms (0 = it does not say), or why it cannot be used."""
     if not key:
         return problem("idempotency_key_required")
     if len(key) > KEY_BYTES_MAX or not (key.isascii() and key.decode("ascii").isprintable()):
         return refuse("invalid_field", pointer, f"1 to {KEY_BYTES_MAX} printable ASCII characters")
     if len(key) in (26, 36):
         made_ms = time_of(key)
-        if made_ms is not None and EPOCH_2020_MS <= made_ms < now_ms - WINDOW_MS:
-            detail = "this time-ordered key was made before the window in which keys are remembered"
-            return refuse("key_too_old", pointer, detail, made_at_ms=made_ms, window_ms=WINDOW_MS)
-    return None
+        if made_ms is not None and made_ms >= EPOCH_2020_MS:
+            if made_ms < now_ms - WINDOW_MS:
+                detail = "this time-ordered key was made before the window in which keys are remembered"
+                return refuse("key_too_old", pointer, detail, made_at_ms=made_ms, window_ms=WINDOW_MS)
+            return made_ms
+    return 0
 
 
 def time_of(key: bytes) -> int | None:

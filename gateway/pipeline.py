@@ -29,7 +29,7 @@ from gateway.errors import (
     status_of,
 )
 from gateway.history.past import ELSEWHERE
-from gateway.idempotency import hash_key, key_problem
+from gateway.idempotency import hash_key, key_time
 from gateway.negotiate import JSON, MSGPACK, accepts, answer_is_packed, body_is_packed, media_type
 
 log = structlog.get_logger(__name__)
@@ -85,11 +85,11 @@ def admit(call: Call) -> Problem | None:
         if route.needs_key or route.takes_key:
             given = headers.get(b"idempotency-key")
             if given or route.needs_key:
-                refusal = key_problem(given, now_ms=now_ms)
-                if refusal is not None:
-                    return refusal
-                assert given is not None
-                call.key_hash = hash_key(key.hash_prefix, given)
+                made_ms = key_time(given, now_ms=now_ms)
+                if type(made_ms) is Problem:
+                    return made_ms
+                assert given is not None and type(made_ms) is int
+                call.key_hash, call.key_ms = hash_key(key.hash_prefix, given), made_ms
 
     if route.takes_after:
         token = headers.get(b"x-qm-after")

@@ -77,7 +77,8 @@ PAGES: dict[str, Page] = {
         "A request with the same Idempotency-Key is still being decided.", "Wait a moment and repeat it unchanged."
     ),
     "key_too_old": Page(
-        "The Idempotency-Key is a UUIDv7 or ULID made before the window in which keys are remembered (24 hours).",
+        "The Idempotency-Key is a UUIDv7 or ULID made before the window in which keys are remembered (`window_ms`: 24 hours, or less where "
+        "the shard's memory of them was full).",
         "Read the order by its id to learn what became of it; use a fresh key for a new intent.",
     ),
     "quote_changed": Page(

@@ -1,7 +1,8 @@
 """Commands: what gateways, other shards and operators ask of a shard. On the wire: msgpack arrays whose first item is the tag.
 
 Every command that changes something carries `key_hash` (64 bits of the caller's idempotency key, scoped to its API key; 0 =
-none) and `fingerprint` (64 bits of its body): a repeat gets the first answer, another body under the same key is refused.
+none) and `fingerprint` (64 bits of its body): a repeat gets the first answer, another body under the same key is refused. What
+a caller asks of a shard has `key_ms` too: when the key says that it was made (UUIDv7, ULID; 0 = it does not say).
 One file, because it is one register: the tags of all commands, in the order in which they came to be.
 """
 
@@ -36,6 +37,7 @@ class PlaceOrder(Struct, array_like=True, tag=1, frozen=True, gc=False):
     """API key that a hold counts for, where holds are capped by key."""
     brief: bool = False
     """The asker keeps the order: a plain one is answered with `Opened`, which leaves out what the order says."""
+    key_ms: int = 0
 
 
 class CommitHold(Struct, array_like=True, tag=2, frozen=True, gc=False):
@@ -50,6 +52,7 @@ class CommitHold(Struct, array_like=True, tag=2, frozen=True, gc=False):
     key_hash: int = 0
     fingerprint: int = 0
     ship_to: Destination | None = None
+    key_ms: int = 0
 
 
 class ExtendHold(Struct, array_like=True, tag=3, frozen=True, gc=False):
@@ -58,6 +61,7 @@ class ExtendHold(Struct, array_like=True, tag=3, frozen=True, gc=False):
     ttl_s: int
     key_hash: int = 0
     fingerprint: int = 0
+    key_ms: int = 0
 
 
 class ReleaseHold(Struct, array_like=True, tag=4, frozen=True, gc=False):
@@ -65,6 +69,7 @@ class ReleaseHold(Struct, array_like=True, tag=4, frozen=True, gc=False):
     order_no: int
     key_hash: int = 0
     fingerprint: int = 0
+    key_ms: int = 0
 
 
 class CancelOrder(Struct, array_like=True, tag=5, frozen=True, gc=False):
@@ -81,6 +86,7 @@ class CancelOrder(Struct, array_like=True, tag=5, frozen=True, gc=False):
     key_hash: int = 0
     fingerprint: int = 0
     is_duplicate: bool = False
+    key_ms: int = 0
 
 
 class ClearHolds(Struct, array_like=True, tag=17, frozen=True, gc=False):
@@ -91,6 +97,7 @@ class ClearHolds(Struct, array_like=True, tag=17, frozen=True, gc=False):
     reasons: tuple[str, ...] | None = None
     key_hash: int = 0
     fingerprint: int = 0
+    key_ms: int = 0
 
 
 class ActOnLeg(Struct, array_like=True, tag=6, frozen=True, gc=False):
@@ -111,6 +118,7 @@ class ActOnLeg(Struct, array_like=True, tag=6, frozen=True, gc=False):
     actual_cost_minor: int | None = None
     key_hash: int = 0
     fingerprint: int = 0
+    key_ms: int = 0
 
 
 class GetOrder(Struct, array_like=True, tag=7, frozen=True, gc=False):
@@ -143,6 +151,7 @@ class AdjustStock(Struct, array_like=True, tag=9, frozen=True, gc=False):
     moves: tuple[StockMove, ...]
     key_hash: int = 0
     fingerprint: int = 0
+    key_ms: int = 0
     expected: tuple[int | None, ...] = ()
     """Units that must be on hand when a movement's turn comes, by movement; None = whatever is there. Empty = of none of them."""
 
@@ -162,6 +171,7 @@ class CountStock(Struct, array_like=True, tag=10, frozen=True, gc=False):
     rows: tuple[tuple[str, int], ...]
     key_hash: int = 0
     fingerprint: int = 0
+    key_ms: int = 0
     dry_run: bool = False
     """Only say what it would change."""
 
@@ -173,6 +183,7 @@ class SetPosition(Struct, array_like=True, tag=11, frozen=True, gc=False):
     rows: tuple[tuple[str, int, str, int, int], ...]
     key_hash: int = 0
     fingerprint: int = 0
+    key_ms: int = 0
 
 
 class GetAvailability(Struct, array_like=True, tag=12, frozen=True, gc=False):
@@ -338,6 +349,7 @@ class CancelDemand(Struct, array_like=True, tag=41, frozen=True, gc=False):
     reason: str = ""
     key_hash: int = 0
     fingerprint: int = 0
+    key_ms: int = 0
 
 
 class PrioritiseDemand(Struct, array_like=True, tag=42, frozen=True, gc=False):
@@ -349,6 +361,7 @@ class PrioritiseDemand(Struct, array_like=True, tag=42, frozen=True, gc=False):
     priority: int
     key_hash: int = 0
     fingerprint: int = 0
+    key_ms: int = 0
 
 
 class ReadDemandLog(Struct, array_like=True, tag=43, frozen=True, gc=False):
@@ -471,6 +484,7 @@ class PutInbound(Struct, array_like=True, tag=61, frozen=True, gc=False):
     rows: tuple[tuple[str, str, int, int], ...]
     key_hash: int = 0
     fingerprint: int = 0
+    key_ms: int = 0
 
 
 class CancelInbound(Struct, array_like=True, tag=62, frozen=True, gc=False):
@@ -480,6 +494,7 @@ class CancelInbound(Struct, array_like=True, tag=62, frozen=True, gc=False):
     inbound_id: str
     key_hash: int = 0
     fingerprint: int = 0
+    key_ms: int = 0
 
 
 class ReceiveInbound(Struct, array_like=True, tag=63, frozen=True, gc=False):
@@ -491,6 +506,7 @@ class ReceiveInbound(Struct, array_like=True, tag=63, frozen=True, gc=False):
     is_last: bool = False
     key_hash: int = 0
     fingerprint: int = 0
+    key_ms: int = 0
 
 
 class ListInbound(Struct, array_like=True, tag=64, frozen=True, gc=False):
@@ -530,6 +546,7 @@ class EditOrder(Struct, array_like=True, tag=55, frozen=True, gc=False):
     fingerprint: int = 0
     of_hold: bool | None = None
     """Whether the caller knows it as a hold; None = either will do."""
+    key_ms: int = 0
 
 
 class GetNodeWork(Struct, array_like=True, tag=56, frozen=True, gc=False):

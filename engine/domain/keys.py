@@ -28,7 +28,7 @@ def hash_of(text: str) -> int:
 class KeyTable:
     """Key hash, fingerprint, order number, journal time (ms), oldest first."""
 
-    __slots__ = ("base", "numbers", "places", "start")
+    __slots__ = ("base", "cutoff_ms", "numbers", "places", "start")
 
     def __init__(self) -> None:
         self.numbers = array("Q")
@@ -38,6 +38,8 @@ class KeyTable:
         """How many numbers were dropped from the front of `numbers`."""
         self.places: dict[int, int] = {}
         """Where the row of a key begins, dropped numbers counted. `key in table.places` = it is remembered."""
+        self.cutoff_ms = 0
+        """Keys older than this were forgotten early, for want of room; 0 = none was."""
 
     def __len__(self) -> int:
         return len(self.places)

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from engine.domain.boxes import GONE, pack_box, rows_of, unpack_box
+from engine.domain.keys import KeyTable
 from engine.domain.positions import COLUMNS
 from engine.domain.state import ForeignLeg, NodePart, ShardState, SlotPart, leg_key, note_holder
 from engine.domain.stock import refence
@@ -33,6 +34,8 @@ class NodeSnapshot(msgspec.Struct, array_like=True):
     foreign: list[ForeignLeg]
     inbound: list[tuple[str, int, int, int]] = []
     """(inbound id, item, units expected, expected at in ms)"""
+    dedupe_cutoff_ms: int = 0
+    """See KeyTable.cutoff_ms: it stays with the keys that are left, wherever the part goes."""
 
 
 class SlotSnapshot(msgspec.Struct, array_like=True):
@@ -40,6 +43,7 @@ class SlotSnapshot(msgspec.Struct, array_like=True):
     orders: list[tuple[int, bytes]]
     dedupe: list[tuple[int, int, int, int]]
     """(key hash, fingerprint, order number, journal time), oldest first."""
+    dedupe_cutoff_ms: int = 0
 
 
 class MiscSnapshot(msgspec.Struct, array_like=True):
@@ -125,6 +129,7 @@ def pack_live(state: ShardState, part: str) -> bytes:
                 SCHEMA,
                 list(slot.orders.items()),
                 list(slot.dedupe.rows()),
+                slot.dedupe.cutoff_ms,
             )
         )
     node = int(name)
@@ -148,6 +153,7 @@ def _pack_node(state: ShardState, node: int, rows: np.ndarray, items: np.ndarray
             [(item, *setting) for item, setting in held.settings.items()],
             list(held.foreign.values()),
             [(inbound_id, *record) for inbound_id, record in held.inbound.items()],
+            held.dedupe.cutoff_ms,
         )
     )
 
@@ -177,15 +183,22 @@ def load_live(state: ShardState, part: str, data: bytes, *, is_first: bool = Fal
     if kind == "slot":
         loaded = _SLOT.decode(data)
         _check(loaded.schema)
-        if not loaded.orders and not loaded.dedupe:
+        if not (loaded.orders or loaded.dedupe or loaded.dedupe_cutoff_ms):
             return
         slot = state.slot(name)
         slot.orders = dict(loaded.orders)
         for key, fingerprint, order_no, ms in loaded.dedupe:
             slot.dedupe.put(key, fingerprint, order_no, ms)
-        state.dedupe_count += len(slot.dedupe)
+        _count_keys(state, slot.dedupe, loaded.dedupe_cutoff_ms)
     elif kind == "node":
         _load_node(state, int(name), _NODE.decode(data), is_first)
+
+
+def _count_keys(state: ShardState, table: KeyTable, cutoff_ms: int) -> None:
+    """The keys of a part that was loaded count here now."""
+    table.cutoff_ms = cutoff_ms
+    state.dedupe_cutoff_ms = max(state.dedupe_cutoff_ms, cutoff_ms)
+    state.dedupe_count += len(table)
 
 
 def _check(schema: int) -> None:
@@ -227,7 +240,7 @@ def _load_node(state: ShardState, node: int, loaded: NodeSnapshot, is_first: boo
     part.foreign = {leg_key(leg.order_no, leg.leg_no): leg for leg in loaded.foreign}
     part.inbound = {inbound_id: (item, units, ms) for inbound_id, item, units, ms in loaded.inbound}
     state.expected.forget()
-    state.dedupe_count += len(part.dedupe)
+    _count_keys(state, part.dedupe, loaded.dedupe_cutoff_ms)
     for key in part.foreign:
         note_holder(state, key, node)
     for item in part.settings:

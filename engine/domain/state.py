@@ -170,7 +170,7 @@ class ShardState:
         self.dedupe_count = 0
         self.dedupe_max = dedupe_max
         self.dedupe_cutoff_ms = 0
-        """Keys older than this were forgotten early, for want of room; 0 = none was."""
+        """The latest cut-off of the tables (KeyTable.cutoff_ms): how far back every key is still known."""
         self.foreign_node: dict[int, int] = {}
         """Node of each leg held for another home, by leg_key. Derived."""
         self.work: dict[int, dict[int, str]] = {}
@@ -235,7 +235,10 @@ class ShardState:
             if oldest >= cutoff:
                 return False
             for table in tables:
-                self.dedupe_count -= table.forget(cutoff, limit=len(table))
+                forgotten = table.forget(cutoff, limit=len(table))
+                if forgotten:
+                    self.dedupe_count -= forgotten
+                    table.cutoff_ms = max(table.cutoff_ms, cutoff)
             self.dedupe_cutoff_ms = max(self.dedupe_cutoff_ms, cutoff)
         return True
 

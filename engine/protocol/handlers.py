@@ -65,7 +65,7 @@ from engine.protocol import demand_reads, explaining, inbound, reads, recommit, 
 from engine.protocol.moves import show_node
 from engine.protocol.node_work import node_work
 from engine.protocol.parts_list import list_parts
-from engine.protocol.placing import answer_repeat, moved, no_room_for_key
+from engine.protocol.placing import answer_repeat, key_too_old, moved, no_room_for_key
 from engine.protocol.stock_feed import find_items, follow_stock, get_stock_page
 from engine.protocol.stores import find_stores
 
@@ -89,8 +89,8 @@ def handle(core: ShardCore, conn: int, corr: int, command: Command, *, now_ms: i
 # -- open orders --------------------------------------------------------------------------------------------------
 
 
-def _find(core: ShardCore, conn: int, corr: int, command: Any) -> OrderRecord | None:
-    """The order a command names, or None after answering: moved, repeat, or not found."""
+def _find(core: ShardCore, conn: int, corr: int, command: Any, now_ms: int) -> OrderRecord | None:
+    """The order a command names, or None after answering: moved, a repeat, a key that may be one, or not found."""
     if not core.views.owns_slot(command.slot):
         core.moves.turn_away(conn, corr, command, moved(core, command.slot), slot=command.slot)
         return None
@@ -99,6 +99,10 @@ def _find(core: ShardCore, conn: int, corr: int, command: Any) -> OrderRecord | 
         known = part.dedupe.get(command.key_hash)
         if known is not None:
             answer_repeat(core, conn, corr, command.slot, known[1], known[0] == command.fingerprint)
+            return None
+        too_old = key_too_old(core, part.dedupe, command.key_ms, now_ms)
+        if too_old is not None:
+            core.answer(conn, corr, too_old)
             return None
     record = core.state.order(command.slot, command.order_no)
     if record is None:
@@ -137,7 +141,7 @@ def _show(core: ShardCore, conn: int, corr: int, command: Any, record: OrderReco
 
 
 def _commit(core: ShardCore, conn: int, corr: int, command: CommitHold, now_ms: int) -> None:
-    record = _find(core, conn, corr, command)
+    record = _find(core, conn, corr, command, now_ms)
     if record is None:
         return
     if recommit.differs(record, command.ship_to):
@@ -150,7 +154,7 @@ def _commit(core: ShardCore, conn: int, corr: int, command: CommitHold, now_ms: 
 
 
 def _release(core: ShardCore, conn: int, corr: int, command: ReleaseHold, now_ms: int) -> None:
-    record = _find(core, conn, corr, command)
+    record = _find(core, conn, corr, command, now_ms)
     if record is None:
         return
     if record.state == OrderState.RELEASED:
@@ -160,7 +164,7 @@ def _release(core: ShardCore, conn: int, corr: int, command: ReleaseHold, now_ms
 
 
 def _extend(core: ShardCore, conn: int, corr: int, command: ExtendHold, now_ms: int) -> None:
-    record = _find(core, conn, corr, command)
+    record = _find(core, conn, corr, command, now_ms)
     if record is None:
         return
     no_room = no_room_for_key(core, command.key_hash, now_ms)
@@ -179,7 +183,7 @@ def _extend(core: ShardCore, conn: int, corr: int, command: ExtendHold, now_ms: 
 
 
 def _cancel(core: ShardCore, conn: int, corr: int, command: CancelOrder, now_ms: int) -> None:
-    record = _find(core, conn, corr, command)
+    record = _find(core, conn, corr, command, now_ms)
     if record is None:
         return
     if record.state == OrderState.CANCELLED and command.lines is None:
@@ -193,12 +197,12 @@ def _cancel(core: ShardCore, conn: int, corr: int, command: CancelOrder, now_ms:
 
 
 def _edit(core: ShardCore, conn: int, corr: int, command: EditOrder, now_ms: int) -> None:
-    if _find(core, conn, corr, command) is not None:
+    if _find(core, conn, corr, command, now_ms) is not None:
         core.edits.receive(conn, corr, command, now_ms)
 
 
 def _clear_holds(core: ShardCore, conn: int, corr: int, command: ClearHolds, now_ms: int) -> None:
-    record = _find(core, conn, corr, command)
+    record = _find(core, conn, corr, command, now_ms)
     if record is None:
         return
     change = decide_legs.clear_holds(record, command.reasons)
@@ -209,20 +213,20 @@ def _clear_holds(core: ShardCore, conn: int, corr: int, command: ClearHolds, now
 
 
 def _cancel_demand(core: ShardCore, conn: int, corr: int, command: CancelDemand, now_ms: int) -> None:
-    record = _find(core, conn, corr, command)
+    record = _find(core, conn, corr, command, now_ms)
     if record is not None and _settle(core, conn, corr, command, record, demand.cancel(record, command.no), now_ms):
         core.count("demand_cancelled")
 
 
 def _prioritise(core: ShardCore, conn: int, corr: int, command: PrioritiseDemand, now_ms: int) -> None:
-    record = _find(core, conn, corr, command)
+    record = _find(core, conn, corr, command, now_ms)
     if record is None:
         return
     _settle(core, conn, corr, command, record, demand.prioritise(record, command.no, command.priority), now_ms)
 
 
 def _act(core: ShardCore, conn: int, corr: int, command: ActOnLeg, now_ms: int) -> None:
-    record = _find(core, conn, corr, command)
+    record = _find(core, conn, corr, command, now_ms)
     if record is None:
         return
     time_ms = core.time_ms(now_ms)
@@ -311,7 +315,7 @@ def _quote(core: ShardCore, conn: int, corr: int, command: QuoteOrder, now_ms: i
 
 
 def _stock_answered(core: ShardCore, conn: int, corr: int, command: Any, now_ms: int) -> bool:
-    """Whether a command is dealt with already: its key was used at this node, or has no room, or the node is on its way."""
+    """Whether a command is dealt with already: its key was used at this node, may have been, has no room, or the node is on its way."""
     node = core.catalog.node_of.get(command.node_id)
     if core.catalog.away and f"node:{node}" in core.catalog.away:
         problem = refuse(
@@ -322,10 +326,11 @@ def _stock_answered(core: ShardCore, conn: int, corr: int, command: Any, now_ms:
     part = core.state.nodes.get(node) if node is not None else None
     known = part.dedupe.get(command.key_hash) if part is not None and command.key_hash else None
     if known is None:
-        no_room = no_room_for_key(core, command.key_hash, now_ms)
-        if no_room is None:
+        table = part.dedupe if part is not None else None
+        refusal = key_too_old(core, table, command.key_ms, now_ms) or no_room_for_key(core, command.key_hash, now_ms)
+        if refusal is None:
             return False
-        core.answer(conn, corr, no_room)
+        core.answer(conn, corr, refusal)
     elif known[0] != command.fingerprint:
         core.answer(conn, corr, Problem("key_reused", CODES["key_reused"].title))
     else:

@@ -23,7 +23,7 @@ from engine.domain.decide_orders import (
 from engine.domain.demand import units_by_item
 from engine.domain.events import OrderPut
 from engine.domain.ids import OrderRef, public_id
-from engine.domain.keys import hash_of
+from engine.domain.keys import KeyTable, hash_of
 from engine.domain.opening import apply_opened, find_rows, is_plain, open_event, opened
 from engine.domain.orders import OrderRecord, OrderState
 from engine.domain.plan import Plan, PlanRequest
@@ -70,8 +70,12 @@ def place_group(core: ShardCore, group: list[Asked], *, now_ms: int, quoted: boo
         if slot is not None:
             key_hash = command.key_hash
             part = slots.get(slot)
-            known = part is not None and (id_hash in part.ids or (key_hash != 0 and key_hash in part.dedupe.places))
-            if (known or under_way) and _is_known(core, conn, corr, slot, command):
+            maybe_known = part is not None and (
+                id_hash in part.ids
+                or (key_hash != 0 and key_hash in part.dedupe.places)
+                or command.key_ms < part.dedupe.cutoff_ms
+            )
+            if (maybe_known or under_way) and _is_known(core, conn, corr, slot, command, now_ms):
                 continue
             expected = len(seen) + (2 if key_hash else 1)
             seen.add(id_hash)
@@ -292,13 +296,22 @@ def no_room_for_key(core: ShardCore, key_hash: int, now_ms: int) -> Problem | No
     return Problem("dedupe_full", CODES["dedupe_full"].title, (), retry_after_ms=60_000)
 
 
+def key_too_old(core: ShardCore, table: KeyTable | None, key_ms: int, now_ms: int) -> Problem | None:
+    """Why a key that is not in a table cannot be told from one that was forgotten early; None = it can, or does not say its age."""
+    if table is None or not 0 < key_ms < table.cutoff_ms:
+        return None
+    detail = "this time-ordered key was made before the window in which keys are remembered"
+    window_ms = core.time_ms(now_ms) - table.cutoff_ms
+    return refuse("key_too_old", "", detail, made_at_ms=key_ms, window_ms=window_ms)
+
+
 def moved(core: ShardCore, slot: str) -> Problem:
     owner = core.catalog.owner_of_slot(slot)
     return refuse("moved", "", f"slot {slot} belongs to shard {owner}", shard=owner, version=core.catalog.version)
 
 
-def _is_known(core: ShardCore, conn: int, corr: int, slot: str, command: PlaceOrder) -> bool:
-    """Answer a repeat of a key, or a second open order under one id; False = it is new."""
+def _is_known(core: ShardCore, conn: int, corr: int, slot: str, command: PlaceOrder, now_ms: int) -> bool:
+    """Answer a repeat of a key, a second open order under one id, or a key that may be a forgotten one; False = it is new."""
     part = core.state.slots.get(slot)
     if part is not None and command.key_hash:
         known = part.dedupe.get(command.key_hash)
@@ -311,11 +324,12 @@ def _is_known(core: ShardCore, conn: int, corr: int, slot: str, command: PlaceOr
             core.answer(conn, corr, joined)
         return True
     found = core.state.order_of_id(slot, command.order.order_id) if part is not None else None
-    if found is None:
-        return False
+    if found is None or found[1].state not in (_HELD, _COMMITTED):
+        too_old = key_too_old(core, part.dedupe if part is not None else None, command.key_ms, now_ms)
+        if too_old is not None:
+            core.answer(conn, corr, too_old)
+        return too_old is not None
     order_no, record = found
-    if record.state not in (_HELD, _COMMITTED):
-        return False
     open_id = public_id("res" if record.state == OrderState.HELD else "alc", OrderRef(slot, order_no))
     detail = f"{command.order.order_id} is open as {open_id}"
     core.answer(conn, corr, refuse("duplicate_order", "/order_id", detail, id=open_id))

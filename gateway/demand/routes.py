@@ -117,7 +117,7 @@ async def cancel(call: Call) -> Answer | Problem:
     if refusal is not None:
         return refusal
     mark = fingerprint(_CANCEL, (ref, no, body.reason))
-    command = CancelDemand(ref.slot, ref.order_no, no, body.reason, call.key_hash, mark)
+    command = CancelDemand(ref.slot, ref.order_no, no, body.reason, call.key_hash, mark, call.key_ms)
     return shown_order(call, await call.gateway.ask_slot(ref.slot, command))
 
 
@@ -133,7 +133,7 @@ async def prioritise(call: Call) -> Answer | Problem:
     if refusal is not None:
         return refusal
     mark = fingerprint(_PRIORITISE, (ref, no, body.priority))
-    command = PrioritiseDemand(ref.slot, ref.order_no, no, body.priority, call.key_hash, mark)
+    command = PrioritiseDemand(ref.slot, ref.order_no, no, body.priority, call.key_hash, mark, call.key_ms)
     return shown_order(call, await call.gateway.ask_slot(ref.slot, command))
 
 

@@ -138,7 +138,8 @@ async def put(call: Call) -> Answer | Problem:
         return body
     rows = tuple([(row.inbound_id, row.sku, row.quantity, ms_of(row.expected_at)) for row in body.inbound])
     values = (body.node_id, rows)
-    return await _stated(call, body.node_id, PutInbound(*values, call.key_hash, fingerprint(_PUT, values)))
+    command = PutInbound(*values, call.key_hash, fingerprint(_PUT, values), call.key_ms)
+    return await _stated(call, body.node_id, command)
 
 
 async def cancel(call: Call) -> Answer | Problem:
@@ -146,7 +147,8 @@ async def cancel(call: Call) -> Answer | Problem:
     if isinstance(body, Problem):
         return body
     values = (body.node_id, body.inbound_id)
-    return await _stated(call, body.node_id, CancelInbound(*values, call.key_hash, fingerprint(_CANCEL, values)))
+    command = CancelInbound(*values, call.key_hash, fingerprint(_CANCEL, values), call.key_ms)
+    return await _stated(call, body.node_id, command)
 
 
 async def _stated(call: Call, node_id: str, command: PutInbound | CancelInbound) -> Answer | Problem:
@@ -168,7 +170,7 @@ async def receive(call: Call) -> Answer | Problem:
     if isinstance(body, Problem):
         return body
     values = (body.node_id, body.inbound_id, body.quantity, body.is_last)
-    command = ReceiveInbound(*values, call.key_hash, fingerprint(_RECEIVE, values))
+    command = ReceiveInbound(*values, call.key_hash, fingerprint(_RECEIVE, values), call.key_ms)
     reply = await call.gateway.ask_node(body.node_id, command)
     if reply is None:
         return refuse("unknown_node", "/node_id", f"no node {body.node_id!r}")

@@ -59,7 +59,8 @@ async def adjust(call: Call) -> Answer | Problem:
     if all(units is None for units in expected):
         expected = ()
     asked = (body.node_id, moves, expected) if expected else (body.node_id, moves)
-    command = AdjustStock(body.node_id, moves, call.key_hash, fingerprint(_ADJUST, asked), expected)
+    mark = fingerprint(_ADJUST, asked)
+    command = AdjustStock(body.node_id, moves, call.key_hash, mark, call.key_ms, expected)
     reply = await call.gateway.ask_node(body.node_id, command)
     if single and isinstance(reply, Problem):
         reply = _repointed(reply, "/moves/0", "")
@@ -79,7 +80,7 @@ async def count(call: Call) -> Answer | Problem:
     assert type(body) is Count
     rows = tuple([(row.sku, row.quantity) for row in body.rows])
     values: tuple[Any, ...] = (body.node_id, body.source, ms_of(body.as_of), body.source_seq, body.scope, rows)
-    command = CountStock(*values, call.key_hash, fingerprint(_COUNT, values))
+    command = CountStock(*values, call.key_hash, fingerprint(_COUNT, values), call.key_ms)
     return _stock(call, body.node_id, await call.gateway.ask_node(body.node_id, command))
 
 
@@ -89,7 +90,7 @@ async def set_positions(call: Call) -> Answer | Problem:
         return body
     assert type(body) is Positions
     rows = tuple([(p.sku, p.safety_units, p.supply, p.trust_bp, p.daily_cap_units) for p in body.positions])
-    command = SetPosition(body.node_id, rows, call.key_hash, fingerprint(_SET, (body.node_id, rows)))
+    command = SetPosition(body.node_id, rows, call.key_hash, fingerprint(_SET, (body.node_id, rows)), call.key_ms)
     reply = await call.gateway.ask_node(body.node_id, command)
     if isinstance(reply, Problem):
         reply = _repointed(reply, "/rows/", "/positions/")

@@ -227,7 +227,7 @@ async def _put_count(
         key = hash_key(b"import", f"{job.key_id} {job.key_hash} {node_id} {part_no} {attempt}".encode())
         if query.dry_run:
             key = 0  # whether a count of this key was taken before does not matter to what it would change
-        reply = await _insist(gateway, None, CountStock(*values, key, mark, query.dry_run), node_id)
+        reply = await _insist(gateway, None, CountStock(*values, key, mark, dry_run=query.dry_run), node_id)
         if not isinstance(reply, Problem):
             if isinstance(reply, StockReply) and reply.would_change is not None:
                 job.add(reply.would_change)

@@ -73,7 +73,8 @@ def _acting(
             return refusal
         values = {"lines": lines, **fields(body)}
         mark = fingerprint(_ACT + action.encode(), (ref, leg_no, values))
-        command = ActOnLeg(ref.slot, ref.order_no, leg_no, action, key_hash=call.key_hash, fingerprint=mark, **values)
+        values |= {"key_hash": call.key_hash, "fingerprint": mark, "key_ms": call.key_ms}
+        command = ActOnLeg(ref.slot, ref.order_no, leg_no, action, **values)
         return _acted(call, ref, leg_no, await call.gateway.ask_slot(ref.slot, command))
 
     return act

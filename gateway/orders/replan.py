@@ -107,7 +107,8 @@ async def _replan_order(call: Call, prefix: str, what: str) -> Reply:
         body.reason,
         call.key_hash,
         mark,
-        of_hold=prefix == "res",
+        prefix == "res",
+        call.key_ms,
     )
     return await call.gateway.ask_slot(ref.slot, command)
 

@@ -16,7 +16,7 @@ from engine.domain.orders import OrderRequest
 from engine.domain.replies import Opened, OrderView, Problem, Reply
 from gateway.call import VALUES_FREE_BYTES, Answer, Ask, Call, Route
 from gateway.errors import DECODE_ERRORS, decode_problem, problem, problem_value, refuse, status_of
-from gateway.idempotency import fingerprint, hash_key, key_problem
+from gateway.idempotency import fingerprint, hash_key, key_time
 from gateway.key_slots import once, place_elsewhere
 from gateway.orders import examples
 from gateway.orders.opened import opened_allocation
@@ -130,7 +130,7 @@ def place(call: Call, order: Order, *, route: bytes, ttl_s: int, needs_destinati
     if order.quote_id is not None:
         return place_quoted(call, order, request, slot, route=route, ttl_s=ttl_s, holder=holder)
     mark = fingerprint(route, (ttl_s, request))
-    command = PlaceOrder(request, ttl_s, call.key_hash, mark, call.after(), holder, brief=True)
+    command = PlaceOrder(request, ttl_s, call.key_hash, mark, call.after(), holder, brief=True, key_ms=call.key_ms)
     return Ask(slot, command, partial(allocated, request))
 
 
@@ -146,7 +146,7 @@ def place_quoted(
     mark = fingerprint(route, (ttl_s, request, order.quote_id, quoted.option))
     return Ask(
         slot,
-        PlaceQuoted(request, ttl_s, call.key_hash, mark, call.after(), holder, quoted=quoted),
+        PlaceQuoted(request, ttl_s, call.key_hash, mark, call.after(), holder, key_ms=call.key_ms, quoted=quoted),
         partial(allocated, request),
     )
 
@@ -238,7 +238,7 @@ async def cancel(call: Call) -> Answer | Problem:
     if refusal is not None:
         return refusal
     mark = fingerprint(_CANCEL, (ref, lines, body.reason))
-    command = CancelOrder(ref.slot, ref.order_no, lines, body.reason, call.key_hash, mark)
+    command = CancelOrder(ref.slot, ref.order_no, lines, body.reason, call.key_hash, mark, key_ms=call.key_ms)
     return shown_order(call, await call.gateway.ask_slot(ref.slot, command))
 
 
@@ -254,7 +254,7 @@ async def clear_holds(call: Call) -> Answer | Problem:
     if refusal is not None:
         return refusal
     mark = fingerprint(_CLEAR_HOLDS, (ref, body.reasons, body.reason))
-    command = ClearHolds(ref.slot, ref.order_no, body.reasons, call.key_hash, mark)
+    command = ClearHolds(ref.slot, ref.order_no, body.reasons, call.key_hash, mark, call.key_ms)
     return shown_order(call, await call.gateway.ask_slot(ref.slot, command))
 
 
@@ -317,9 +317,9 @@ def _submit(call: Call, orders: list[BatchOrder | Problem]) -> list[Problem | tu
             continue
         assert type(order) is BatchOrder
         key = order.idempotency_key.encode()
-        found: Ask | Problem | None = key_problem(key, now_ms=now_ms, pointer=BATCH_KEY_POINTER)
-        if found is None:
-            call.key_hash = hash_key(prefix, key)
+        found: Ask | Problem | int = key_time(key, now_ms=now_ms, pointer=BATCH_KEY_POINTER)
+        if type(found) is int:
+            call.key_hash, call.key_ms = hash_key(prefix, key), found
             found = place(call, order, route=_ALLOCATE, ttl_s=0, needs_destination=True)
         if type(found) is Ask:
             known = call.gateway.key_slots.sent(call.key_hash, found.slot)

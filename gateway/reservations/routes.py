@@ -146,7 +146,7 @@ def commit(call: Call) -> Ask | Problem | Awaitable[Answer | Problem]:
     if type(ship_to) is Problem:
         return ship_to
     mark = fingerprint(_COMMIT, (ref, lines, ship_to))
-    command = CommitHold(ref.slot, ref.order_no, lines, call.key_hash, mark, ship_to)
+    command = CommitHold(ref.slot, ref.order_no, lines, call.key_hash, mark, ship_to, call.key_ms)
     return _change(call, ref, Ask(ref.slot, command, committed))
 
 
@@ -161,7 +161,7 @@ def extend(call: Call) -> Ask | Problem | Awaitable[Answer | Problem]:
     if refusal is not None:
         return refusal
     mark = fingerprint(_EXTEND, (ref, body.ttl_s))
-    command = ExtendHold(ref.slot, ref.order_no, body.ttl_s, call.key_hash, mark)
+    command = ExtendHold(ref.slot, ref.order_no, body.ttl_s, call.key_hash, mark, call.key_ms)
     return _change(call, ref, Ask(ref.slot, command, shown_hold))
 
 
@@ -170,7 +170,7 @@ def release(call: Call) -> Ask | Problem | Awaitable[Answer | Problem]:
     ref = ref_of(call, "res", "reservation")
     if type(ref) is Problem:
         return ref
-    command = ReleaseHold(ref.slot, ref.order_no, call.key_hash, fingerprint(_RELEASE, ref))
+    command = ReleaseHold(ref.slot, ref.order_no, call.key_hash, fingerprint(_RELEASE, ref), call.key_ms)
     return _change(call, ref, Ask(ref.slot, command, shown_hold))
 
 

@@ -17,7 +17,9 @@ from engine.domain.commands import (
     GetAvailability,
     GetOrder,
     GetStatus,
+    PlaceQuoted,
     PutInbound,
+    Quoted,
     ReleaseHold,
     SetPosition,
     StockMove,
@@ -349,6 +351,51 @@ def test_what_finishes_or_frees_is_taken_with_a_full_table() -> None:
     assert shop.ask(CancelOrder(placed.slot, placed.order_no, key_hash=7)).state == "cancelled"
     for n, action in enumerate(("release", "ship")):
         assert not isinstance(shop.ask(ActOnLeg(kept.slot, kept.order_no, 1, action, key_hash=8 + n)), Problem)
+
+
+def a_shop_that_forgot(made_ms: int) -> tuple[LoneCore, OrderView]:
+    """A cancelled order and a receipt, both with keys made then, that gave way to others after two hours."""
+    shop = LoneCore(a_network(nodes=1), dedupe_max=2)
+    shop.ask(AdjustStock("N-0", (StockMove("SKU-0", "received", 9),), key_hash=1, key_ms=made_ms))
+    order = shop.ask(a_place(key=2, key_ms=made_ms))
+    shop.ask(CancelOrder(order.slot, order.order_no, (("1", 1),)))
+    shop.pass_time(2 * 3_600_000)
+    for n in (3, 4):
+        assert isinstance(shop.ask(a_place(an_order(f"B-{n}"), key=n)), OrderView)
+    return shop, order
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_time_ordered_key_that_may_be_a_forgotten_one_is_refused(restarted: bool) -> None:
+    shop, order = a_shop_that_forgot(NOW_MS)
+    if restarted:
+        parts = {part: shop.core.pack_part(part) for part in shop.core.dirty_parts()}
+        shop.core = shop.recovered_from(parts)
+    entries = len(shop.entries)
+    refused = [
+        shop.ask(command)
+        for command in (
+            a_place(key=2, key_ms=NOW_MS),
+            a_place(an_order("A-9"), key=2, key_ms=NOW_MS),
+            PlaceQuoted(an_order(), 0, 2, 15, key_ms=NOW_MS, quoted=Quoted()),
+            AdjustStock("N-0", (StockMove("SKU-0", "received", 9),), key_hash=1, key_ms=NOW_MS),
+            CancelOrder(order.slot, order.order_no, (("1", 1),), key_hash=5, key_ms=NOW_MS),
+        )
+    ]
+    assert [problem(reply)[0] for reply in refused] == ["key_too_old"] * 5
+    facts = refused[0].errors[0].facts
+    assert facts["made_at_ms"] == NOW_MS
+    assert 3_600_000 <= facts["window_ms"] < shop.now_ms - NOW_MS
+    assert len(shop.entries) == entries
+
+
+def test_keys_within_the_shard_s_window_or_without_a_time_are_taken() -> None:
+    shop, _ = a_shop_that_forgot(NOW_MS)
+    assert shop.ask(a_place(an_order("B-3"), key=3, key_ms=NOW_MS)).replayed, "it is known"
+    assert problem(shop.ask(a_place(an_order("B-3"), key=7, key_ms=NOW_MS)))[0] == "duplicate_order"
+    shop.pass_time(2 * 3_600_000)
+    assert isinstance(shop.ask(a_place(an_order("C-1"), key=8, key_ms=shop.now_ms - 3_600_000)), OrderView)
+    assert isinstance(shop.ask(a_place(an_order("C-2"), key=2)), OrderView)
 
 
 def test_keys_are_forgotten_after_a_day() -> None:

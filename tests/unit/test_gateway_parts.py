@@ -15,7 +15,7 @@ from gateway.__main__ import FILES_RESERVED, room_for_connections
 from gateway.auth import Keys
 from gateway.demand.schemas import DemandQuery
 from gateway.errors import Refused, decode_problem, fault_of, problem, problem_value, retry_after
-from gateway.idempotency import WINDOW_MS, fingerprint, hash_key, key_problem, time_of
+from gateway.idempotency import WINDOW_MS, fingerprint, hash_key, key_time, time_of
 from gateway.legs.schemas import LegsQuery
 from gateway.limits import Buckets, InFlight
 from gateway.metrics import Metrics
@@ -137,18 +137,18 @@ def _ulid(ms: int) -> bytes:
 def test_time_ordered_keys_older_than_the_window_are_refused(make: object) -> None:
     assert callable(make)
     assert time_of(make(NOW_MS)) == NOW_MS
-    assert key_problem(make(NOW_MS - WINDOW_MS), now_ms=NOW_MS) is None
-    refused = key_problem(make(NOW_MS - WINDOW_MS - 1), now_ms=NOW_MS)
-    assert refused is not None
+    assert key_time(make(NOW_MS - WINDOW_MS), now_ms=NOW_MS) == NOW_MS - WINDOW_MS
+    refused = key_time(make(NOW_MS - WINDOW_MS - 1), now_ms=NOW_MS)
+    assert isinstance(refused, Problem)
     assert refused.code == "key_too_old"
-    assert key_problem(make(NOW_MS).lower(), now_ms=NOW_MS) is None
+    assert key_time(make(NOW_MS).lower(), now_ms=NOW_MS) == NOW_MS
 
 
 @pytest.mark.parametrize(
     "key", [b"00000000000000000000000001", b"order-1234567890123456789!", b"6ba7b810-9dad-11d1-80b4-00c04fd430c8"]
 )
 def test_keys_that_only_look_time_ordered_are_opaque(key: bytes) -> None:
-    assert key_problem(key, now_ms=NOW_MS) is None
+    assert key_time(key, now_ms=NOW_MS) == 0
 
 
 @pytest.mark.parametrize(
@@ -162,8 +162,8 @@ def test_keys_that_only_look_time_ordered_are_opaque(key: bytes) -> None:
     ],
 )
 def test_bad_keys(key: bytes | None, code: str) -> None:
-    found = key_problem(key, now_ms=NOW_MS)
-    assert found is not None
+    found = key_time(key, now_ms=NOW_MS)
+    assert isinstance(found, Problem)
     assert found.code == code
 
 
