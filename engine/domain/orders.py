@@ -247,7 +247,7 @@ class OrderRecord(Struct, array_like=True, gc=False):
     held_by: str = ""
     """API key that placed it, where holds are capped by key."""
     quoted_by_ms: int = 0
-    """The instant by which a quote promised it at the door; 0 = it was placed without one, or without a date."""
+    """The instant by which a quote promised it at the door; 0 = it was placed without one, or without a date, or an edit gave it up."""
     last_edit: LastEdit | None = None
     paid: bool = False
     """Then the channel's time is not for what waits of it. False also in records of before this was kept."""
@@ -256,6 +256,12 @@ class OrderRecord(Struct, array_like=True, gc=False):
     def decision(self) -> int:
         """Number of the decision in force; the first is 0."""
         return max(0, len(self.decided_at) - 1)
+
+    @property
+    def due_by_ms(self) -> int | None:
+        """The instant that plans aim at: what the customer was told or what a quote promised, whichever is earlier."""
+        dates = [by_ms for by_ms in (self.promised_by_ms, self.quoted_by_ms or None) if by_ms is not None]
+        return min(dates, default=None)
 
     @property
     def promise(self) -> tuple[int, int]:

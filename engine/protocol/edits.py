@@ -91,6 +91,7 @@ class Edit(Exchange):
         before = [line.quantity - line.cancelled for line in record.lines]
         record.lines = edited.lines
         record.ship_to = edited.ship_to
+        record.quoted_by_ms = _quoted_by_ms(record, edited)
         record.service = edited.service
         record.config = core.catalog.version
         self._wait(core, record, before, time_ms)
@@ -126,6 +127,8 @@ class Edit(Exchange):
     def price(self, record: OrderRecord, others: Sequence[LegRecord]) -> None:
         before = record.money_minor[0]
         super().price(record, others)
+        if record.promise[1] > record.quoted_by_ms:
+            record.quoted_by_ms = 0
         record.last_edit = LastEdit(before, record.money_minor[0], tuple([leg.leg_no for leg in others]))
 
     def done(self, core: ShardCore, record: OrderRecord, *, now_ms: int) -> None:
@@ -366,7 +369,13 @@ def _prepare(
     whole: bool,
 ) -> Prepared:
     """Some units of the edited order as a request, around some nodes; whole = all of them or nothing."""
-    wanted = replace(record, lines=edited.lines, ship_to=edited.ship_to, service=edited.service)
+    wanted = replace(
+        record,
+        lines=edited.lines,
+        ship_to=edited.ship_to,
+        service=edited.service,
+        quoted_by_ms=_quoted_by_ms(record, edited),
+    )
     prepared = prepare_again(core, command.slot, wanted, edited.ship_to, units)
     request = prepared.request
     on_short = OnShort.REFUSE if whole else OnShort.PARTIAL
@@ -374,6 +383,11 @@ def _prepare(
     order = replace(request.order, on_short=on_short, max_legs=max(1, legs_left))
     request = replace(request, order=order, excluded=excluded, max_legs=max(0, legs_left))
     return replace(prepared, request=request, on_short=on_short)
+
+
+def _quoted_by_ms(record: OrderRecord, edited: Edited) -> int:
+    """The date of a quote is that of its option: an edit that names another service gives it up."""
+    return record.quoted_by_ms if edited.service == record.service else 0
 
 
 def _short(prepared: Prepared, plan: Plan) -> dict[int, tuple[int, str]]:

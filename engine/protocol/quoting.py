@@ -6,6 +6,7 @@ Q2  An order with a quote is planned like any other first, so that with nothing 
     plan is later, or fills less, it is planned again with the promised date as a must.
 Q3  It is placed with a plan that keeps the quote (there by the promised instant, no more units unfilled), or refused with both
     what was quoted and what is offered now; then nothing is held. An order that is already paid is never refused for its quote.
+    The date stays with the order until an edit names another service or is planned later: its answer shows the new date.
 Q4  A quote's age is judged where its order is decided, after repeats of the key were answered.
 Q5  Quotes are planned after the orders of a turn, a bounded number of lines a turn, from a queue of their own that sheds what is
     too much. A large one goes on in the next turns; what it says of the state is of its first.
@@ -244,7 +245,6 @@ class Quoting:
         by_ms = self._due(command, now_ms).deliver_by_ms
         if by_ms and record.promise[1] <= by_ms:
             record.quoted_by_ms = by_ms
-            record.promised_by_ms = min(by_ms, record.promised_by_ms or by_ms)
 
 
 def within(core: ShardCore, request: PlanRequest, quoted: Quoted, *, now_ms: int) -> tuple[PlanRequest, Plan] | None:

@@ -224,7 +224,7 @@ def prepare_again(
         OnShort.REFUSE,
         record.priority,
         record.tags,
-        record.promised_by_ms,
+        record.due_by_ms,
         record.ship_after_ms,
         record.max_legs,
     )

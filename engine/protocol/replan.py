@@ -171,7 +171,7 @@ def prepare_waiting(core: ShardCore, slot: str, record: OrderRecord) -> Prepared
         OnShort.PARK,
         record.priority,
         record.tags,
-        record.promised_by_ms,
+        record.due_by_ms,
         record.ship_after_ms,
         max_legs,
     )

@@ -9,7 +9,16 @@ import pytest
 from msgspec.structs import replace
 
 from engine.actors.planner import SolverPlanner
-from engine.domain.commands import AdjustStock, CommitHold, PlaceQuoted, Quoted, QuoteOrder, ReadDemandLog, StockMove
+from engine.domain.commands import (
+    AdjustStock,
+    CommitHold,
+    EditOrder,
+    PlaceQuoted,
+    Quoted,
+    QuoteOrder,
+    ReadDemandLog,
+    StockMove,
+)
 from engine.domain.config import Carrier, CarrierService, Document, NodeCapacity, RateCard
 from engine.domain.orders import LineRequest, Method, OnShort, OrderRequest
 from engine.domain.replies import OptionView, OrderView, Problem, QuoteReply
@@ -224,6 +233,39 @@ def test_a_hold_keeps_its_quoted_date_wherever_it_is_committed() -> None:
     assert (refused.code, refused.errors[0].pointer) == ("quote_changed", "/ship_to")
     kept = shop.ask(CommitHold(held.slot, held.order_no))
     assert isinstance(kept, OrderView) and kept.deliver_by_ms == option.deliver_by_ms
+
+
+@pytest.mark.parametrize(
+    ("option", "edits", "refused"),
+    [
+        ("express", [EditOrder("", 0, service="standard")], False),
+        ("standard", [EditOrder("", 0, ship_to=LA), EditOrder("", 0, ship_to=a_destination("10001"))], False),
+        ("standard", [EditOrder("", 0, lines=(("1", 2),))], True),
+    ],
+    ids=["another service", "later", "kept"],
+)
+def test_a_date_that_an_edit_gave_up_binds_no_commit(option: str, edits: list[EditOrder], refused: bool) -> None:
+    shop = a_country({"NEAR": 2})
+    order = an_order()
+    held = shop.ask(with_quote(order, options_of(shop, order)[option], ttl_s=600))
+    for edit in edits:
+        view = shop.ask(replace(edit, slot=held.slot, order_no=held.order_no))
+        assert isinstance(view, OrderView), view
+    committed = shop.ask(CommitHold(held.slot, held.order_no, ship_to=LA))
+    assert isinstance(committed, Problem if refused else OrderView)
+
+
+def test_later_plans_aim_at_the_quoted_date_until_it_is_given_up() -> None:
+    shop = a_country({"NEAR": 2})
+    told_ms = NOW_MS + 9 * 86_400_000
+    order = an_order(promised_by_ms=told_ms)
+    option = options_of(shop, order)["standard"]
+    held = shop.ask(with_quote(order, option, ttl_s=600))
+    record = shop.state.order(held.slot, held.order_no)
+    assert record is not None and record.due_by_ms == option.deliver_by_ms < told_ms
+    shop.ask(EditOrder(held.slot, held.order_no, service="express"))
+    record = shop.state.order(held.slot, held.order_no)
+    assert record is not None and record.due_by_ms == told_ms
 
 
 def test_nothing_to_offer_is_a_shortage() -> None:
