@@ -66,7 +66,8 @@ async def place_elsewhere(gateway: Gateway, ask: Ask, known: str) -> Reply:
     command = ask.command
     assert type(command) is PlaceOrder or type(command) is PlaceQuoted
     while known != ask.slot:
-        found = await gateway.ask_slot(known, FindKey(known, command.key_hash, command.fingerprint))
+        asked = FindKey(known, command.key_hash, command.fingerprint, command.key_ms)
+        found = await gateway.ask_slot(known, asked)
         if type(found) is not Done:
             return found  # the key's first answer, `key_reused`, or why nobody can tell
         known = gateway.key_slots.moved(command.key_hash, old=known, new=ask.slot)

@@ -230,6 +230,7 @@ class FindKey(Struct, array_like=True, tag=16, frozen=True, gc=False):
     slot: str
     key_hash: int
     fingerprint: int
+    key_ms: int = 0
 
 
 class PutConfig(Struct, array_like=True, tag=20, frozen=True, gc=False):

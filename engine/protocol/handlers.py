@@ -288,7 +288,7 @@ def _zero_until_count(core: ShardCore, record: OrderRecord, leg_no: int, change:
 
 
 def _find_key(core: ShardCore, conn: int, corr: int, command: FindKey, now_ms: int) -> None:
-    """Whether a key made an order here, or is about to."""
+    """Whether a key made an order here, may have made one, or is about to."""
     if not core.views.owns_slot(command.slot):
         core.moves.turn_away(conn, corr, command, moved(core, command.slot), slot=command.slot)
         return
@@ -303,7 +303,8 @@ def _find_key(core: ShardCore, conn: int, corr: int, command: FindKey, now_ms: i
     elif core.waits_for_view(command.key_hash):
         core.answer(conn, corr, Problem("key_in_use", CODES["key_in_use"].title, (), retry_after_ms=1_000))
     elif not joined:
-        core.answer(conn, corr, Done(0))
+        too_old = key_too_old(core, part.dedupe if part is not None else None, command.key_ms, now_ms)
+        core.answer(conn, corr, too_old or Done(0))
 
 
 def _quote(core: ShardCore, conn: int, corr: int, command: QuoteOrder, now_ms: int) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from engine.domain.commands import CountStock
+from engine.domain.commands import AdjustStock, CountStock
 from engine.domain.config import Item, Node
-from engine.domain.replies import Reply, StockReply
-from gateway.jobs import store
+from engine.domain.replies import Done, Problem, Reply, StockReply
+from gateway.jobs import imports, store
 from gateway.jobs.imports import CHUNK_ROWS, import_counts
 from gateway.jobs.reader import (
     CSV,
@@ -112,6 +112,19 @@ async def test_a_job_that_breaks_or_is_cut_short_says_so() -> None:
     assert job_shown(second).problem["code"] == "unavailable"  # type: ignore[index]
     assert first.file.closed
     assert second.file.closed
+
+
+@pytest.mark.parametrize("code", ["unavailable", "overloaded", "journal_full", "dedupe_full", "moved"])
+async def test_an_import_waits_for_what_is_there_later(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    replies: list[Any] = [Problem(code, ""), Done(1)]
+
+    class Later:
+        async def ask_node(self, node_id: str, command: Any) -> Any:
+            return replies.pop(0)
+
+    monkeypatch.setattr(imports, "RETRY_WAIT_S", 0.0)
+    gateway: Any = Later()
+    assert await imports._insist(gateway, None, AdjustStock("N-0", ()), "N-0") == Done(1)
 
 
 async def test_only_the_first_errors_are_kept() -> None:

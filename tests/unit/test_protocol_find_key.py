@@ -6,7 +6,7 @@ import msgspec
 
 from engine.domain.commands import AdjustStock, FindKey, StockMove
 from engine.domain.replies import Done, OrderView, TryReply
-from tests.builders import a_network, a_place, an_order
+from tests.builders import NOW_MS, a_network, a_place, an_order
 from tests.sim.lone_core import LoneCore
 from tests.unit.test_domain_orders import problem
 from tests.unit.test_protocol_two_phase import Home
@@ -22,6 +22,16 @@ def test_a_key_that_made_an_order_gives_the_first_answer_or_says_the_body_is_ano
     assert problem(lone.ask(FindKey("US100", 5, 99)))[0] == "key_reused"
     assert lone.ask(FindKey("US100", 6, 99)) == Done(0)
     assert lone.ask(FindKey("US101", 5, 99)) == Done(0)
+
+
+def test_a_key_older_than_those_that_are_left_may_have_made_one() -> None:
+    lone = LoneCore(a_network())
+    lone.ask(AdjustStock("N-0", (StockMove("SKU-0", "received", 5),)))
+    lone.ask(a_place(key=5))
+    lone.state.slots["US100"].dedupe.cutoff_ms = NOW_MS
+    assert problem(lone.ask(FindKey("US100", 6, 99, NOW_MS - 1)))[0] == "key_too_old"
+    assert problem(lone.ask(FindKey("US100", 5, 99, NOW_MS - 1)))[0] == "key_reused", "it is known"
+    assert lone.ask(FindKey("US100", 6, 99, NOW_MS)) == lone.ask(FindKey("US100", 6, 99)) == Done(0)
 
 
 def test_it_is_decided_after_the_orders_that_came_before_it() -> None:
