@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from hashlib import blake2b
 from typing import IO, Any
 
 from engine.domain.config import Carrier, Channel, Item, Node
 from engine.domain.replies import Problem
+from gateway.auth import Principal
 from gateway.call import ANY_KEY, Answer, Call, Route
 from gateway.errors import problem, refuse
 from gateway.jobs import examples
 from gateway.jobs.imports import import_counts, import_documents
-from gateway.jobs.reader import CSV, JSON_LINES, NDJSON, TYPES, item_fields, node_fields, plain_fields, rows_of
+from gateway.jobs.reader import CSV, JSON_LINES, NDJSON, TYPES, Row, item_fields, node_fields, plain_fields, rows_of
 from gateway.jobs.schemas import CountImportQuery, CountLine, JobShown, NoQuery, job_shown
 from gateway.jobs.store import Job, new_job_id
 from gateway.negotiate import media_type
@@ -138,14 +139,24 @@ def _accepted(job: Job, *headers: tuple[bytes, bytes]) -> Answer:
     return Answer(job_shown(job), 202, ((b"location", b"/v1/jobs/" + job.job_id.encode()), *headers))
 
 
+def _permitted(principal: Principal, rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows, those of channels that the key is not for refused: it may change them no more by a file than by a put."""
+    for row in rows:
+        if isinstance(row.value, Channel) and not principal.may_channel(row.value.channel_id):
+            yield Row(row.line, None, "/channel_id", f"this key is not for channel {row.value.channel_id!r}")
+        else:
+            yield row
+
+
 def _document_import(kind: str, document: type, prepare: Callable[[dict[str, str]], Any]) -> Any:
     async def start(call: Call) -> Answer | Problem:
         query_of(call, NoQuery)
         form = media_type(call.headers[b"content-type"]).decode()
-        gateway = call.gateway
+        gateway, principal = call.gateway, call.principal
 
         async def work(job: Job) -> None:
-            await import_documents(gateway, job, kind, rows_of(job.file, form, document, prepare))
+            rows = _permitted(principal, rows_of(job.file, form, document, prepare))
+            await import_documents(gateway, job, kind, rows)
 
         return await _start(call, f"{kind}s", work)
 
@@ -221,7 +232,7 @@ ROUTES = [
         "config:write",
         _document_import("channel", Channel, plain_fields),
         "channels",
-        f"`{NDJSON}`: one channel document a line.",
+        f"`{NDJSON}`: one channel document a line. Rows of channels that the key is not for are refused.",
         "channels",
         query=NoQuery,
         takes_key=True,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from httpx import AsyncClient
 
 from gateway.jobs import routes as jobs
 from gateway.jobs.examples import CARRIER_FILES, CHANNEL_FILES
@@ -244,11 +245,12 @@ async def test_lists_page_by_cursor(engine: GatewayEngine) -> None:
     assert (await engine.client.get("/v1/nodes", params={"cursor": "é"})).json()["code"] == "invalid_cursor"
 
 
-async def finished(engine: GatewayEngine, answer: Any) -> dict[str, Any]:
+async def finished(engine: GatewayEngine, answer: Any, client: AsyncClient | None = None) -> dict[str, Any]:
+    """The job once it has ended; client: of the key that sent it, where that is not the admin's."""
     assert answer.status_code == 202, answer.text
 
     async def ended() -> dict[str, Any] | None:
-        job = (await engine.client.get(answer.headers["location"])).json()
+        job = (await (client or engine.client).get(answer.headers["location"])).json()
         return job if job["state"] in ("done", "failed") else None
 
     return await eventually(ended)  # type: ignore[return-value]
@@ -379,6 +381,24 @@ async def test_channels_and_carriers_are_imported(engine: GatewayEngine) -> None
         assert (await engine.client.get(f"/v1/{kind}/{name}")).status_code == 200
         table = await engine.client.post(f"/v1/{kind}/import", content="a\n1\n", headers={"content-type": "text/csv"})
         assert table.status_code == 415
+
+
+async def test_a_key_of_one_channel_imports_no_other(engine: GatewayEngine) -> None:
+    before = (await engine.client.get("/v1/channels/web")).json()
+    key = await engine.token("config:write", channels=["shop"])
+    centre = {"country": "US", "postal_code": "10001"}
+    rows = [{"channel_id": name, "name": "mine", "demand_centre": centre} for name in ("web", "shop")]
+    async with engine.client_for(key) as client:
+        answer = await client.post(
+            "/v1/channels/import",
+            content="\n".join(json.dumps(row) for row in rows),
+            headers={"content-type": "application/x-ndjson"},
+        )
+        job = await finished(engine, answer, client)
+    assert (job["state"], job["rows_done"], job["rows_failed"]) == ("done", 2, 1)
+    assert job["errors"] == [{"line": 1, "pointer": "/channel_id", "detail": "this key is not for channel 'web'"}]
+    assert (await engine.client.get("/v1/channels/web")).json() == before
+    assert (await engine.client.get("/v1/channels/shop")).json()["name"] == "mine"
 
 
 async def test_files_that_are_no_files(engine: GatewayEngine) -> None:
