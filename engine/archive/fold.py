@@ -220,8 +220,9 @@ class Fold:
             rows.append(row)
 
     def _moved(self, event: StockMoved, entry: Entry) -> None:
-        note = (event.reason or event.order_ref or "")[:NOTE_MAX] or None
-        for item, kind, change in event.moves:
+        reasons = event.reasons or [event.reason or event.order_ref] * len(event.moves)
+        for (item, kind, change), reason in zip(event.moves, reasons, strict=True):
+            note = reason[:NOTE_MAX] or None
             self._move(entry, (event.node, item, change, 0, 0), kind[:24], None, None, note)
 
     def _counted(self, event: StockCounted, entry: Entry) -> None:

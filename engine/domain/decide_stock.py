@@ -98,8 +98,10 @@ def adjust(state: ShardState, command: AdjustStock) -> StockMoved | Problem:
         moves.append((item, move.kind, change))
     if changed:
         return Problem("stock_changed", CODES["stock_changed"].title, tuple(changed))
-    reason = next((move.reason for move in command.moves if move.reason), "")
-    return StockMoved(node, tuple(moves), reason, command.key_hash, command.fingerprint)
+    reasons = tuple([move.reason for move in command.moves])
+    if len(set(reasons)) == 1:
+        return StockMoved(node, tuple(moves), reasons[0], command.key_hash, command.fingerprint)
+    return StockMoved(node, tuple(moves), "", command.key_hash, command.fingerprint, reasons=reasons)
 
 
 def count(state: ShardState, command: CountStock, *, now_ms: int) -> StockCounted | Problem:

@@ -74,10 +74,13 @@ class StockMoved(Struct, array_like=True, tag=2, frozen=True, gc=False):
     node: int
     moves: tuple[tuple[int, str, int], ...]
     reason: str = ""
+    """Of all of them."""
     key_hash: int = 0
     fingerprint: int = 0
     order_ref: str = ""
     """The leg that caused it, where one did."""
+    reasons: tuple[str, ...] = ()
+    """Of each, where they are not the same of all; `reason` is then empty."""
 
 
 class StockCounted(Struct, array_like=True, tag=3, frozen=True, gc=False):

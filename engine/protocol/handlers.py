@@ -356,7 +356,7 @@ def _stock_fact(
     if then is not None:
         core.put(batch, then)
     rows = event.moves if isinstance(event, StockMoved) else event.rows
-    batch.size += 16 * len(rows)
+    batch.size += 16 * len(rows) + (sum(map(len, event.reasons)) if isinstance(event, StockMoved) else 0)
     items = {row[0]: None for row in rows}
     short = [item for item in items if (event.node, item) in core.state.short_positions]
     views = tuple([reads.stock_view(core, event.node, item, now_ms) for item in list(items)[: reads.PAGE_MAX]])

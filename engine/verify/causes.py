@@ -51,8 +51,11 @@ def _mentions(event: list[Any]) -> list[tuple[Key, str]]:
         return [(order_no, order), *_stock(stock, order)]
     if kind == 2:
         node, moves, reason = event[1:4]
-        because = f", {reason}" if reason else ""
-        return [(position_key(item, node), f"{movement} {change:+d}{because}") for item, movement, change in moves]
+        reasons = (event[7] if len(event) > 7 else ()) or [reason] * len(moves)
+        return [
+            (position_key(item, node), f"{movement} {change:+d}{f', {why}' if why else ''}")
+            for (item, movement, change), why in zip(moves, reasons, strict=True)
+        ]
     if kind == 3:
         node, source, source_seq, _as_of, scope, rows = event[1:7]
         text = f"count {source} {source_seq} ({scope})"

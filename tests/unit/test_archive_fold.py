@@ -5,11 +5,16 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from engine.archive.fold import FoldedLeg, FoldedLine, FoldedRecord, decode_folded
+from engine.archive.fold import Fold, FoldedLeg, FoldedLine, FoldedRecord, decode_folded
+from engine.domain.commands import AdjustStock, StockMove
 from engine.domain.events import Event, OrderPut
 from engine.domain.labels import order_label
 from engine.domain.orders import LegRecord, LineRecord, OrderRecord, decode_record, has_ended
+from engine.verify.causes import _mentions
+from tests.archive_entries import chained
+from tests.builders import a_network
 from tests.sim.little_cluster import LittleCluster
+from tests.sim.lone_core import LoneCore
 from tests.unit.test_verify_books import Traffic
 
 _events = msgspec.msgpack.Decoder(list[Event])
@@ -62,3 +67,36 @@ def test_what_is_folded_has_the_fields_of_the_whole_in_their_places(
         assert our.required == their.required, our.name
         if our.name not in PASSED_OVER:
             assert (our.default, our.default_factory) == (their.default, their.default_factory), our.name
+
+
+def folded(*payloads: bytes) -> Fold:
+    fold = Fold(0)
+    for record in chained(payloads):
+        fold.add(record.unpacked())
+    return fold
+
+
+@pytest.mark.parametrize(
+    ("reasons", "notes"),
+    [
+        (("wet box", ""), ["wet box", None]),
+        (("", "shelf count", "wet box"), [None, "shelf count", "wet box"]),
+        (("PO 4711", "PO 4711"), ["PO 4711", "PO 4711"]),
+        (("", ""), [None, None]),
+    ],
+)
+def test_each_movement_is_noted_with_its_own_reason(reasons: tuple[str, ...], notes: list[str | None]) -> None:
+    shop = LoneCore(a_network(nodes=1, items=3))
+    shop.ask(AdjustStock("N-0", tuple([StockMove(f"SKU-{n}", "received", 5, why) for n, why in enumerate(reasons)])))
+    payload = shop.entries[-1].payload
+    assert [row[-1] for row in folded(payload).changes().movements] == notes
+    [event] = msgspec.msgpack.decode(payload)
+    assert [text for _, text in _mentions(event)] == [f"received +5{f', {why}' if why else ''}" for why in reasons]
+
+
+def test_a_reason_that_was_journaled_for_all_movements_is_noted_on_all() -> None:
+    """As they were before each had its own."""
+    event = [2, 0, [[0, "damaged", -1], [1, "adjusted", -3]], "wet box", 0, 0, ""]
+    rows = folded(msgspec.msgpack.encode([event])).changes().movements
+    assert [row[-1] for row in rows] == ["wet box", "wet box"]
+    assert [text for _, text in _mentions(event)] == ["damaged -1, wet box", "adjusted -3, wet box"]
