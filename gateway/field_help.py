@@ -36,6 +36,8 @@ FIELD_HELP = {
     "Movement.kind": "As it was booked (received, damaged, ...); counted; what an order did: reserved, allocated, committed, released, "
     "expired, cancelled, ...; leg_held, leg_allocated, leg_shipped, ... of orders that live at another shard (`order_id` may be null there); "
     "leg_shifted: units went from one leg of an order to another.",
+    "ReasonGiven.kind": "What was done: leg_released, leg_accepted, leg_picked, leg_delivered, leg_rejected, cancelled, edited, holds_cleared or "
+    "demand_cancelled.",
     "Allocation.decision_id": "The newest decision; `GET /v1/decisions?order_id=` lists all of them.",
     "HeldOrder.decision_id": "The newest decision; `GET /v1/decisions?order_id=` lists all of them.",
     "deliver_by": "The end of the last day on which it may arrive, local to the node. Show the date that this instant has in the node's "

@@ -123,6 +123,7 @@ class Changes(NamedTuple):
     legs: list[Row]
     decisions: list[Row]
     movements: list[Row]
+    reasons: list[Row]
     positions: list[Row]
     """Changes to add up, not values."""
     closed: list[Row]
@@ -157,10 +158,12 @@ class Fold:
         self._names: dict[tuple[str, int], str] = {}
         self._movements: dict[int, list[Row]] = {}
         """By position (node << 32 | item), oldest first: to be sorted by integers, a third of them as many."""
+        self._reasons: list[Row] = []
         self._closed: dict[int, None] = {}
         self._ended: dict[int, int] = {}
         """When an order had ended, by order number: the first time in this batch."""
         self._n = 0
+        self._said = 0
 
     def add(self, entry: Entry) -> None:
         """Fold one more entry, the one after the last. Raises Corrupt where its payload cannot be read, Misconfigured where its
@@ -175,7 +178,7 @@ class Fold:
             self.after = opens_parts(entry) if self.shard != CONTROL_SHARD else []
         self.last = entry
         self.entries += 1
-        self._n = 0
+        self._n = self._said = 0
         for event in events:
             if type(event) is OrderPut:
                 self._order(event, entry)
@@ -200,11 +203,15 @@ class Fold:
                     self._planned(order_no, record, before[2])
                 self._note_end(order_no, record, before[2])
         self._orders[order_no] = (event, entry.seq, entry.time_ms, opened, planned)
+        kind, note = CAUSE_LABELS[event.cause], event.reason[:NOTE_MAX] or None
+        if note is not None:
+            place = (order_no, entry.time_ms, self.shard, entry.seq, self._said)
+            self._reasons.append((*place, kind, event.leg_no, note))
+            self._said += 1
         if event.stock:
-            kind = CAUSE_LABELS[event.cause]
             stock = event.stock
             for i in range(0, len(stock), 5):
-                self._move(entry, stock[i : i + 5], kind, event.slot, order_no, None)
+                self._move(entry, stock[i : i + 5], kind, event.slot, order_no, note)
 
     def _move(
         self, entry: Entry, change: tuple[int, ...], kind: str, slot: str | None, order_no: int | None, note: str | None
@@ -313,6 +320,7 @@ class Fold:
             legs,
             list(self._decisions.values()),
             movements,
+            self._reasons,
             positions,
             [(order_no,) for order_no in self._closed],
             same_id,

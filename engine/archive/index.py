@@ -159,6 +159,7 @@ def _inserts(mark: str, rows: int) -> dict[str, str]:
         "legs": _replace(tables["order_legs"], mark, rows),
         "decisions": _insert(tables["decisions"], mark, rows, "ON CONFLICT DO NOTHING"),
         "movements": _insert(tables["movements"], mark, rows),
+        "reasons": _insert(tables["reasons"], mark, rows),
         "positions": _insert(tables["positions"], mark, rows, f"ON CONFLICT (node, item) DO UPDATE SET {sums}"),
         "progress": _replace(tables["progress"], mark, rows),
     }
@@ -234,6 +235,7 @@ class IndexWriter:
                 run("legs", changes.legs)
                 run("decisions", changes.decisions)
                 run("movements", changes.movements)
+                run("reasons", changes.reasons)
                 run("positions", changes.positions)
                 run("closed", changes.closed)
                 judged = _touched_by(connection, changes.same_id)

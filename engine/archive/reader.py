@@ -23,6 +23,7 @@ from engine.archive.tables import (
     orders,
     positions,
     progress,
+    reasons,
 )
 from engine.domain.ids import EPOCH_2020_MS
 from engine.journal.port import Unavailable
@@ -74,6 +75,16 @@ class MovementRow(NamedTuple):
     order_no: int | None
     note: str | None
     order_id: str | None
+
+
+class ReasonRow(NamedTuple):
+    at_ms: int
+    shard: int
+    seq: int
+    n: int
+    kind: str
+    leg_no: int
+    reason: str
 
 
 class OrderEnd(NamedTuple):
@@ -343,6 +354,16 @@ class IndexReader:
         query = query.order_by(c.at_ms.desc(), c.shard.desc(), c.seq.desc(), c.n.desc()).limit(limit + 1)
         (rows,) = self._rows(query)
         return [MovementRow(*row) for row in rows]
+
+    def reasons(self, order_no: int, *, limit: int, before: tuple[int, int, int, int] | None = None) -> list[ReasonRow]:
+        """Why an order changed, newest first; one more than the limit where there are more."""
+        c = reasons.c
+        place = (c.at_ms, c.shard, c.seq, c.n)
+        query: Query = sa.select(*place, c.kind, c.leg_no, c.reason).where(c.order_no == order_no)
+        if before is not None:
+            query = query.where(sa.tuple_(*place) < sa.tuple_(*map(sa.literal, before)))
+        (rows,) = self._rows(query.order_by(*(column.desc() for column in place)).limit(limit + 1))
+        return [ReasonRow(*row) for row in rows]
 
     def balance_before(self, node: int, item: int, at: tuple[int, int, int, int] | None) -> tuple[int, int, int] | None:
         """(on hand, held, allocated) of a position after everything up to `at`, itself included (None = up to the end); None =

@@ -124,7 +124,22 @@ movements = sa.Table(
     sa.Column("note", sa.String(256)),
     sqlite_with_rowid=False,
 )
-"""Changes of positions; `n` = place within the entry. `note` = a movement's reason, or a count's source and its sequence."""
+"""Changes of positions; `n` = place within the entry. `note` = a movement's or step's reason, or a count's source and its sequence."""
+
+reasons = sa.Table(
+    "reasons",
+    metadata,
+    sa.Column("order_no", _Big, primary_key=True, autoincrement=False),
+    sa.Column("at_ms", _Big, primary_key=True, autoincrement=False),
+    sa.Column("shard", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("seq", _Big, primary_key=True, autoincrement=False),
+    sa.Column("n", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.String(24), nullable=False),
+    sa.Column("leg_no", sa.Integer, nullable=False),
+    sa.Column("reason", sa.String(256), nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Why orders changed, in the words of who asked for it; `n` = place among those of the entry, leg number 0 = the order as a whole."""
 
 positions = sa.Table(
     "positions",
@@ -138,4 +153,4 @@ positions = sa.Table(
 )
 """Sums of all movements, so that the balance after each can be shown."""
 
-FOLDED = (progress, names, orders, duplicates, order_items, order_legs, decisions, movements, positions)
+FOLDED = (progress, names, orders, duplicates, order_items, order_legs, decisions, movements, reasons, positions)

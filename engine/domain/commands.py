@@ -98,6 +98,8 @@ class ClearHolds(Struct, array_like=True, tag=17, frozen=True, gc=False):
     key_hash: int = 0
     fingerprint: int = 0
     key_ms: int = 0
+    reason: str = ""
+    """Why, in the caller's words."""
 
 
 class ActOnLeg(Struct, array_like=True, tag=6, frozen=True, gc=False):

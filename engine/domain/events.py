@@ -55,7 +55,8 @@ class Cause(IntEnum):
 class OrderPut(Struct, array_like=True, tag=1, frozen=True, gc=False):
     """An order's record, new or changed (order part), and what that does to this shard's own stock (stock parts).
 
-    record: msgpack of an OrderRecord. key_hash 0 = no idempotency key to remember.
+    record: msgpack of an OrderRecord. key_hash 0 = no idempotency key to remember. reason: why, in the words of who asked for it, of
+    a leg where there is a number; the record does not keep it.
     """
 
     cause: int
@@ -66,6 +67,8 @@ class OrderPut(Struct, array_like=True, tag=1, frozen=True, gc=False):
     capacity: tuple[int, ...] = ()
     key_hash: int = 0
     fingerprint: int = 0
+    reason: str = ""
+    leg_no: int = 0
 
 
 class StockMoved(Struct, array_like=True, tag=2, frozen=True, gc=False):

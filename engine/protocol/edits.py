@@ -69,6 +69,7 @@ class Edit(Exchange):
         super().__init__(command.slot, command.order_no, record.version, prepared, edited.movable)
         self.askers = askers
         self.command = command
+        self.said = command.reason
         self.edited = edited
         self.tries = tries
         self.holds = record.state == OrderState.HELD

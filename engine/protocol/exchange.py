@@ -39,6 +39,9 @@ class Exchange(ABC):
     cause = 0
     """events.Cause"""
     reason = ""
+    """Why the legs that are given up ended."""
+    said = ""
+    """Why, in the words of who asked for it."""
     ends_as = int(LegState.CANCELLED)
     adds = False
     """Whether the plan is about some units of the order only: what else was weighed for the others is added to it."""
@@ -171,6 +174,7 @@ class Exchange(ABC):
             [*change.stock, *stock],
             [*change.capacity, *capacity],
             *self.key(),
+            self.said,
         )
         self.done(core, record, now_ms=now_ms)
         return record

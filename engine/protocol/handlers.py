@@ -111,18 +111,27 @@ def _find(core: ShardCore, conn: int, corr: int, command: Any, now_ms: int) -> O
 
 
 def _settle(
-    core: ShardCore, conn: int, corr: int, command: Any, record: OrderRecord, change: Change | Problem, now_ms: int
+    core: ShardCore,
+    conn: int,
+    corr: int,
+    command: Any,
+    record: OrderRecord,
+    change: Change | Problem,
+    now_ms: int,
+    reason: str = "",
 ) -> bool:
     """Put a change of an order and answer with the order; a problem is answered as it is."""
     if isinstance(change, Problem):
         core.answer(conn, corr, change)
         return False
-    _put(core, command, record, change, now_ms)
+    _put(core, command, record, change, now_ms, reason)
     _show(core, conn, corr, command, record)
     return True
 
 
-def _put(core: ShardCore, command: Any, record: OrderRecord, change: Change, now_ms: int) -> None:
+def _put(
+    core: ShardCore, command: Any, record: OrderRecord, change: Change, now_ms: int, reason: str, leg_no: int = 0
+) -> None:
     core.put_order(
         core.batch(now_ms),
         change.cause,
@@ -133,6 +142,8 @@ def _put(core: ShardCore, command: Any, record: OrderRecord, change: Change, now
         change.capacity,
         command.key_hash,
         command.fingerprint,
+        reason,
+        leg_no,
     )
 
 
@@ -190,7 +201,7 @@ def _cancel(core: ShardCore, conn: int, corr: int, command: CancelOrder, now_ms:
         _show(core, conn, corr, command, record)
         return
     change = decide_legs.cancel(record, command.lines, is_duplicate=command.is_duplicate)
-    if _settle(core, conn, corr, command, record, change, now_ms):
+    if _settle(core, conn, corr, command, record, change, now_ms, command.reason):
         core.count("cancelled")
         if command.is_duplicate:
             core.count("duplicates_cancelled")
@@ -208,13 +219,16 @@ def _clear_holds(core: ShardCore, conn: int, corr: int, command: ClearHolds, now
     change = decide_legs.clear_holds(record, command.reasons)
     if change is None:
         _show(core, conn, corr, command, record)
-    elif _settle(core, conn, corr, command, record, change, now_ms):
+    elif _settle(core, conn, corr, command, record, change, now_ms, command.reason):
         core.count("holds_cleared")
 
 
 def _cancel_demand(core: ShardCore, conn: int, corr: int, command: CancelDemand, now_ms: int) -> None:
     record = _find(core, conn, corr, command, now_ms)
-    if record is not None and _settle(core, conn, corr, command, record, demand.cancel(record, command.no), now_ms):
+    if record is None:
+        return
+    change = demand.cancel(record, command.no)
+    if _settle(core, conn, corr, command, record, change, now_ms, command.reason):
         core.count("demand_cancelled")
 
 
@@ -244,7 +258,7 @@ def _act(core: ShardCore, conn: int, corr: int, command: ActOnLeg, now_ms: int) 
         decide_legs.park_freed(core.catalog, record, change.freed, reason="rejected", now_ms=time_ms)
         if command.stock_effect == "zero_until_count":
             _zero_until_count(core, record, command.leg_no, change)
-    _put(core, command, record, change, now_ms)
+    _put(core, command, record, change, now_ms, command.reason, command.leg_no)
     if command.action == "release":
         core.acceptance.watch(command.slot, command.order_no, record)
     elif command.action == "ship":

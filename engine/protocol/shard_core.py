@@ -316,7 +316,7 @@ class ShardCore:
         if self.moves.watching:
             self.moves.note([event])
         batch.events.append(event)
-        batch.size += 96 + len(event.record) if type(event) is OrderPut else 96
+        batch.size += 96 + (len(event.record) + len(event.reason) if type(event) is OrderPut else 0)
 
     def answer(self, conn: int, corr: int, reply: Reply) -> None:
         """Answer once everything that was decided so far is durable (P2)."""
@@ -377,13 +377,24 @@ class ShardCore:
         capacity: list[int],
         key_hash: int = 0,
         fingerprint: int = 0,
+        reason: str = "",
+        leg_no: int = 0,
     ) -> None:
         """Journal a changed order: next version, work lists, and what its remote legs must be driven to."""
         if self.hold_caps is not None and cause in _ENDS_HOLD and (was := self.state.order(slot, order_no)) is not None:
             self.hold_caps.ended(was)
         record.version += 1
         event = OrderPut(
-            cause, slot, order_no, encode_record(record), tuple(stock), tuple(capacity), key_hash, fingerprint
+            cause,
+            slot,
+            order_no,
+            encode_record(record),
+            tuple(stock),
+            tuple(capacity),
+            key_hash,
+            fingerprint,
+            reason,
+            leg_no,
         )
         self.put(batch, event)
         state = self.state

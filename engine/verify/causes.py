@@ -47,7 +47,8 @@ def _mentions(event: list[Any]) -> list[tuple[Key, str]]:
     if kind == 1:
         cause, slot, order_no, _record, stock = event[1:6]
         label = _CAUSES[cause] if cause < len(_CAUSES) else _LATER_CAUSES.get(cause, f"cause {cause}")
-        order = f"order {order_no} ({slot}) {label}"
+        why = event[9] if len(event) > 9 else ""
+        order = f"order {order_no} ({slot}) {label}{f', {why}' if why else ''}"
         return [(order_no, order), *_stock(stock, order)]
     if kind == 2:
         node, moves, reason = event[1:4]

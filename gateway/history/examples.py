@@ -72,3 +72,15 @@ MOVEMENTS: dict[str, Any] = {
     ],
     **_PAGE,
 }
+REASONS: dict[str, Any] = {
+    "data": [
+        {
+            "at": "2026-12-01T18:20:07.004Z",
+            "kind": "leg_rejected",
+            "leg_id": f"leg_{_TAIL}_1",
+            "reason": "not found on shelf",
+            "entry": "0:4731",
+        }
+    ],
+    **_PAGE,
+}

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from engine.archive.index import Progress
 from engine.archive.reader import IndexReader, OrderEnd, OrderFilter, Window
 from engine.domain.catalog import Catalog
+from engine.domain.commands import GetOrder
 from engine.domain.ids import OrderRef, order_no_time_ms, public_id
 from engine.domain.placement import CONTROL_SHARD
 from engine.domain.replies import Problem
@@ -33,8 +34,12 @@ from gateway.history.schemas import (
     Movement,
     MovementsPage,
     MovementsQuery,
+    ReasonGiven,
+    ReasonsPage,
+    ReasonsQuery,
 )
 from gateway.legs.schemas import OrderLeg, order_leg
+from gateway.orders.routes import ref_of, shown_order
 from gateway.orders.schemas import HOLD_STATES, allocation_shown
 from gateway.schemas import query_of
 from gateway.times import iso, ms_of
@@ -310,6 +315,39 @@ async def list_movements(call: Call) -> Answer | Problem:
     return _answer(await call.gateway.history.ask(question))
 
 
+async def list_reasons(call: Call) -> Answer | Problem:
+    ref = ref_of(call, "alc", "allocation")
+    if isinstance(ref, Problem):
+        return ref
+    query = query_of(call, ReasonsQuery)
+    before = _decode(query.cursor, 4)
+    shown = shown_order(call, await call.gateway.ask_slot(ref.slot, GetOrder(ref.slot, ref.order_no)))
+    if isinstance(shown, Problem):  # no such order, or none of this key
+        return shown
+
+    def question(reader: IndexReader) -> ReasonsPage:
+        as_of = reader.as_of()
+        rows = reader.reasons(ref.order_no, limit=query.limit, before=before)
+        page = rows[: query.limit]
+        cursor = None
+        if len(rows) > query.limit:
+            last = page[-1]
+            cursor = _encode(last.at_ms, last.shard, last.seq, last.n)
+        data = [
+            ReasonGiven(
+                iso(row.at_ms),
+                row.kind,
+                public_id("leg", ref, row.leg_no) if row.leg_no else None,
+                row.reason,
+                f"{row.shard}:{row.seq}",
+            )
+            for row in page
+        ]
+        return ReasonsPage(data, cursor, cursor is not None, _points(as_of))
+
+    return _answer(await call.gateway.history.ask(question))
+
+
 def _answer(found: Any) -> Answer | Problem:
     return found if isinstance(found, Problem) else Answer(found)
 
@@ -386,5 +424,18 @@ ROUTES = [
         answer=MovementsPage,
         problems=("unknown_sku", "unknown_node", "invalid_cursor"),
         answer_example=examples.MOVEMENTS,
+    ),
+    Route(
+        "GET",
+        "/v1/allocations/{allocation_id}/reasons",
+        "allocate:read",
+        list_reasons,
+        "Read why an allocation changed",
+        "allocations",
+        f"The `reason` of each cancellation, edit, rejection and other step that was given one, newest first. {_TRUE_AS_OF}",
+        query=ReasonsQuery,
+        answer=ReasonsPage,
+        problems=("not_found", "invalid_cursor"),
+        answer_example=examples.REASONS,
     ),
 ]

@@ -72,6 +72,11 @@ class MovementsQuery(Body, kw_only=True):
     cursor: Cursor | None = None
 
 
+class ReasonsQuery(Body, kw_only=True):
+    limit: Limit = 100
+    cursor: Cursor | None = None
+
+
 class IndexAsOf(Shown):
     """Up to which entry of a shard the list is true. `complete` = the index knows its whole past."""
 
@@ -132,6 +137,20 @@ class Movement(Shown):
 
 class MovementsPage(ListPage):
     data: list[Movement]
+
+
+class ReasonGiven(Shown):
+    """Why an order changed, in the words of who asked for it. `leg_id` is null where it is said of the order; `entry` as in movements."""
+
+    at: str | None
+    kind: str
+    leg_id: str | None
+    reason: str
+    entry: str
+
+
+class ReasonsPage(ListPage):
+    data: list[ReasonGiven]
 
 
 class ExceptionOrder(Shown):

@@ -37,7 +37,7 @@ class LegsQuery(Body, kw_only=True):
 
 
 class Step(Body, kw_only=True):
-    """`reason` is free text for whoever reads the order later."""
+    """`reason` is free text for whoever reads the order later (`/v1/allocations/{allocation_id}/reasons`)."""
 
     reason: Reason = ""
 

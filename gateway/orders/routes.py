@@ -254,7 +254,7 @@ async def clear_holds(call: Call) -> Answer | Problem:
     if refusal is not None:
         return refusal
     mark = fingerprint(_CLEAR_HOLDS, (ref, body.reasons, body.reason))
-    command = ClearHolds(ref.slot, ref.order_no, body.reasons, call.key_hash, mark, call.key_ms)
+    command = ClearHolds(ref.slot, ref.order_no, body.reasons, call.key_hash, mark, call.key_ms, body.reason)
     return shown_order(call, await call.gateway.ask_slot(ref.slot, command))
 
 

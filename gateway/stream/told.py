@@ -75,6 +75,7 @@ class OrderTold(msgspec.Struct, gc=False):
     version: int
     legs: list[LegNow]
     units_waiting: int
+    reason: str | None
 
 
 class StockChange(msgspec.Struct, gc=False):
@@ -194,6 +195,7 @@ def _order(event: OrderPut, token: str, at: str | None, catalog: Catalog) -> Tol
         record.version,
         legs,
         sum(demand.quantity for demand in record.demand),
+        event.reason or None,
     )
     nodes = tuple({leg.node_id: None for leg in legs})
     return Told(type_, type_.partition(".")[0], channel_id, nodes, msgspec.json.encode(told))

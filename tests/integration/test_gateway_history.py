@@ -212,6 +212,39 @@ async def test_movements_say_why_a_position_holds_what_it_holds(past: Past) -> N
     assert (only["on_hand"], only["balance_on_hand"]) == (50, 50)
 
 
+async def test_why_an_order_changed_can_be_read_later(past: Past) -> None:
+    shown = await past.allocated(1, quantity=3, hold_reasons=["fraud"])
+    path, leg_id = f"/v1/allocations/{shown['allocation_id']}", shown["legs"][0]["leg_id"]
+    for n, (step, body) in enumerate(
+        (
+            (f"{path}/clear-holds", {"reason": "checked"}),
+            (f"/v1/legs/{leg_id}/release", {}),
+            (f"/v1/legs/{leg_id}/reject", {"reason": "not found on shelf"}),
+            (f"{path}/cancel", {"reason": "changed their mind"}),
+        )
+    ):
+        answer = await past.engine.client.post(step, json=body, headers=keyed(f"why-{n}"))
+        assert answer.status_code == 200, answer.text
+    past.fold()
+    found = await past.get(f"{path}/reasons")
+    assert [(row["kind"], row["leg_id"], row["reason"]) for row in found["data"]] == [
+        ("cancelled", None, "changed their mind"),
+        ("leg_rejected", leg_id, "not found on shelf"),
+        ("holds_cleared", None, "checked"),
+    ]
+    first = await past.get(f"{path}/reasons", limit=2)
+    rest = await past.get(f"{path}/reasons", cursor=first["next_cursor"])
+    assert [*first["data"], *rest["data"]] == found["data"]
+    assert not rest["has_more"]
+    moves = await past.get("/v1/inventory/movements", node_id="N-0", sku="SKU-0", kind="leg_rejected")
+    assert [row["note"] for row in moves["data"]] == ["not found on shelf"]
+    await past.close_ended()
+    assert (await past.get(f"{path}/reasons"))["data"] == found["data"]
+    stranger = past.engine.client_for(await past.engine.token("allocate:read", channels=["other"]))
+    async with stranger:
+        assert (await stranger.get(f"{path}/reasons")).status_code == 404
+
+
 async def test_a_closed_order_is_read_as_before(past: Past) -> None:
     shown = await past.cancelled(1)
     before = await past.get(f"/v1/allocations/{shown['allocation_id']}")

@@ -6,13 +6,25 @@ import msgspec
 import pytest
 
 from engine.archive.fold import Fold, FoldedLeg, FoldedLine, FoldedRecord, decode_folded
-from engine.domain.commands import AdjustStock, StockMove
+from engine.domain.commands import (
+    ActOnLeg,
+    AdjustStock,
+    CancelDemand,
+    CancelOrder,
+    ClearHolds,
+    Command,
+    EditOrder,
+    StockMove,
+)
 from engine.domain.events import Event, OrderPut
 from engine.domain.labels import order_label
-from engine.domain.orders import LegRecord, LineRecord, OrderRecord, decode_record, has_ended
+from engine.domain.orders import LegRecord, LineRecord, OnShort, OrderRecord, decode_record, has_ended
+from engine.domain.replies import OrderView
+from engine.journal.port import SCHEMA_VERSION, Entry
 from engine.verify.causes import _mentions
+from gateway.stream.told import decode, tell
 from tests.archive_entries import chained
-from tests.builders import a_network
+from tests.builders import a_network, a_place, an_order
 from tests.sim.little_cluster import LittleCluster
 from tests.sim.lone_core import LoneCore
 from tests.unit.test_verify_books import Traffic
@@ -100,3 +112,53 @@ def test_a_reason_that_was_journaled_for_all_movements_is_noted_on_all() -> None
     rows = folded(msgspec.msgpack.encode([event])).changes().movements
     assert [row[-1] for row in rows] == ["wet box", "wet box"]
     assert [text for _, text in _mentions(event)] == ["damaged -1, wet box", "adjusted -3, wet box"]
+
+
+def _order_of(shop: LoneCore, **fields: object) -> OrderView:
+    view = shop.ask(a_place(an_order(**fields)))  # type: ignore[arg-type]
+    assert isinstance(view, OrderView), view
+    return view
+
+
+def test_why_an_order_changed_is_in_the_journal_and_told() -> None:
+    """Not in its record, which is memory: in the event, in the auditor's words, in the stream, with the units that moved."""
+    shop = LoneCore(a_network(nodes=2, items=1))
+    shop.ask(AdjustStock("N-0", (StockMove("SKU-0", "received", 9),)))
+    held = _order_of(shop, order_id="A", lines={"SKU-0": 2}, hold_reasons=("fraud",))
+    legs = _order_of(shop, order_id="B", lines={"SKU-0": 2})
+    edited = _order_of(shop, order_id="C", lines={"SKU-0": 2})
+    waits = _order_of(shop, order_id="D", lines={"SKU-0": 9}, on_short=OnShort.PARK)
+    steps: dict[Command, tuple[str, int]] = {
+        ClearHolds(held.slot, held.order_no, reason="checked"): ("holds_cleared", 0),
+        CancelOrder(held.slot, held.order_no, reason="changed their mind"): ("cancelled", 0),
+        ActOnLeg(legs.slot, legs.order_no, 1, "release", reason="by hand"): ("leg_released", 1),
+        ActOnLeg(legs.slot, legs.order_no, 1, "reject", reason="not on shelf"): ("leg_rejected", 1),
+        CancelDemand(waits.slot, waits.order_no, 0, "waited too long"): ("demand_cancelled", 0),
+        EditOrder(edited.slot, edited.order_no, lines=(("1", 1),), reason="by phone"): ("edited", 0),
+    }
+    for step, (kind, leg_no) in steps.items():
+        began = len(shop.entries)
+        assert isinstance(shop.ask(step), OrderView)
+        append, why = shop.entries[began], step.reason  # type: ignore[union-attr]
+        fold = folded(append.payload).changes()
+        assert [row[5:] for row in fold.reasons] == [(kind, leg_no, why)]
+        assert {row[-1] for row in fold.movements if row[6] == kind} <= {why}
+        assert any(why in text for event in msgspec.msgpack.decode(append.payload) for _, text in _mentions(event))
+        entry = Entry(append.seq, 1, append.time_ms, SCHEMA_VERSION, b"", append.payload, b"")
+        told_first = msgspec.json.decode(tell(0, entry, decode(0, entry), shop.catalog, str)[0].data)
+        assert (told_first["type"].partition(".")[2] in kind, told_first["reason"]) == (True, why)
+        order = next(event for event in _events.decode(append.payload) if isinstance(event, OrderPut))
+        assert why.encode() not in order.record, "a record is memory, for as long as the order is open"
+
+
+def test_units_that_moved_are_noted_with_why_and_without_a_reason_there_is_none() -> None:
+    shop = LoneCore(a_network(nodes=1, items=1))
+    shop.ask(AdjustStock("N-0", (StockMove("SKU-0", "received", 9),)))
+    for order_id, reason in (("A", "changed their mind"), ("B", "")):
+        view = _order_of(shop, order_id=order_id, lines={"SKU-0": 2})
+        shop.ask(CancelOrder(view.slot, view.order_no, reason=reason))
+        changes = folded(shop.entries[-1].payload).changes()
+        assert [row[6:] for row in changes.movements] == [
+            ("cancelled", 0, 0, -2, view.slot, view.order_no, reason or None)
+        ]
+        assert len(changes.reasons) == bool(reason)

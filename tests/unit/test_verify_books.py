@@ -153,8 +153,8 @@ class Traffic:
             effect = self.random.choice(("none", "write_off", "zero_until_count"))
             lines = self.random.choice((None, one)) if action in ("ship", "reject") else None
             command = self.random.choice(
-                (ActOnLeg(*at, leg.leg_no, action, lines, stock_effect=effect),) * 6
-                + (CancelOrder(*at), CancelOrder(*at, one))
+                (ActOnLeg(*at, leg.leg_no, action, lines, action, effect),) * 6
+                + (CancelOrder(*at), CancelOrder(*at, one, "some"))
             )
         reply = self._ask(shard, command)
         if isinstance(reply, OrderView):

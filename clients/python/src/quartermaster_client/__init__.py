@@ -83,6 +83,7 @@ from quartermaster_client.models_lists import (
     ListPage,
     Movement,
     Note,
+    ReasonGiven,
     ShortPosition,
 )
 from quartermaster_client.models_quotes import Quote, QuoteFacts, QuoteLeg, QuoteOption, QuoteUnfilled
@@ -197,6 +198,7 @@ __all__ = [
     "RateCard",
     "RateLimited",
     "Ready",
+    "ReasonGiven",
     "Reply",
     "Reservation",
     "RetryBudget",

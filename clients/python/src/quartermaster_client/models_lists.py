@@ -119,6 +119,16 @@ class Movement(Answer, kw_only=True, frozen=True):
     entry: str
 
 
+class ReasonGiven(Answer, kw_only=True, frozen=True):
+    """Why an order changed, in the words of who asked for it; `leg_id` where it is said of one of its legs."""
+
+    at: datetime | None
+    kind: str
+    leg_id: str | None
+    reason: str
+    entry: str
+
+
 class ShortPosition(Answer, kw_only=True, frozen=True):
     """A position that promised more than it has, and its unreleased legs, least urgent first."""
 

@@ -17,6 +17,7 @@ from quartermaster_client.models_lists import (
     ListPage,
     Movement,
     PrioritiseBody,
+    ReasonGiven,
     ShortPosition,
 )
 
@@ -189,6 +190,19 @@ class AsyncLists(AsyncOrders):
                 params=_query(
                     node_id=node_id, sku=sku, kind=kind, at_from=at_from, at_to=at_to, limit=limit, cursor=cursor
                 ),
+            )
+        )
+
+    async def reasons(
+        self, allocation_id: str, *, limit: int = 100, cursor: str | None = None
+    ) -> ListPage[ReasonGiven]:
+        """Why an order changed, as far as somebody gave a reason, newest first."""
+        return await self.send(
+            Operation(
+                name="GET /v1/allocations/{allocation_id}/reasons",
+                path=f"/v1/allocations/{_part(allocation_id)}/reasons",
+                read=lambda reply: reply.to(ListPage[ReasonGiven]),
+                params=_query(limit=limit, cursor=cursor),
             )
         )
 
