@@ -75,6 +75,8 @@ class MovementRow(NamedTuple):
     order_no: int | None
     note: str | None
     order_id: str | None
+    channel: int | None
+    """Of the order, where the index knows it."""
 
 
 class ReasonRow(NamedTuple):
@@ -338,6 +340,7 @@ class IndexReader:
                 c.order_no,
                 c.note,
                 orders.c.order_id,
+                orders.c.channel,
             )
             .outerjoin(orders, orders.c.order_no == c.order_no)
             .where(c.node == node, c.item == item)

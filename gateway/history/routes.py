@@ -264,6 +264,7 @@ async def list_movements(call: Call) -> Answer | Problem:
     if node is None:
         raise refused("unknown_node", "/node_id", f"no node {query.node_id!r}", parameter="node_id")
     before = _decode(query.cursor, 4)
+    channels = _channels(call, None)
 
     def question(reader: IndexReader) -> MovementsPage:
         as_of = reader.as_of()
@@ -295,6 +296,10 @@ async def list_movements(call: Call) -> Answer | Problem:
                     (above.balance_held or 0) - last.held,
                     (above.balance_allocated or 0) - last.allocated,
                 )
+            if row.order_no is not None and channels is not None and row.channel not in channels:
+                row = row._replace(
+                    order_no=None, order_id=None, note=None
+                )  # the units are there for all, the order is not
             ref = OrderRef(row.slot, row.order_no) if row.slot is not None and row.order_no is not None else None
             data.append(
                 Movement(
@@ -419,7 +424,8 @@ ROUTES = [
         list_movements,
         "Why a position holds what it holds",
         "inventory",
-        f"Every change of one position, newest first, with the balance after each. {_TRUE_AS_OF}",
+        "Every change of one position, newest first, with the balance after each. Orders of channels that the key is not for are not named. "
+        f"{_TRUE_AS_OF}",
         query=MovementsQuery,
         answer=MovementsPage,
         problems=("unknown_sku", "unknown_node", "invalid_cursor"),

@@ -280,6 +280,23 @@ async def test_nothing_of_a_closed_order_changes(past: Past) -> None:
     assert (answer.status_code, answer.json()["code"]) == (409, "wrong_state")
 
 
+async def test_movements_name_no_order_of_a_channel_that_the_key_is_not_for(past: Past) -> None:
+    shown = await past.allocated(1, quantity=3)
+    path = f"/v1/allocations/{shown['allocation_id']}/cancel"
+    await past.engine.client.post(path, json={"reason": "said in private"}, headers=keyed("cancel"))
+    past.fold()
+    asked = {"node_id": "N-0", "sku": "SKU-0"}
+    whole = (await past.get("/v1/inventory/movements", **asked))["data"]
+    assert [row["note"] for row in whole] == ["said in private", None, None]
+    for channel, expected in (
+        ("web", whole),
+        ("other", [row | {"order_id": None, "allocation_id": None, "note": None} for row in whole]),
+    ):
+        async with past.engine.client_for(await past.engine.token("inventory:read", channels=[channel])) as client:
+            answer = await client.get("/v1/inventory/movements", params=asked)
+            assert answer.json()["data"] == expected
+
+
 async def test_a_key_of_one_channel_sees_only_that(past: Past) -> None:
     await past.allocated(1)
     past.fold()
