@@ -46,7 +46,7 @@ class Reject(Body, kw_only=True):
     """What the node will not ship (all of it without `lines`). `stock_effect`: none; zero_until_count (the shelf is empty);
     write_off (the units are gone)."""
 
-    reason: Annotated[str, Meta(min_length=1, max_length=200)]
+    reason: Annotated[Reason, Meta(min_length=1)]
     lines: Lines | None = None
     stock_effect: Literal["none", "zero_until_count", "write_off"] = "none"
 

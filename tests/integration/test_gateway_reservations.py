@@ -125,6 +125,10 @@ async def test_a_rejected_leg_is_planned_elsewhere(engine: GatewayEngine) -> Non
     leg_id = placed.json()["legs"][0]["leg_id"]
     refused = await engine.client.post(f"/v1/legs/{leg_id}/reject", json={}, headers=keyed("j-0"))
     assert refused.json()["errors"][0]["pointer"] == "/reason"
+    for n, text in enumerate(("", "a\x00b", "x" * 201)):  # a database takes no NUL
+        body = {"reason": text}
+        answer = await engine.client.post(f"/v1/legs/{leg_id}/reject", json=body, headers=keyed(f"bad-{n}"))
+        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/reason")
     rejected = await engine.client.post(
         f"/v1/legs/{leg_id}/reject", json={"reason": "empty", "stock_effect": "zero_until_count"}, headers=keyed("j-1")
     )
