@@ -134,6 +134,26 @@ def migrate(engine: sa.Engine) -> None:
         raise Unavailable(f"the index cannot be reached: {error.orig}") from error
 
 
+def is_empty(engine: sa.Engine) -> bool:
+    """Whether nothing was ever folded into it. Raises Unavailable."""
+    try:
+        with engine.connect() as connection:
+            made = sa.inspect(connection).has_table(progress.name)
+            return not made or connection.execute(sa.select(progress.c.shard).limit(1)).first() is None
+    except sa.exc.DBAPIError as error:
+        raise Unavailable(f"the index cannot be read: {error.orig}") from error
+
+
+def drop_tables(engine: sa.Engine) -> None:
+    """All of it; `migrate` makes it anew. Raises Unavailable."""
+    try:
+        with engine.begin() as connection:
+            metadata.drop_all(connection)
+            connection.exec_driver_sql("DROP TABLE IF EXISTS alembic_version")
+    except sa.exc.DBAPIError as error:
+        raise Unavailable(f"the index cannot be written: {error.orig}") from error
+
+
 def _insert(table: sa.Table, mark: str, rows: int, rest: str = "") -> str:
     columns = [column.name for column in table.columns]
     row = f"({', '.join([mark] * len(columns))})"

@@ -109,15 +109,16 @@ def restore(
     """Put an export into an empty engine that is not running; then start it with `quartermaster up`.
 
     Every hash of every file is checked before the first byte is written. Refuses an engine that has something already, unless
-    forced. Epochs go up, so that a copy of the old engine that still runs somewhere cannot write any more. It has the shards that it
+    forced; an archive behind a URL keeps all its segments even then, those that the export does not lead up to in a folder of
+    their own. Epochs go up, so that a copy of the old engine that still runs somewhere cannot write any more. It has the shards that it
     had; holds that ran out meanwhile get a moment of grace, then expire.
 
     Exit code: 0 = restored, 2 = the files are no whole export, 3 = the engine is running, not empty, or cannot be reached.
 
     Example: quartermaster restore backup-monday.tar --data-dir ./restored
     """
-    from engine.cli.transfer_archive import has_segments, restore_segments
-    from engine.journal.transfer import NotEmpty, restore_all, verify_export
+    from engine.cli.transfer_archive import ArchiveRestore
+    from engine.journal.transfer import restore_all, verify_export
 
     started_s = time.monotonic()
     with _errors(), _opened(source) as folder:
@@ -130,10 +131,10 @@ def restore(
             return
         settings = engine_settings(data_dir, redis_url)
         with _server(settings, create=True) as url, Line() as line:
-            if has_segments(settings) and not force:
-                raise NotEmpty("the archive has segments")
-            asyncio.run(restore_all(url, folder, force=force, progress=line.update))
-            restore_segments(folder, manifest, settings)
+            archive = ArchiveRestore(folder, manifest, settings, force=force)
+            asyncio.run(restore_all(url, folder, force=force, archive=archive.run, progress=line.update))
+    if archive.aside:
+        _out.print(f"segments that the export does not lead up to: {archive.aside}", soft_wrap=True, highlight=False)
     _out.print(f"[green]{_told(manifest)} restored[/] in {time.monotonic() - started_s:.1f} s", highlight=False)
     _out.print(f"start it with: quartermaster up --data-dir {settings.data_dir}", highlight=False)
 

@@ -192,8 +192,19 @@ def verify_export(folder: Path, *, progress: Progress = lambda *_: None) -> Mani
     return manifest
 
 
-async def restore_all(url: str, folder: Path, *, force: bool, progress: Progress = lambda *_: None) -> Manifest:
-    """Put an export into a server. Raises NotEmpty (without `force`), BackupError, Corrupt, JournalError."""
+async def restore_all(
+    url: str,
+    folder: Path,
+    *,
+    force: bool,
+    archive: Callable[[], object] = lambda: None,
+    progress: Progress = lambda *_: None,
+) -> Manifest:
+    """Put an export into a server. Raises NotEmpty (without `force`), BackupError, Corrupt, JournalError.
+
+    `archive` brings the archive to where the export is. It is called while the server has no journal: no shard ever starts that
+    the archive does not fit.
+    """
     manifest = verify_export(folder, progress=progress)
     connection = await connect(parse_url(url), timeout_s=TIMEOUT_S, name="qm-restore")
     try:
@@ -203,6 +214,7 @@ async def restore_all(url: str, folder: Path, *, force: bool, progress: Progress
         epochs = await _given_out(connection, there)
         for shard in there:
             await _remove(connection, shard)
+        archive()
         for one in manifest.shards:
             await _put_shard(connection, folder, one, max(epochs.get(one.shard, 0), one.epoch), progress)
         return manifest

@@ -12,7 +12,17 @@ import pytest
 import sqlalchemy as sa
 
 from engine.archive.fold import Fold
-from engine.archive.index import IndexWriter, OutOfStep, connect_index, contents, migrate, newest_revision, sqlite_url
+from engine.archive.index import (
+    IndexWriter,
+    OutOfStep,
+    connect_index,
+    contents,
+    drop_tables,
+    is_empty,
+    migrate,
+    newest_revision,
+    sqlite_url,
+)
 from engine.archive.reader import IndexReader, OrderFilter, Window
 from engine.archive.segment import Record
 from engine.archive.tables import metadata, progress
@@ -73,6 +83,19 @@ def traffic(seed: int, steps: int = 250) -> list[list[Record]]:
         chained([EPOCH_BEGIN, *(a.payload for a in entries)], decisions=[[], *(a.decisions for a in entries)])
         for entries in cluster.entries
     ]
+
+
+def test_an_index_that_is_dropped_is_made_anew(engine: sa.Engine, url: str) -> None:
+    assert is_empty(engine)
+    (records, _) = traffic(3, steps=30)
+    written(engine, 0, records)
+    assert not is_empty(engine)
+    rows = contents(engine)
+    drop_tables(engine)
+    assert is_empty(engine), "without tables, too"
+    migrate(engine)
+    written(engine, 0, records)
+    assert contents(engine) == rows
 
 
 @pytest.mark.parametrize("seed", [3, 17])

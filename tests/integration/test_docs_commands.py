@@ -27,6 +27,7 @@ RUN_HERE = ("--help", "status", "verify", "explain", "nodes", "keys", "shards li
 RUN_ELSEWHERE = {
     r"quartermaster up ": "every test that starts an engine_process.Engine",
     r"quartermaster shards (rebalance|move|drain|add|end)": "test_up_shards, test_up_shards_online",
+    r"quartermaster restore .* --force": "test_export_restore, test_restore_archive",
     r"quartermaster import |export QM_API_KEY=|QM_API_KEY=\S+ \.venv/bin/locust ": "test_commands",
     r"\.venv/bin/python -m loadtests\.": "test_a_measurement_is_called_as_its_page_says",
     r"echo .* \| \.venv/bin/python -m loadtests\.driver$": "test_loadtests_driver",
