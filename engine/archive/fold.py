@@ -95,7 +95,7 @@ class FoldedRecord(Struct, array_like=True, gc=False):
     lines: list[FoldedLine]
     legs: list[FoldedLeg]
     config: int = 0
-    decided_at: list[tuple[int, int, int]] = []
+    decided_at: list[tuple[int, ...]] = []
     money_minor: _Skipped | None = None
     customer_id: str | None = None
     expires_at_ms: int = 0
@@ -274,8 +274,9 @@ class Fold:
             else:
                 having[order_no] = None
         rung = RUNG_LABELS[record.rung]
-        for number, (epoch, seq, place) in enumerate(record.decided_at):
+        for number, at in enumerate(record.decided_at):
             if (order_no, number) not in self._decisions:
+                epoch, seq, place = at[:3]
                 self._decisions[order_no, number] = (order_no, number, self.shard, epoch, seq, place, time_ms, rung)
 
     def changes(self) -> Changes:

@@ -62,7 +62,7 @@ async def _explain(
     engine: Connected, settings: Settings, decision_id: str, ref: OrderRef, number: int, node: str | None
 ) -> int:
     order = await _ask(engine, ref, GetOrder(ref.slot, ref.order_no))
-    reply = await _ask(engine, ref, GetDecision(ref.slot, ref.order_no, number))
+    reply = await engine.cluster.ask_decision(GetDecision(*ref, number), timeout_s=ASK_TIMEOUT_S)
     if settings.archives and {_code(order), _code(reply)} & _GONE:
         order, reply = _from_past(engine, settings, ref, number, order, reply)
     if not isinstance(order, OrderView) or not isinstance(reply, DecisionReply):
@@ -87,7 +87,7 @@ async def _explain(
     return 0
 
 
-async def _ask(engine: Connected, ref: OrderRef, command: GetOrder | GetDecision | ExplainNode) -> Reply:
+async def _ask(engine: Connected, ref: OrderRef, command: GetOrder | ExplainNode) -> Reply:
     cluster = engine.cluster
     return await cluster.ask_owner(lambda: cluster.shard_of_slot(ref.slot), command, timeout_s=ASK_TIMEOUT_S)
 

@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Iterable
 
 import structlog
+from msgspec.structs import replace
 
 from engine.client.link import Finder, ShardLink, unavailable
 from engine.domain.catalog import Catalog
-from engine.domain.commands import Command, FollowConfig
+from engine.domain.commands import Command, FollowConfig, GetDecision
 from engine.domain.placement import CONTROL_SHARD, serving_shards
-from engine.domain.replies import ConfigDoc, ConfigReply, Problem, Reply
+from engine.domain.problems import CODES
+from engine.domain.replies import ConfigDoc, ConfigReply, DecisionAt, Problem, Reply
 
 CONFIG_CORR = 1
 MOVED_RETRIES = 5
@@ -153,6 +155,17 @@ class Cluster:
             await asyncio.sleep(MOVED_WAIT_S)
             reply = await self.ask(owner(), command, timeout_s=timeout_s)
         return reply
+
+    async def ask_decision(self, command: GetDecision, *, timeout_s: float | None = None) -> Reply:
+        """A decision record, from the journal that has it: the home names the shard where the order's slot has moved since."""
+        reply = await self.ask_owner(lambda: self.shard_of_slot(command.slot), command, timeout_s=timeout_s)
+        if not isinstance(reply, DecisionAt):
+            return reply
+        if reply.shard not in self.shards:  # it has ended, so all of its journal is archived
+            return Problem("not_found", CODES["not_found"].title)
+        return await self.ask(
+            reply.shard, replace(command, at=(reply.epoch, reply.seq, reply.place)), timeout_s=timeout_s
+        )
 
     async def ask_all(self, command: Command, *, timeout_s: float | None = None) -> dict[int, Reply]:
         """The answer of every stock shard."""

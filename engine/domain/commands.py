@@ -201,6 +201,8 @@ class GetDecision(Struct, array_like=True, tag=13, frozen=True, gc=False):
     slot: str
     order_no: int
     decision: int
+    at: tuple[int, int, int] | None = None
+    """What a DecisionAt says, for the shard that it names: it answers whoever has the slot by now."""
 
 
 class ExplainNode(Struct, array_like=True, tag=18, frozen=True, gc=False):

@@ -222,8 +222,9 @@ class OrderRecord(Struct, array_like=True, gc=False):
     legs: list[LegRecord]
     config: int = 0
     """Configuration version the plan was made with."""
-    decided_at: list[tuple[int, int, int]] = []
-    """Where each decision record is: (epoch, entry sequence, place in the entry), by decision number."""
+    decided_at: list[tuple[int, ...]] = []
+    """Where each decision record is, by decision number: epoch, entry sequence, place in the entry, and the shard whose journal that is.
+    The shard is left away for what opened the order, whose number tells it; old records never name it."""
     money_minor: tuple[int, int, int, int] = (0, 0, 0, 0)
     """Cash, service, policy, opportunity of the plan in force."""
     customer_id: str | None = None

@@ -213,6 +213,15 @@ class DecisionReply(Struct, array_like=True, tag=5, frozen=True, gc=False):
     """Shard, epoch and sequence of the entry it was journaled with: the state after the entry before is what it was made on."""
 
 
+class DecisionAt(Struct, array_like=True, tag=15, frozen=True, gc=False):
+    """The record is in the journal of another shard, which had the order when it decided. Ask that one (`GetDecision.at`)."""
+
+    shard: int
+    epoch: int
+    seq: int
+    place: int
+
+
 class NodeReply(Struct, array_like=True, tag=13, frozen=True, gc=False):
     """engine.domain.decisions.NodeVerdict with the node's name for its index."""
 
@@ -512,6 +521,7 @@ Reply = (
     | LegList
     | StockReply
     | DecisionReply
+    | DecisionAt
     | NodeReply
     | StatusReply
     | DumpReply

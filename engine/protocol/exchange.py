@@ -162,7 +162,7 @@ class Exchange(ABC):
         record.legs += legs
         self.price(record, others)
         if self.whole.record:
-            record.decided_at = [*record.decided_at, (core.epoch, batch.seq, len(batch.decisions))]
+            record.decided_at = [*record.decided_at, (core.epoch, batch.seq, len(batch.decisions), core.shard)]
             batch.decisions.append(self.whole.record)
             batch.size += len(self.whole.record)
         core.put_order(

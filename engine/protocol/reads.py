@@ -19,7 +19,7 @@ from engine.domain.kits import kits_of, tracked_components
 from engine.domain.labels import LEG_LABELS
 from engine.domain.orders import Method
 from engine.domain.problems import CODES
-from engine.domain.replies import DumpReply, LegList, Problem, StatusReply, StockReply, StockView, WorkLeg
+from engine.domain.replies import DecisionAt, DumpReply, LegList, Problem, StatusReply, StockReply, StockView, WorkLeg
 from engine.domain.state import LEG_NO_MAX, ShardState, leg_key
 from engine.domain.views import leg_view
 from engine.protocol.placing import moved
@@ -150,6 +150,9 @@ def get_order(core: ShardCore, conn: int, corr: int, command: GetOrder, now_ms: 
 
 
 def get_decision(core: ShardCore, conn: int, corr: int, command: GetDecision, now_ms: int) -> None:
+    if command.at is not None:
+        core.fetch(conn, corr, command.at)
+        return
     if not core.views.owns_slot(command.slot):
         core.answer(conn, corr, moved(core, command.slot))
         return
@@ -157,13 +160,16 @@ def get_decision(core: ShardCore, conn: int, corr: int, command: GetDecision, no
     if record is None or not 0 <= command.decision < len(record.decided_at):
         core.answer(conn, corr, refuse("not_found", "", "no such decision"))
         return
-    if shard_of_order_no(command.order_no) != core.shard:
-        # Entry numbers are those of the home that decided: this journal may have another order's record there.
-        core.answer(
-            conn, corr, refuse("not_found", "", "the order came from another shard: the archive has its decisions")
-        )
-        return
-    core.fetch(conn, corr, record.decided_at[command.decision])
+    # Entry numbers are those of the home that decided: another journal may have another order's record there.
+    epoch, seq, place, *said = record.decided_at[command.decision]
+    first = shard_of_order_no(command.order_no)
+    shard = said[0] if said else first
+    if shard == core.shard:
+        core.fetch(conn, corr, (epoch, seq, place))
+    elif said or not command.decision:
+        core.answer(conn, corr, DecisionAt(shard, epoch, seq, place))
+    else:  # decided before records named their shard: by the first home or by any after it
+        core.answer(conn, corr, refuse("not_found", "", "the archive has what other shards decided about this order"))
 
 
 def list_legs(core: ShardCore, conn: int, corr: int, command: ListLegs, now_ms: int) -> None:

@@ -264,7 +264,7 @@ def _exchange(
     record.config = core.catalog.version
     record.promise_ms = (0, 0) if plan.promise_ms == promise_of(record.legs) else plan.promise_ms
     if plan.record:
-        record.decided_at = [*record.decided_at, (core.epoch, batch.seq, len(batch.decisions))]
+        record.decided_at = [*record.decided_at, (core.epoch, batch.seq, len(batch.decisions), core.shard)]
         batch.decisions.append(plan.record)
         batch.size += len(plan.record)
     core.put_order(

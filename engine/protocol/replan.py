@@ -213,7 +213,7 @@ def _add_legs(core: ShardCore, replan: Replan, plan: Plan, *, first: int, txn: i
     old, new = record.money_minor, plan.money_minor
     record.money_minor = (old[0] + new[0], old[1] + new[1], old[2] + new[2], old[3] + new[3])
     if plan.record:
-        record.decided_at = [*record.decided_at, (core.epoch, batch.seq, len(batch.decisions))]
+        record.decided_at = [*record.decided_at, (core.epoch, batch.seq, len(batch.decisions), core.shard)]
         batch.decisions.append(plan.record)
         batch.size += len(plan.record)
     stock, capacity = stock_of(record, legs, held=False)

@@ -24,8 +24,8 @@ async def get_decision(call: Call) -> Answer | Problem:
         return unexpected(order)
     if not call.principal.may_channel(order.channel):
         return problem("not_found", "no such decision")
-    reply = await call.gateway.ask_slot(ref.slot, GetDecision(ref.slot, ref.order_no, number))
-    if isinstance(reply, Problem) and reply.code in ("not_found", "wrong_state"):  # trimmed, or its order has left
+    reply = await call.gateway.cluster.ask_decision(GetDecision(ref.slot, ref.order_no, number))
+    if isinstance(reply, Problem) and reply.code == "not_found":  # trimmed, or its order has left
         archived = await call.gateway.history.decision(ref.order_no, number)
         if not isinstance(archived, DecisionReply):
             return problem("not_found", "no such decision") if archived is None else archived

@@ -205,7 +205,7 @@ def a_record(**fields: object) -> OrderRecord:
         {"ship_to": None},
         {"ship_to": Destination("US", "10001", "", False)},
         {"ship_to": Destination("US", "10001", "", True, 1.5, 2.5)},
-        {"decided_at": [(1, 2, 3), (4, 5, 6)], "money_minor": (1, 2, 3, 4)},
+        {"decided_at": [(1, 2, 3), (4, 5, 6, 7)], "money_minor": (1, 2, 3, 4)},
     ],
 )
 def test_a_record_comes_back_as_it_was_packed(fields: dict[str, object]) -> None:

@@ -21,10 +21,10 @@ from engine.domain.commands import (
 )
 from engine.domain.config import Node
 from engine.domain.errors import InvariantBreach
-from engine.domain.ids import ORDER_COUNTER_MAX
+from engine.domain.ids import ORDER_COUNTER_MAX, make_order_no
 from engine.domain.keys import hash_of
 from engine.domain.plan import Plan, PlannedLeg, PlanRequest
-from engine.domain.replies import DumpReply, OrderView, Problem, StockReply
+from engine.domain.replies import DecisionAt, DumpReply, OrderView, Problem, StockReply
 from engine.domain.state import ShardState
 from engine.protocol.effects import Fetch
 from engine.protocol.shard_core import AFTER_WAIT_MS, BATCH_ITEMS_MAX, OUTSTANDING_WAKE_MS, QUEUE_MAX
@@ -178,6 +178,25 @@ def test_a_decision_is_fetched_from_where_its_entry_says() -> None:
     assert shop.poll().fetches == [Fetch(1, asked, 1, shop.entries[-1].seq, 1)]
     assert problem(shop.ask(GetDecision(view.slot, view.order_no, 1)))[0] == "not_found"
     assert problem(shop.ask(GetDecision(view.slot, view.order_no, -1)))[0] == "not_found"
+
+
+def test_a_decision_of_another_home_is_answered_with_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = a_shop({"N-0": {"SKU-0": 5}})
+    placed = shop.ask(a_place(an_order("A")))
+    assert isinstance(placed, OrderView)
+    record = shop.state.order(placed.slot, placed.order_no)
+    assert record is not None
+    record.decided_at = [(7, 8, 9), (10, 11, 12), (13, 14, 15, 2), (16, 17, 18, 0)]
+    came = make_order_no(time_ms=NOW_MS, shard=1, counter=0)
+    monkeypatch.setattr(type(shop.state), "order", lambda state, slot, order_no: record)
+    assert shop.ask(GetDecision(placed.slot, came, 0)) == DecisionAt(1, 7, 8, 9)
+    assert problem(shop.ask(GetDecision(placed.slot, came, 1)))[0] == "not_found", "an old record: anybody's"
+    assert shop.ask(GetDecision(placed.slot, came, 2)) == DecisionAt(2, 13, 14, 15)
+    asked = shop.send(GetDecision(placed.slot, came, 3))
+    assert shop.poll().fetches == [Fetch(1, asked, 16, 17, 18)]
+    monkeypatch.setattr(shop.core.views, "owns_slot", lambda slot: False)
+    asked = shop.send(GetDecision(placed.slot, came, 2, at=(13, 14, 15)))
+    assert shop.poll().fetches == [Fetch(1, asked, 13, 14, 15)], "whoever has the slot by now"
 
 
 # -- planners that are wrong --------------------------------------------------------------------------------------
