@@ -134,7 +134,9 @@ def restore(
             archive = ArchiveRestore(folder, manifest, settings, force=force)
             asyncio.run(restore_all(url, folder, force=force, archive=archive.run, progress=line.update))
     if archive.aside:
-        _out.print(f"segments that the export does not lead up to: {archive.aside}", soft_wrap=True, highlight=False)
+        _out.print(
+            f"segments that the export does not lead up to are now in {archive.aside}", soft_wrap=True, highlight=False
+        )
     _out.print(f"[green]{_told(manifest)} restored[/] in {time.monotonic() - started_s:.1f} s", highlight=False)
     _out.print(f"start it with: quartermaster up --data-dir {settings.data_dir}", highlight=False)
 
