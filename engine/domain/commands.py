@@ -412,12 +412,15 @@ class ResourceLeg(Struct, array_like=True, tag=46, frozen=True, gc=False):
 class QuoteOrder(Struct, array_like=True, tag=50, frozen=True, gc=False):
     """Delivery options of an order: its plan at each service level that is priced in its currency. Nothing is held or journaled.
 
-    levels_max: most levels that are planned, the order's own first.
+    levels_max: most levels that are planned, the order's own first. pickups_max: most nodes within radius_km of the destination at
+    which its shipped lines are planned to be collected instead.
     """
 
     order: OrderRequest
     levels_max: int = 16
     after: str | None = None
+    pickups_max: int = 0
+    radius_km: int = 0
 
 
 class Quoted(Struct, array_like=True, frozen=True, gc=False):

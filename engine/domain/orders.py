@@ -11,6 +11,7 @@ from enum import IntEnum
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 
 class Method(IntEnum):
@@ -105,6 +106,15 @@ class OrderRequest(Struct, array_like=True, frozen=True, gc=False):
     """A paid order is never refused: what cannot be served is parked."""
     cancel_after_ms: int | None = None
     """Units that still wait then are cancelled; None = after the channel's time, if it has one."""
+
+
+def collected_at(order: OrderRequest, node_id: str) -> OrderRequest:
+    """The same order, with the lines that would be shipped collected at a node instead."""
+    lines = [
+        replace(line, method=Method.PICKUP, pickup_node_id=node_id) if line.method == Method.SHIP else line
+        for line in order.lines
+    ]
+    return replace(order, lines=tuple(lines))
 
 
 class LineRecord(Struct, array_like=True, gc=False):

@@ -398,10 +398,14 @@ class OptionView(Struct, array_like=True, frozen=True, gc=False):
     ship_by_ms: int
     deliver_by_ms: int
     rung: str
+    pickup_node_id: str = ""
+    """Where the lines that would be shipped are collected instead."""
+    distance_m: int = 0
+    """Of that node from the destination."""
 
 
 class QuoteReply(Struct, array_like=True, tag=50, frozen=True, gc=False):
-    """Delivery options in the order of service levels asked, true at (shard, epoch, seq), with the configuration's version.
+    """Delivery options in the order of service levels asked, then of stores by distance, true at (shard, epoch, seq), with the configuration's version.
 
     levels, left_out: service levels that were planned, and those beyond the limit, of all that are priced in the currency.
     """

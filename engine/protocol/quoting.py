@@ -23,20 +23,21 @@ from msgspec.structs import replace
 from engine.domain.commands import PlaceOrder, PlaceQuoted, Quoted, QuoteOrder
 from engine.domain.decide_orders import Prepared, build_record, is_refused, prepare, refuse, shortage, slot_for
 from engine.domain.demand import by_line
-from engine.domain.orders import Method, OrderRecord, Rung
+from engine.domain.orders import Method, OrderRecord, Rung, collected_at
 from engine.domain.plan import Plan, PlanRequest
 from engine.domain.problems import CODES, instant
 from engine.domain.replies import OptionView, Problem, ProblemItem, QuoteReply, Reply, UnfilledView
 from engine.domain.views import RUNG_LABELS, leg_view
 from engine.protocol.flights import Flight
 from engine.protocol.placing import moved, plan_alone, settle
+from engine.protocol.stores import stores_for
 
 if TYPE_CHECKING:
     from engine.protocol.shard_core import ShardCore
 
 QUEUE_MAX = 2_000
 LINES_PER_TURN = 256
-"""Lines x service levels that are planned for quotes in one turn; one level of one quote always is."""
+"""Lines x options that are planned for quotes in one turn; one option of one quote always is."""
 DAY_MS = 86_400_000
 MUST_KEEP = "kept"
 """The quote id of a request whose promised date is a must: planners price a later day out of reach."""
@@ -109,17 +110,33 @@ class Quoting:
         for level in levels:
             self._plan(begun, level, now_ms)
             yield len(command.order.lines)
+        if command.pickups_max:
+            for metres, node_id in stores_for(core, prepared, command.radius_km, command.pickups_max, now_ms):
+                self._plan_pickup(begun, node_id, metres, now_ms)
+                yield len(command.order.lines)
         core.answer(conn, corr, self._reply(begun, len(levels), left_out))
 
     def _plan(self, begun: _Begun, level: str, now_ms: int) -> None:
-        """One option, or why there is none."""
+        """The option of a service level, or why there is none."""
         request = begun.prepared.request
         request = replace(request, order=replace(request.order, service=level))
         plan = plan_alone(self._core, request, now_ms=now_ms)
-        if is_refused(begun.place, begun.prepared, plan) or (plan.unfilled and not plan.legs):
-            begun.refused = begun.refused or plan
-        else:
+        if _offers(begun.place, begun.prepared, plan):
             begun.options.append(self._option(begun.place, begun.prepared, plan, level, begun.time_ms))
+        else:
+            begun.refused = begun.refused or plan
+
+    def _plan_pickup(self, begun: _Begun, node_id: str, metres: int, now_ms: int) -> None:
+        """The option of a store, if it is one: its day may be full, or lines that go elsewhere may leave too little."""
+        core, order = self._core, collected_at(begun.place.order, node_id)
+        place = PlaceOrder(order)
+        prepared = prepare(core.state, core.planner, place, begun.prepared.slot, begun.prepared.request.point)
+        if isinstance(prepared, Problem):  # the store closed since it was looked for
+            return
+        plan = plan_alone(core, prepared.request, now_ms=now_ms)
+        if _offers(place, prepared, plan):
+            option = self._option(place, prepared, plan, order.service, begun.time_ms)
+            begun.options.append(replace(option, pickup_node_id=node_id, distance_m=metres))
 
     def _reply(self, begun: _Begun, levels: int, left_out: int) -> Reply:
         """The options; a problem where nothing can serve the order."""
@@ -260,6 +277,11 @@ def within(core: ShardCore, request: PlanRequest, quoted: Quoted, *, now_ms: int
         if _keeps(plan, quoted):
             return strict, plan
     return None
+
+
+def _offers(place: PlaceOrder, prepared: Prepared, plan: Plan) -> bool:
+    """Whether a plan is an option: it serves something, and all where the order says so."""
+    return not is_refused(place, prepared, plan) and bool(plan.legs or not plan.unfilled)
 
 
 def _keeps(plan: Plan, quoted: Quoted) -> bool:

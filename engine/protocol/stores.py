@@ -1,7 +1,7 @@
-"""Stores by distance: which of this shard's nodes hand goods to customers near a place, what they have and when it is ready.
+"""Stores by distance: which nodes hand goods to customers near a place, what they have and when it is ready.
 
 Answered by the owners, as the place on the map, kits and the ready time of a node are theirs to know. A number to show, never a
-promise: nothing is held.
+promise: nothing is held. Quotes look at other shards' nodes too, by their views: what is placed later is asked of the owner.
 """
 
 from __future__ import annotations
@@ -12,10 +12,18 @@ import numpy as np
 
 from engine.domain.commands import FindStores
 from engine.domain.config import Node
-from engine.domain.decide_orders import METHOD_TAGS, could_serve, extra_safety, not_on_the_map, refuse, to_promise
+from engine.domain.decide_orders import (
+    METHOD_TAGS,
+    Prepared,
+    could_serve,
+    extra_safety,
+    not_on_the_map,
+    refuse,
+    to_promise,
+)
 from engine.domain.feed_age import Lateness, lateness_at
 from engine.domain.kits import tracked_components
-from engine.domain.orders import Destination, Method
+from engine.domain.orders import Destination, Method, OnShort
 from engine.domain.ready import first_ready
 from engine.domain.replies import Problem, StoresReply, StoreView
 
@@ -55,18 +63,11 @@ def _found(core: ShardCore, command: FindStores, now_ms: int) -> StoresReply | P
     point = core.planner.locate(Destination(command.country, command.postal_code, lat=command.lat, lon=command.lon))
     if point is None:
         return not_on_the_map(command.country, command.postal_code, "/postal_code", parameter="postal_code")
-    tag = METHOD_TAGS[Method(command.method)]
-    serving = [
-        (index, node)
-        for index, node in enumerate(catalog.nodes)
-        if node is not None and catalog.owns_node(index) and could_serve(node, tag, command.channel)
+    near = [
+        store
+        for store in _near(core, point, command.radius_km, command.method, command.channel)
+        if catalog.owns_node(store[2]) and store[:2] > command.after
     ]
-    far_m = distances_m([node for _, node in serving], *point).tolist()
-    near = sorted(
-        (metres, node.node_id, index)
-        for metres, (index, node) in zip(far_m, serving, strict=True)
-        if metres <= command.radius_km * 1_000 and (metres, node.node_id) > command.after
-    )
     units = _units(core, parts, [index for _, _, index in near], command.method, now_ms)
     needs = np.array([need for _, need in command.wanted], np.int64)
     has_all: np.ndarray = np.all(units >= needs[:, None], axis=0)
@@ -78,6 +79,46 @@ def _found(core: ShardCore, command: FindStores, now_ms: int) -> StoresReply | P
         ready_ms = _ready_ms(core, index, command, now_ms) if has_all[place] else 0
         rows.append(StoreView(node_id, metres, tuple(units[:, place].tolist()), ready_ms))
     return StoresReply(tuple(rows), len(chosen) > limit, core.shard, core.epoch, core.state.seq)
+
+
+def stores_for(core: ShardCore, prepared: Prepared, radius_km: int, limit: int, now_ms: int) -> list[tuple[int, str]]:
+    """(metres, node id) of at most `limit` nodes near its destination at which the shipped lines of an order could be collected.
+
+    Other shards' nodes too, as this one sees them. First come those that have everything, nearest first; then those that
+    have something, unless the order is all or nothing.
+    """
+    order, point = prepared.request.order, prepared.request.point
+    if point is None or not any(line.method == Method.SHIP for line in order.lines):
+        return []
+    needs: dict[int, int] = {}
+    for line in prepared.request.lines:
+        if line.method == Method.SHIP:
+            needs[line.item] = needs.get(line.item, 0) + line.quantity
+    near = _near(core, point, radius_km, Method.PICKUP, order.channel)
+    units = _units(core, [[(item, 1)] for item in needs], [index for _, _, index in near], Method.PICKUP, now_ms)
+    has_all: np.ndarray = np.all(units >= np.array(list(needs.values()), np.int64)[:, None], axis=0)
+    chosen = np.flatnonzero(has_all).tolist()
+    if prepared.on_short != OnShort.REFUSE:
+        chosen += np.flatnonzero(~has_all & np.any(units, axis=0)).tolist()
+    return [near[place][:2] for place in chosen[:limit]]
+
+
+def _near(
+    core: ShardCore, point: tuple[float, float], radius_km: int, method: int, channel: str | None
+) -> list[tuple[int, str, int]]:
+    """(metres, node id, index) of the nodes of all shards near a point that take work of a method, nearest first."""
+    tag = METHOD_TAGS[Method(method)]
+    serving = [
+        (index, node)
+        for index, node in enumerate(core.catalog.nodes)
+        if node is not None and could_serve(node, tag, channel)
+    ]
+    far_m = distances_m([node for _, node in serving], *point).tolist()
+    return sorted(
+        (metres, node.node_id, index)
+        for metres, (index, node) in zip(far_m, serving, strict=True)
+        if metres <= radius_km * 1_000
+    )
 
 
 def _parts_of(core: ShardCore, command: FindStores) -> list[list[tuple[int, int]]] | Problem:

@@ -20,7 +20,7 @@ from engine.domain.commands import (
     StockMove,
 )
 from engine.domain.config import Carrier, CarrierService, Document, NodeCapacity, RateCard
-from engine.domain.orders import LineRequest, Method, OnShort, OrderRequest
+from engine.domain.orders import LineRequest, Method, OnShort, OrderRequest, collected_at
 from engine.domain.replies import OptionView, OrderView, Problem, QuoteReply
 from engine.domain.state import ShardState
 from engine.protocol import quoting
@@ -220,6 +220,79 @@ def test_goods_to_collect_are_ready_as_long_after_the_order_as_was_quoted() -> N
     view = shop.ask(with_quote(order, option))
     assert isinstance(view, OrderView), view
     assert view.deliver_by_ms - option.deliver_by_ms == 10 * 60_000
+
+
+def pickups_of(shop: LoneCore, order: OrderRequest, *, most: int = 3, radius_km: int = 9_000) -> list[OptionView]:
+    reply = shop.ask(QuoteOrder(order, pickups_max=most, radius_km=radius_km))
+    assert isinstance(reply, QuoteReply), reply
+    return [option for option in reply.options if option.pickup_node_id]
+
+
+def nodes_of(options: list[OptionView]) -> list[str]:
+    return [option.pickup_node_id for option in options]
+
+
+def test_stores_near_by_are_options_too_where_that_is_asked_for() -> None:
+    shop = a_country({"NEAR": 5, "FAR": 5})
+    entries = len(shop.entries)
+    order = an_order(lines={"SKU-0": 2})
+    near, far = pickups_of(shop, order)
+    assert (near.pickup_node_id, near.distance_m // 1_000 < 10, near.unfilled_units) == ("NEAR", True, 0)
+    assert (far.pickup_node_id, far.distance_m // 1_000 > 3_000) == ("FAR", True)
+    assert near.ship_by_ms == near.deliver_by_ms > NOW_MS
+    (leg,) = near.legs
+    assert (leg.node_id, leg.method, leg.carrier, leg.ready_at_ms) == ("NEAR", Method.PICKUP, "", near.deliver_by_ms)
+    assert nodes_of(pickups_of(shop, order, most=1)) == nodes_of(pickups_of(shop, order, radius_km=50)) == ["NEAR"]
+    assert pickups_of(shop, order, most=0) == []
+    assert pickups_of(shop, an_order(lines=[a_line(method=Method.DIGITAL)])) == [], "nothing of it would be shipped"
+    assert len(shop.entries) == entries
+
+
+def test_stores_that_have_everything_come_first_and_alone_where_the_order_is_all_or_nothing() -> None:
+    shop = a_country({"NEAR": 1, "FAR": 5})
+    order = an_order(lines={"SKU-0": 2})
+    assert nodes_of(pickups_of(shop, order)) == ["FAR"]
+    partial = pickups_of(shop, replace(order, on_short=OnShort.PARTIAL))
+    assert [(option.pickup_node_id, option.unfilled_units) for option in partial] == [("FAR", 0), ("NEAR", 1)]
+    move(shop, "NEAR", "damaged", 1)
+    assert nodes_of(pickups_of(shop, replace(order, on_short=OnShort.PARTIAL))) == ["FAR"], "NEAR has nothing"
+
+
+def test_only_what_would_be_shipped_is_collected_instead() -> None:
+    shop = a_country({"NEAR": 5, "FAR": 5})
+    at_far = a_line(line_id="2", method=Method.PICKUP, pickup_node_id="FAR")
+    (option,) = pickups_of(shop, an_order(lines=[a_line(), at_far]), most=1)
+    assert option.pickup_node_id == "NEAR"
+    assert sorted((leg.node_id, leg.lines[0].line_id) for leg in option.legs) == [("FAR", "2"), ("NEAR", "1")]
+
+
+def test_a_store_without_room_for_years_is_no_option() -> None:
+    shop = a_country({"NEAR": 5, "FAR": 5}, capacity=NodeCapacity(unit="orders", per_day=0, hard=True))
+    assert nodes_of(pickups_of(shop, an_order())) == ["FAR"]
+
+
+def test_stores_alone_are_offered_where_nothing_can_be_shipped() -> None:
+    shop = a_country({"NEAR": 5}, safety_by_method={"ship": 5})
+    reply = shop.ask(QuoteOrder(an_order(), pickups_max=3, radius_km=50))
+    assert isinstance(reply, QuoteReply), reply
+    assert [option.pickup_node_id for option in reply.options] == ["NEAR"]
+
+
+def test_an_option_of_a_store_is_kept_or_refused_with_both() -> None:
+    shop = a_country({"NEAR": 2})
+    order = an_order(lines={"SKU-0": 2})
+    (option,) = pickups_of(shop, order)
+    collected = collected_at(order, "NEAR")
+    shop.now_ms += 60_000
+    view = shop.ask(with_quote(collected, option, ttl_s=600))
+    assert isinstance(view, OrderView), view
+    assert view.deliver_by_ms - option.deliver_by_ms == 60_000, "ready as long after the order as was quoted"
+    assert view.legs[0].node_id == "NEAR"
+    refused = shop.ask(with_quote(replace(collected, order_id="A-2"), option))
+    assert isinstance(refused, Problem)
+    assert (refused.code, [error.pointer for error in refused.errors]) == ("quote_changed", ["/quote_id", "/lines/0"])
+    facts = refused.errors[0].facts
+    assert (facts["quoted"]["unfilled_units"], facts["offered"]) == (0, None)
 
 
 def test_a_hold_keeps_its_quoted_date_wherever_it_is_committed() -> None:
