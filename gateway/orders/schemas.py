@@ -79,7 +79,7 @@ class Order(Body, kw_only=True):
     """An order as the storefront states it. `cancel_after`: units that still wait for stock then are cancelled.
 
     `quote_id`: keep what this quote promised with its option `quote_option` (default: the option of `service` where that is not
-    `standard`, else the best one), or be refused.
+    `standard`, else the best one for its lines), or be refused.
     """
 
     order_id: PlainId

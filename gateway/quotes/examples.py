@@ -10,6 +10,10 @@ _LEG = {key: value for key, value in LEG.items() if key not in ("leg_id", "state
 _ASKED = {key: value for key, value in ORDER.items() if key not in ("order_id", "service", "placed_at", "customer_id")}
 QUOTES = {
     "basket": {"summary": "A basket, before there is an order id", "value": _ASKED},
+    "stores": {
+        "summary": "With up to two stores where it could be collected",
+        "value": {**_ASKED, "pickup": {"limit": 2, "radius_km": 25}},
+    },
     "short": {"summary": "Valid for two minutes at most", "value": {**SMALL, "ttl_s": 120}},
 }
 _STANDARD: dict[str, Any] = {

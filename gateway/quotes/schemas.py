@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from gateway.orders.schemas import CostParts, LegLine, Order, PlainId
-from gateway.schemas import Shown
+from gateway.schemas import Body, Shown
+
+PICKUPS_MAX = 10
+
+
+class PickupOptions(Body, kw_only=True):
+    """Stores to offer as options too: at most `limit` within `radius_km` of `ship_to`, nearest first, those that have everything
+    before the others. The lines that would be shipped are collected there instead."""
+
+    limit: Annotated[int, Meta(ge=1, le=PICKUPS_MAX)] = 3
+    radius_km: Annotated[int, Meta(ge=1, le=20_040)] = 50
 
 
 class QuoteRequest(Order, kw_only=True):
@@ -17,6 +27,8 @@ class QuoteRequest(Order, kw_only=True):
 
     order_id: PlainId = "quote"
     ttl_s: Annotated[int, Meta(ge=1)] | None = None
+    pickup: PickupOptions | None = None
+    """Stores to offer beside the service levels; it needs a `ship_to` to be near. Left out: none."""
 
 
 class QuoteLeg(Shown):
@@ -41,14 +53,18 @@ class QuoteUnfilled(Shown):
 
 
 class QuoteOption(Shown):
-    """One way to deliver the order. cost_minor is expected cash; `score` is the sum of all that was weighed."""
+    """One way to deliver the order. cost_minor is expected cash; `score` is the sum of all that was weighed.
+
+    An option to collect is taken up by an order whose shipped lines say so: `method` pickup at its `pickup_node_id`.
+    """
 
     option_id: str
+    """The service level; of an option to collect the node."""
     service: str
     cheapest: bool
     fastest: bool
     best: bool
-    """The least score of those that leave the fewest units out: the option of an order that names none."""
+    """The least score of those that leave the fewest units out. An order that names no option gets the best one for its lines."""
     ship_by: str | None
     deliver_by: str | None
     cost_minor: int
@@ -61,6 +77,10 @@ class QuoteOption(Shown):
     unfilled: list[QuoteUnfilled]
     legs: list[QuoteLeg]
     rung: str
+    pickup_node_id: str | UnsetType = UNSET
+    """Where the lines that would be shipped are collected instead; their leg's dates are when they are ready there."""
+    distance_km: float | UnsetType = UNSET
+    """Of that node from `ship_to`."""
 
 
 class QuoteFacts(Shown):

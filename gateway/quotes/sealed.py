@@ -4,13 +4,15 @@ quo_SLOT_BODY: BODY is base64url of a packed Sealed and 16 bytes of BLAKE2b over
 deployment. A gateway that has the secret can read the id of any other; an id that was changed, or made up, is none of ours.
 
 What is sealed of the order is a hash of each thing that the promise hangs on: its lines (SKU, quantity, method, store, group),
-its destination and its channel. What may change between quote and order does not count: order id, prices, customer, tags.
+its destination and its channel. Lines that are collected at a store are other lines: an option of a store has a hash of its own.
+What may change between quote and order does not count: order id, prices, customer, tags.
 """
 
 from __future__ import annotations
 
 import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
 from hashlib import blake2b
 from hmac import compare_digest
 
@@ -39,6 +41,8 @@ class SealedOption(Struct, array_like=True, frozen=True):
     deliver_by_ms: int
     cost_minor: int
     unfilled_units: int
+    lines: bytes = b""
+    """Hash of the lines of an order that takes it up; empty = they are those that the quote was asked for."""
 
 
 class Sealed(Struct, array_like=True, frozen=True):
@@ -49,7 +53,7 @@ class Sealed(Struct, array_like=True, frozen=True):
     ship_to: bytes
     lines: bytes
     best: int
-    """Place of the best option."""
+    """Place of the best option of the lines that the quote was asked for."""
     options: tuple[SealedOption, ...]
 
 
@@ -64,15 +68,20 @@ def sealed_order(secret: bytes, order: OrderRequest) -> tuple[bytes, bytes, byte
     if ship_to is not None:
         postal_code = ship_to.postal_code.replace(" ", "").replace("-", "").upper()
         place = (ship_to.country, postal_code, ship_to.residential, ship_to.lat, ship_to.lon)
+    return (
+        _hash(secret, b"channel", (order.channel, order.currency)),
+        _hash(secret, b"ship_to", place),
+        sealed_lines(secret, order),
+    )
+
+
+def sealed_lines(secret: bytes, order: OrderRequest) -> bytes:
+    """Hash of an order's lines."""
     lines = [
         (x.sku, x.quantity, int(x.method), x.pickup_node_id or "", x.group or "", x.splittable, sorted(x.tags))
         for x in order.lines
     ]
-    return (
-        _hash(secret, b"channel", (order.channel, order.currency)),
-        _hash(secret, b"ship_to", place),
-        _hash(secret, b"lines", sorted(lines)),
-    )
+    return _hash(secret, b"lines", sorted(lines))
 
 
 def seal(secret: bytes, slot: str, sealed: Sealed) -> str:
@@ -119,24 +128,22 @@ def take_up(catalog: Catalog, order: Order, request: OrderRequest) -> tuple[str,
         errors.append(ProblemItem("/channel", "the quote is for another channel or currency"))
     if ship_to != sealed.ship_to:
         errors.append(ProblemItem("/ship_to", "the quote is for another destination"))
-    if lines != sealed.lines:
-        errors.append(
-            ProblemItem("/lines", "the quote is for other lines: SKUs, quantities, methods, stores or groups differ")
-        )
-    option = None
     if order.quote_option is not None:
-        option = next((x for x in sealed.options if x.option_id == order.quote_option), None)
-        if option is None:
+        named = [x for x in sealed.options if x.option_id == order.quote_option]
+        if not named:
             errors.append(_no_option("/quote_option", order.quote_option, sealed))
-        elif order.service not in (SERVICE_DEFAULT, option.service):
-            detail = f"option {option.option_id} is for service {option.service}: leave `service` out"
-            errors.append(ProblemItem("/service", detail, {"service": option.service}))
     elif order.service != SERVICE_DEFAULT:
-        option = next((x for x in sealed.options if x.service == order.service), None)
-        if option is None:
+        named = [x for x in sealed.options if x.service == order.service]
+        if not named:
             errors.append(_no_option("/service", order.service, sealed))
     else:
-        option = sealed.options[sealed.best]
+        named = [sealed.options[sealed.best], *sealed.options]
+    option = next((x for x in named or sealed.options if (x.lines or sealed.lines) == lines), None)
+    if option is None:
+        errors.append(_other_lines(named))
+    elif named and order.quote_option is not None and order.service not in (SERVICE_DEFAULT, option.service):
+        detail = f"option {option.option_id} is for service {option.service}: leave `service` out"
+        errors.append(ProblemItem("/service", detail, {"service": option.service}))
     if errors or option is None:
         return Problem("quote_mismatch", "", tuple(errors))
     terms = Quoted(
@@ -149,6 +156,14 @@ def take_up(catalog: Catalog, order: Order, request: OrderRequest) -> tuple[str,
         option.unfilled_units,
     )
     return option.service, terms
+
+
+def _other_lines(named: Sequence[SealedOption]) -> ProblemItem:
+    if len(named) == 1 and named[0].lines:
+        node_id = named[0].option_id
+        detail = f"option {node_id} is for what was quoted, collected there: method pickup, pickup_node_id {node_id}"
+        return ProblemItem("/lines", detail, {"pickup_node_id": node_id})
+    return ProblemItem("/lines", "the quote is for other lines: SKUs, quantities, methods, stores or groups differ")
 
 
 def _no_option(pointer: str, name: str, sealed: Sealed) -> ProblemItem:

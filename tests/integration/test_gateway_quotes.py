@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from engine.domain.config import QUOTE_SECRET, Secret
+from tests.builders import a_network, a_node
 from tests.integration.gateway_engine import GatewayEngine, an_order_body, keyed
 
 
@@ -212,3 +213,123 @@ async def test_a_quote_sees_what_its_token_names(engine: GatewayEngine) -> None:
         assert answer.status_code == 200, answer.text
     wrong = await engine.client.post("/v1/quotes", json=a_basket(), headers={"x-qm-after": "tomorrow"})
     assert (wrong.status_code, wrong.json()["code"]) == (400, "invalid_token")
+
+
+# -- stores -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[1, 2])
+async def street(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[GatewayEngine]:
+    """A warehouse N-0, and stores S-1 and S-2, 11 and 22 km from the customer; with two shards S-1 is not at the order's home."""
+    engine = GatewayEngine(tmp_path, shards=request.param)
+    nodes = [a_node("N-0")] + [
+        a_node(
+            f"S-{n}", postal_code=zip_code, lat=40.75 + n / 10, offers=("pickup",), pickup_days=(0, 1, 2, 3, 4, 5, 6)
+        )
+        for n, zip_code in ((1, "51001"), (2, "10001"))
+    ]
+    await engine.start(a_network(nodes=nodes, shards=request.param))
+    await engine.seen_by_all(*[await engine.stock_up(node, "SKU-0", 3) for node in ("N-0", "S-1", "S-2")])
+    yield engine
+    await engine.close()
+
+
+def collected(node_id: str, *, quantity: int = 2, **fields: Any) -> dict[str, Any]:
+    line = {"line_id": "1", "sku": "SKU-0", "quantity": quantity, "method": "pickup", "pickup_node_id": node_id}
+    return {**an_order_body(), "lines": [line], **fields}
+
+
+async def test_stores_are_options_beside_the_service_levels(street: GatewayEngine) -> None:
+    shown = (await quoted(street, pickup={}))["options"]
+    by_id = {option["option_id"]: option for option in shown}
+    assert sorted(by_id) == ["S-1", "S-2", "standard"]
+    near = by_id["S-1"]
+    assert (near["pickup_node_id"], near["distance_km"], near["service"]) == ("S-1", 11.1, "standard")
+    assert near["fills_all"] and near["ship_by"] == near["deliver_by"] == near["legs"][0]["deliver_by"]
+    assert [leg["node_id"] for leg in near["legs"]] == ["S-1"]
+    assert {"pickup_node_id", "distance_km"}.isdisjoint(by_id["standard"])
+    for mark in ("cheapest", "fastest", "best"):
+        assert [option[mark] for option in shown].count(True) == 1
+    (one,) = [x for x in (await quoted(street, pickup={"limit": 1}))["options"] if x["option_id"] != "standard"]
+    assert one["option_id"] == "S-1"
+    near_by = (await quoted(street, pickup={"radius_km": 15}))["options"]
+    assert sorted(option["option_id"] for option in near_by) == ["S-1", "standard"]
+    assert [option["option_id"] for option in (await quoted(street))["options"]] == ["standard"]
+
+
+@pytest.mark.parametrize("path", ["/v1/allocations", "/v1/reservations"])
+@pytest.mark.parametrize("named", [False, True])
+async def test_lines_that_are_collected_there_take_a_store_up(street: GatewayEngine, path: str, named: bool) -> None:
+    quote = await quoted(street, pickup={})
+    body = collected("S-1", quote_id=quote["quote_id"], **({"quote_option": "S-1"} if named else {}))
+    answer = await street.client.post(path, json=body, headers=keyed("k"))
+    assert answer.status_code == 201, answer.text
+    (leg,) = answer.json()["legs"]
+    assert (leg["node_id"], leg["method"], leg["pickup_node_id"]) == ("S-1", "pickup", "S-1")
+    assert _counted(street, "quotes_kept") == 1
+
+
+def _counted(engine: GatewayEngine, name: str) -> int:
+    cores: list[Any] = [shard.core for shard in engine.stock]
+    return sum(core.counts[name] for core in cores)
+
+
+async def test_lines_that_are_shipped_take_no_store_up(street: GatewayEngine) -> None:
+    quote = await quoted(street, pickup={})
+    body = {**an_order_body(quantity=2), "quote_id": quote["quote_id"]}
+    answer = await street.client.post("/v1/allocations", json=body, headers=keyed("k"))
+    assert answer.status_code == 201, answer.text
+    assert [leg["node_id"] for leg in answer.json()["legs"]] == ["N-0"]
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({**an_order_body(quantity=2), "quote_option": "S-1"}, "/lines"),
+        (collected("S-1", quote_option="standard"), "/lines"),
+        (collected("S-1", quote_option="S-2"), "/lines"),
+        (collected("S-1", quote_option="S-3"), "/quote_option"),
+        (collected("S-1", quantity=3), "/lines"),
+        (collected("S-2"), "/lines"),
+        (collected("N-0"), "/lines"),
+        (collected("S-1", ship_to={"country": "US", "postal_code": "10002"}), "/ship_to"),
+    ],
+)
+async def test_a_store_is_taken_up_as_it_was_quoted_or_refused_by_field(
+    street: GatewayEngine, body: dict[str, Any], pointer: str
+) -> None:
+    quote = await quoted(street, pickup={"limit": 1 if body.get("quote_option") != "S-2" else 2})
+    answer = await street.client.post(
+        "/v1/allocations", json={**body, "quote_id": quote["quote_id"]}, headers=keyed("k")
+    )
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (422, "quote_mismatch"), answer.text
+    assert [error["pointer"] for error in problem["errors"]] == [pointer]
+    named = body.get("quote_option", "")
+    assert problem["errors"][0].get("pickup_node_id") == (named if named in ("S-1", "S-2") else None)
+
+
+async def test_a_store_that_sold_out_meanwhile_is_a_change_with_both(street: GatewayEngine) -> None:
+    quote = await quoted(street, pickup={})
+    taken = await street.client.post("/v1/allocations", json=collected("S-1", order_id="T"), headers=keyed("t"))
+    assert taken.status_code == 201, taken.text
+    body = collected("S-1", quote_id=quote["quote_id"])
+    answer = await street.client.post("/v1/allocations", json=body, headers=keyed("k"))
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (409, "quote_changed"), answer.text
+    first, line = problem["errors"]
+    assert (first["option_id"], first["quoted"]["unfilled_units"], first["offered"]["unfilled_units"]) == ("S-1", 0, 1)
+    assert (line["pointer"], line["available_to_promise"]) == ("/lines/0", 1)
+
+
+async def test_a_quote_of_stores_names_the_field_that_is_wrong(street: GatewayEngine) -> None:
+    for change, pointer in (
+        ({"pickup": {"limit": 0}}, "/pickup/limit"),
+        ({"pickup": {"limit": 11}}, "/pickup/limit"),
+        ({"pickup": {"radius_km": 0}}, "/pickup/radius_km"),
+        ({"pickup": {"max": 1}}, "/pickup/max"),
+        ({"pickup": {}, "ship_to": None}, "/ship_to"),
+    ):
+        answer = await street.client.post("/v1/quotes", json=a_basket(**change))
+        problem = answer.json()
+        assert (problem["code"], problem["errors"][0]["pointer"]) == ("invalid_field", pointer), answer.text

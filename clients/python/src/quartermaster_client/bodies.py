@@ -19,8 +19,14 @@ class BatchOrder(Order, kw_only=True):
     idempotency_key: str
 
 
+class PickupOptions(Request, kw_only=True):
+    limit: int = 3
+    radius_km: int = 50
+
+
 class QuoteBody(Order, kw_only=True):
     ttl_s: int | None = None
+    pickup: PickupOptions | None = None
 
 
 class CommitBody(Request, kw_only=True):

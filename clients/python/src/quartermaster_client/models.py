@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from msgspec.structs import replace
+
 from quartermaster_client.base import Answer, Method, OnShort, Request
 
 # -- orders: requests ---------------------------------------------------------------------------------------------
@@ -55,6 +57,14 @@ class Order(Request, kw_only=True):
     paid: bool = False
     cancel_after: datetime | None = None
     """What still waits for stock then is cancelled."""
+
+    def collected_at(self, node_id: str) -> Order:
+        """The same order, with the lines that would be shipped collected at a node instead."""
+        lines = [
+            replace(line, method="pickup", pickup_node_id=node_id) if line.method == "ship" else line
+            for line in self.lines
+        ]
+        return replace(self, lines=lines)
 
 
 class LineQuantity(Request, kw_only=True):

@@ -49,6 +49,9 @@ class QuoteOption(Answer, kw_only=True, frozen=True):
     unfilled: list[QuoteUnfilled]
     legs: list[QuoteLeg]
     rung: str
+    pickup_node_id: str | None = None
+    """Of an option to collect: the order that takes it up has its lines collected there (`collected_at`)."""
+    distance_km: float | None = None
 
 
 class QuoteFacts(Answer, kw_only=True, frozen=True):
@@ -84,5 +87,5 @@ class Quote(Answer, kw_only=True, frozen=True):
 
     @property
     def best(self) -> QuoteOption:
-        """What an order gets that names no option."""
+        """What is offered at the least score; with stores among the options it may be one of them."""
         return next(option for option in self.options if option.best)

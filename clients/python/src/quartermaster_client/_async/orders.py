@@ -38,18 +38,28 @@ class AsyncOrders(AsyncBase):
 
     # -- quotes ---------------------------------------------------------------------------------------------------
 
-    async def quote(self, order: Order, *, ttl_s: int | None = None, after: str | None = None) -> Quote:
+    async def quote(
+        self,
+        order: Order,
+        *,
+        ttl_s: int | None = None,
+        pickups: int = 0,
+        radius_km: int = 50,
+        after: str | None = None,
+    ) -> Quote:
         """Ways to deliver the order, with dates and costs; nothing is held. `order_id` may be any: it is not looked at.
 
         Put `quote_id` and an option's `option_id` (as `quote_option`) into the order that you then reserve or allocate: it keeps
         the promised date, or is refused with QuoteChanged. `ttl_s`: valid for less than the engine's time. Raises OutOfStock.
+        `pickups`: offer so many stores within `radius_km` of `ship_to` too; `order.collected_at(option.pickup_node_id)` takes one up.
         """
+        pickup = bodies.PickupOptions(limit=pickups, radius_km=radius_km) if pickups else None
         return await self.send(
             Operation(
                 name="POST /v1/quotes",
                 path="/v1/quotes",
                 read=lambda reply: reply.to(Quote),
-                body=bodies.QuoteBody(**_fields(order), ttl_s=ttl_s),
+                body=bodies.QuoteBody(**_fields(order), ttl_s=ttl_s, pickup=pickup),
                 after=after,
             )
         )
