@@ -49,6 +49,11 @@ class SolverPlanner:
 
     # -- port -----------------------------------------------------------------------------------------------------
 
+    @property
+    def reach_km(self) -> int:
+        """How far from a destination nodes are looked at; 0 = everywhere."""
+        return self._settings.reach_km
+
     def locate(self, ship_to: Destination) -> tuple[float, float] | None:
         """(lat, lon) of a destination, by its own coordinates or its postal code; None = it cannot be placed on the map."""
         if self._network_version != self._state.catalog.network_version:

@@ -189,12 +189,13 @@ class SetPosition(Struct, array_like=True, tag=11, frozen=True, gc=False):
 
 
 class GetAvailability(Struct, array_like=True, tag=12, frozen=True, gc=False):
-    """ATP of SKUs at this shard's own nodes (or one of them), for a channel and method."""
+    """ATP of SKUs at this shard's own nodes (or one of them), for a channel and method; of those that could send to `ship_to`."""
 
     skus: tuple[str, ...]
     node_id: str | None = None
     channel: str | None = None
     method: int = 0
+    ship_to: Destination | None = None
 
 
 class GetDecision(Struct, array_like=True, tag=13, frozen=True, gc=False):

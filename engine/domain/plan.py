@@ -76,6 +76,10 @@ class PlanRequest(Struct, frozen=True, gc=False):
 class Planner(Protocol):
     """Plans a batch in order (highest priority first, then arrival): each sees the stock that its forerunners left."""
 
+    @property
+    def reach_km(self) -> int:
+        """How far from a destination nodes are looked at; 0 = everywhere."""
+
     def locate(self, ship_to: Destination) -> tuple[float, float] | None:
         """(lat, lon) of a destination, by its own coordinates or its postal code; None = it cannot be placed on the map."""
 

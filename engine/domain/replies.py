@@ -178,6 +178,8 @@ class StockView(Struct, array_like=True, frozen=True, gc=False):
     supply: str = "counted"
     feed_age_s: int | None = None
     node_state: str = "on"
+    distance_m: int = -1
+    """From the destination that was asked about; -1 = about none."""
 
 
 class WouldChange(Struct, array_like=True, frozen=True, gc=False):

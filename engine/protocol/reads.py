@@ -23,6 +23,7 @@ from engine.domain.replies import DecisionAt, DumpReply, LegList, Problem, Statu
 from engine.domain.state import LEG_NO_MAX, ShardState, leg_key
 from engine.domain.views import leg_view
 from engine.protocol.placing import moved
+from engine.protocol.reach import nodes_in_reach
 
 if TYPE_CHECKING:
     from engine.protocol.shard_core import ShardCore
@@ -97,7 +98,13 @@ def availability(core: ShardCore, conn: int, corr: int, command: GetAvailability
             elif command.node_id is not None:  # whoever names a node is told what lies there, though it is not for sale
                 view = stock_view(core, node, item, now_ms, command.method)
                 views.append(structs.replace(view, available_to_promise=0))
-    views.sort(key=lambda view: (view.sku, view.node_id))
+    if command.ship_to is not None:
+        reached = nodes_in_reach(core, command.ship_to, command.channel)
+        if isinstance(reached, Problem):
+            core.answer(conn, corr, reached)
+            return
+        views = [structs.replace(view, distance_m=reached[view.node_id]) for view in views if view.node_id in reached]
+    views.sort(key=lambda view: (view.sku, view.distance_m, view.node_id))
     seq = core.state.seq
     settled = core.driver.settled(seq)
     core.answer(conn, corr, StockReply(tuple(views), core.shard, core.epoch, seq, core.token(), settled=settled))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 
+from engine.domain.orders import Destination
 from engine.domain.replies import Problem
 from engine.protocol.tokens import parse_token
 from gateway.call import Answer, Call
@@ -24,14 +25,36 @@ def availability(call: Call) -> Answer | Problem | Awaitable[Answer | Problem]:
         return channel
     if query.node_id is not None and query.node_id not in call.gateway.cluster.catalog.node_of:
         return refuse("unknown_node", "/node_id", f"no node {query.node_id!r}", parameter="node_id")
+    ship_to = _destination(query)
+    if isinstance(ship_to, Problem):
+        return ship_to
     token = call.after()
     after = parse_token(token) if token is not None else None
-    wanted = Wanted(skus, query.node_id, channel, METHODS[query.method])
-    strict = query.consistency == "strict"
+    wanted = Wanted(skus, query.node_id, channel, METHODS[query.method], ship_to)
+    strict = query.consistency == "strict" or ship_to is not None
     stocks = stock_now(call.gateway, wanted, after) if not strict else None
     if stocks is not None:
         return shown(skus, stocks)
     return _waited(call, wanted, after, strict=strict)
+
+
+def _destination(query: AvailabilityQuery) -> Destination | Problem | None:
+    """Where the units are to be sent; None = anywhere."""
+    if query.postal_code is None and query.lat is None and query.lon is None:
+        return None
+    if query.method != "ship":
+        detail = "only what is shipped goes to a destination; stores near a place: /v1/availability/stores"
+        return refuse("invalid_field", "/method", detail, parameter="method")
+    return half_a_point(query.lat, query.lon) or Destination(
+        query.country, query.postal_code or "", lat=query.lat, lon=query.lon
+    )
+
+
+def half_a_point(lat: float | None, lon: float | None) -> Problem | None:
+    if (lat is None) == (lon is None):
+        return None
+    missing = "lon" if lon is None else "lat"
+    return refuse("invalid_field", f"/{missing}", "lat and lon go together", parameter=missing)
 
 
 def channel_asked(call: Call, channel: str | None) -> str | Problem | None:

@@ -176,11 +176,13 @@ ROUTES = [
         "it contains and how old it can be. `consistency=strict` asks the shards that own the stock. With `X-QM-After` the "
         "answer contains that token, or is `view_behind` after a second. Nodes that are off, do not serve the channel or do "
         "not offer the method are left out. Of a kit, the shards that own its components say how many each node could make "
-        "(`supply` is `kit`): the sum over the nodes is the kit's.",
+        "(`supply` is `kit`): the sum over the nodes is the kit's. With a destination (`postal_code` and `country`, or `lat` and "
+        "`lon`) the owners are asked for nodes that could ship there at all, nearest first: those within the distance that plans look "
+        "at and a carrier serves, whatever the goods.",
         query=AvailabilityQuery,
         answer=Availability,
         takes_after=True,
-        problems=("unknown_sku", "unknown_node", "unknown_channel", "view_behind"),
+        problems=("unknown_sku", "unknown_node", "unknown_channel", "unknown_destination", "view_behind"),
         answer_example=examples.AVAILABILITY,
     ),
 ]

@@ -5,14 +5,18 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from engine.domain.replies import StockReply, StockView
 from gateway.schemas import (
     INT_MAX,
     UNITS_MAX,
     Body,
+    Country,
     Id,
+    Latitude,
+    Longitude,
+    PostalCode,
     Reason,
     Shown,
     SignedQuantity,
@@ -92,6 +96,10 @@ class AvailabilityQuery(Body, kw_only=True):
     node_id: Id | None = None
     channel: Id | None = None
     method: Literal["ship", "pickup", "ship_to_store"] = "ship"
+    country: Country = "US"
+    postal_code: PostalCode | None = None
+    lat: Latitude | None = None
+    lon: Longitude | None = None
     consistency: Literal["local", "strict"] = "local"
 
 
@@ -115,6 +123,8 @@ class Position(Shown):
     supply: str
     feed_age_s: int | None
     node_state: str
+    distance_km: float | UnsetType = UNSET
+    """From the destination, where one was named."""
 
 
 class AsOf(Shown):
@@ -145,7 +155,7 @@ class SkuTotal(Shown):
 
 
 class Availability(Shown):
-    """Positions by SKU and node, the sum of each SKU, and which state of which shard they show."""
+    """Positions by SKU and node, or nearest first where a destination was named; the sum of each SKU, and which state of which shard they show."""
 
     data: list[Position]
     totals: list[SkuTotal]
@@ -166,6 +176,7 @@ def position_shown(view: StockView) -> Position:
         view.supply,
         view.feed_age_s,
         view.node_state,
+        round(view.distance_m / 1_000, 1) if view.distance_m >= 0 else UNSET,
     )
 
 

@@ -17,7 +17,7 @@ from engine.domain.decide_orders import METHOD_TAGS, could_serve
 from engine.domain.decide_stock import SUPPLY_MODES
 from engine.domain.feed_age import Lateness, is_watched, kept_units, lateness
 from engine.domain.ids import EPOCH_2020_MS
-from engine.domain.orders import Method
+from engine.domain.orders import Destination, Method
 from engine.domain.replies import Problem, Reply, StockReply
 from engine.protocol.tokens import make_token
 from gateway.errors import problem, refuse
@@ -43,6 +43,8 @@ class Wanted(NamedTuple):
     node_id: str | None = None
     channel: str | None = None
     method: int = Method.SHIP
+    ship_to: Destination | None = None
+    """Only at nodes that could send there, which only the owners know."""
 
 
 class Stocks(NamedTuple):
@@ -200,7 +202,7 @@ async def stock_of(
 async def _asked(gateway: Gateway, wanted: Wanted, after: Points | None) -> Stocks | Problem | None:
     """The owners' own answer; None = what `after` names has not reached all of them yet."""
     cluster = gateway.cluster
-    command = GetAvailability(wanted.skus, wanted.node_id, wanted.channel, wanted.method)
+    command = GetAvailability(wanted.skus, wanted.node_id, wanted.channel, wanted.method, wanted.ship_to)
     asked_s = time.monotonic()
     homes: list[Reply] = []
     if wanted.node_id is not None:
@@ -233,7 +235,7 @@ async def _asked(gateway: Gateway, wanted: Wanted, after: Points | None) -> Stoc
                 return _behind()
             if home.shard in after and not _settled(home, point, points):
                 return None
-    positions.sort(key=lambda position: (position.sku, position.node_id))
+    positions.sort(key=lambda position: (position.sku, position.distance_km or 0.0, position.node_id))
     return Stocks(positions, as_of, make_token(points))
 
 

@@ -14,7 +14,7 @@ from engine.protocol.tokens import make_token
 from gateway.call import Answer, Call, Route
 from gateway.cursors import decode_cursor, encode_cursor, is_number
 from gateway.errors import problem, refuse
-from gateway.inventory.availability import channel_asked
+from gateway.inventory.availability import channel_asked, half_a_point
 from gateway.inventory.schemas import AsOf, SkuTotal
 from gateway.orders.routes import unexpected
 from gateway.orders.schemas import METHODS
@@ -137,9 +137,9 @@ def _fault(query: StoresQuery) -> Problem | None:
     if query.quantity and len(query.quantity) != len(query.sku):
         detail = f"{len(query.quantity)} quantities for {len(query.sku)} SKUs: name one for each, or none"
         return refuse("invalid_field", "/quantity", detail, parameter="quantity")
-    if (query.lat is None) != (query.lon is None):
-        missing = "lon" if query.lon is None else "lat"
-        return refuse("invalid_field", f"/{missing}", "lat and lon go together", parameter=missing)
+    fault = half_a_point(query.lat, query.lon)
+    if fault is not None:
+        return fault
     if query.lat is None and query.postal_code is None:
         return refuse(
             "invalid_field", "/postal_code", "near what: a postal_code, or lat and lon", parameter="postal_code"

@@ -315,3 +315,30 @@ async def test_a_token_whose_units_cannot_move_yet_is_view_behind_until_they_hav
     await eventually(back)
     assert set(found) <= {-1, 9}, "never the units before"
     await engine.close()
+
+
+async def test_a_destination_shows_who_could_send_there_nearest_first(engine: GatewayEngine) -> None:
+    for n in range(4):
+        await engine.stock_up(f"N-{n}", "SKU-0", n + 1)
+    await followed(engine)
+    body = await read(engine.client, sku="SKU-0", lat=43.0, lon=-77.0)
+    shown = [(row["node_id"], row["distance_km"]) for row in body["data"]]
+    assert [node for node, _ in shown] == ["N-3", "N-2", "N-1", "N-0"]
+    assert shown[0][1] == 0.0 and sorted(far for _, far in shown) == [far for _, far in shown]
+    assert body["totals"] == [{"sku": "SKU-0", "available_to_promise": 10}]
+    assert len(body["as_of"]) == len(engine.stock)
+    by_code = await read(engine.client, sku="SKU-0", postal_code="10001", node_id="N-2")
+    assert [row["node_id"] for row in by_code["data"]] == ["N-2"]
+    assert all("distance_km" not in row for row in (await read(engine.client, sku="SKU-0"))["data"])
+
+
+async def test_a_destination_names_the_field_that_is_wrong(engine: GatewayEngine) -> None:
+    for query, code, pointer in (
+        ({"lat": 43.0}, "invalid_field", "/lon"),
+        ({"lon": -77.0}, "invalid_field", "/lat"),
+        ({"postal_code": "10001", "method": "pickup"}, "invalid_field", "/method"),
+        ({"postal_code": "75001", "country": "FR"}, "unknown_destination", "/postal_code"),
+    ):
+        answer = await engine.client.get("/v1/availability", params={"sku": "SKU-0", **query})
+        problem = answer.json()
+        assert (problem["code"], problem["errors"][0]["pointer"]) == (code, pointer), answer.text

@@ -19,6 +19,8 @@ DAYS_AHEAD = 3
 class GreedyPlanner:
     """Fills every line from the lowest node index that has units; a group from the lowest node that has all of it."""
 
+    reach_km = 0
+
     def __init__(self, state: ShardState, *, highest_first: bool = False) -> None:
         self._state = state
         self._sign = -1 if highest_first else 1

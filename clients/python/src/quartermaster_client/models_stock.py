@@ -55,6 +55,8 @@ class Position(Answer, kw_only=True, frozen=True):
     supply: str
     feed_age_s: int | None
     node_state: str = "on"
+    distance_km: float | None = None
+    """From the destination, where one was named."""
 
 
 class AsOf(Answer, kw_only=True, frozen=True):

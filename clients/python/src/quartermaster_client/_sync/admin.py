@@ -47,18 +47,26 @@ class Client(AsyncInbound, Streaming):
         node_id: str | None = None,
         channel: str | None = None,
         method: Method = "ship",
+        postal_code: str | None = None,
+        country: str = "US",
+        at: tuple[float, float] | None = None,
         after: str | None = None,
         strict: bool = False,
     ) -> Availability:
         """What can be promised of up to 100 SKUs, by node and in all, and which state of which shard says so.
 
         The gateway answers from its own view, `as_of` says how old; `strict` asks the shards that own the stock.
+        With a postal code, or `at` (lat, lon): at nodes that could ship there at all, nearest first, as the owners say.
         """
         names = [skus] if isinstance(skus, str) else list(skus)
         params: list[tuple[str, str | int]] = [("sku", sku) for sku in names]
         params += [(name, value) for name, value in (("node_id", node_id), ("channel", channel)) if value]
         if method != "ship":
             params.append(("method", method))
+        if postal_code is not None:
+            params += [("country", country), ("postal_code", postal_code)]
+        if at is not None:
+            params += [("lat", str(at[0])), ("lon", str(at[1]))]
         if strict:
             params.append(("consistency", "strict"))
         return self.send(
