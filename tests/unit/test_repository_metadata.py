@@ -56,6 +56,11 @@ def test_every_requirement_is_locked(source: str, lock: str) -> None:
     assert names <= _pins(lock).keys()
 
 
+def test_what_an_extra_needs_is_there_for_the_tests() -> None:
+    extras = PROJECT["optional-dependencies"].values()
+    assert {requirement for extra in extras for requirement in extra} <= set(_requirements("dev.in"))
+
+
 @pytest.mark.parametrize("package", _packages(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_packages_are_empty(package: Path) -> None:
     assert package.read_text().strip() == "", "importing a package must run nothing"
