@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,13 @@ class SegmentStore:
     """Segments of all shards under one URL. Calls block: use it from a thread. Raises Unavailable where the store cannot be reached."""
 
     def __init__(self, url: str) -> None:
-        """Raises ValueError for a URL that no file system is known for."""
+        """Raises ValueError for a URL that no file system is known for, or whose package is not installed."""
         try:
             self._fs, root = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
+        except ImportError as error:
+            extra = "; it comes with quartermaster[s3]" if url.startswith(("s3:", "s3a:")) else ""
+            raise ValueError(f"QM_ARCHIVE_URL: {error}{extra}") from error
+        except ValueError as error:
             raise ValueError(f"QM_ARCHIVE_URL: {error}") from error
         self._root: str = root.rstrip("/")
         self._local = isinstance(self._fs, LocalFileSystem)
@@ -60,14 +64,7 @@ class SegmentStore:
 
     def first_seqs(self, shard: int) -> list[int]:
         """First entries of the segments of a shard, ascending."""
-        try:
-            self._fs.invalidate_cache()
-            names = self._fs.ls(self._folder(shard), detail=False)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise Unavailable(f"the archive cannot be listed: {error}") from error
-        stems = [str(name).rpartition("/")[2] for name in names]
+        stems = self._names(self._folder(shard))
         return sorted(
             int(stem[:_DIGITS])
             for stem in stems
@@ -76,29 +73,26 @@ class SegmentStore:
 
     def shards(self) -> list[int]:
         """Shards that have a folder here."""
-        try:
-            self._fs.invalidate_cache()
-            names = self._fs.ls(self._root, detail=False)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise Unavailable(f"the archive cannot be listed: {error}") from error
-        stems = [str(name).rstrip("/").rpartition("/")[2] for name in names]
+        stems = self._names(self._root)
         return sorted(int(stem[1:]) for stem in stems if stem[:1] == "s" and stem[1:].isdecimal())
 
     def create(self, shard: int, first_seq: int, data: bytes) -> None:
         """W1, W2. Raises Exists, Unavailable, Corrupt (it does not read back as written)."""
         path = self._path(shard, first_seq)
-        try:
-            if self._local:
-                _create_durably(Path(path), data)
-            else:
-                self._fs.makedirs(self._folder(shard), exist_ok=True)
-                self._fs.pipe_file(path, data, mode="create")
-        except FileExistsError:
-            raise Exists(path) from None
-        except OSError as error:
-            raise Unavailable(f"the archive cannot be written: {error}") from error
+        with _or_unavailable("written"):
+            try:
+                if self._local:
+                    _create_durably(Path(path), data)
+                else:
+                    self._fs.makedirs(self._folder(shard), exist_ok=True)
+                    self._fs.pipe_file(path, data, mode="create")
+            except FileExistsError:
+                raise Exists(path) from None
+            except OSError:
+                # Of a name that is taken not every store says FileExistsError: s3fs says so of Amazon's answer only.
+                if not self._is_there(path):
+                    raise
+                raise Exists(path) from None
         if self._read(path) != data:
             raise Corrupt(f"{path} does not read back as it was written")
 
@@ -117,12 +111,11 @@ class SegmentStore:
 
     def remove(self, shard: int, first_seq: int) -> None:
         """For retention: the oldest go first, so that the chain has no hole."""
-        try:
-            self._fs.rm_file(self._path(shard, first_seq))
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise Unavailable(f"the archive cannot be written: {error}") from error
+        with _or_unavailable("written"):
+            try:
+                self._fs.rm_file(self._path(shard, first_seq))
+            except FileNotFoundError:
+                pass
 
     def set_aside(self, shard: int, first_seq: int, folder: str) -> None:
         """Move a segment to a folder below the archive, where nobody looks for it. The newest go first, so that the chain has no hole."""
@@ -167,13 +160,37 @@ class SegmentStore:
         return next((record for record in records_of(raw) if record.seq == seq), None)
 
     def _read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
-        try:
-            data: Any = self._fs.cat_file(path, start=start, end=end)
-        except FileNotFoundError as error:
-            raise Unavailable(f"{path} is not there any more") from error
-        except OSError as error:
-            raise Unavailable(f"the archive cannot be read: {error}") from error
+        with _or_unavailable("read"):
+            try:
+                data: Any = self._fs.cat_file(path, start=start, end=end)
+            except FileNotFoundError as error:
+                raise Unavailable(f"{path} is not there any more") from error
         return bytes(data)
+
+    def _names(self, folder: str) -> list[str]:
+        """What is in a folder, without its path; nothing where there is no such folder."""
+        with _or_unavailable("listed"):
+            try:
+                self._fs.invalidate_cache()
+                names = self._fs.ls(folder, detail=False)
+            except FileNotFoundError:
+                return []
+        return [str(name).rstrip("/").rpartition("/")[2] for name in names]
+
+    def _is_there(self, path: str) -> bool:
+        self._fs.invalidate_cache()
+        return bool(self._fs.exists(path))
+
+
+@contextmanager
+def _or_unavailable(done: str) -> Iterator[None]:
+    """Unavailable for whatever a store raises: its client may have a tree of errors of its own (botocore's are no OSErrors)."""
+    try:
+        yield
+    except (Exists, Unavailable):
+        raise
+    except Exception as error:
+        raise Unavailable(f"the archive cannot be {done}: {error}") from error
 
 
 def _create_durably(path: Path, data: bytes) -> None:

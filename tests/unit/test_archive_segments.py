@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -211,3 +212,10 @@ def test_decisions_are_found_by_their_place(store: SegmentStore) -> None:
 def test_an_unknown_kind_of_store_is_said_at_once() -> None:
     with pytest.raises(ValueError, match="QM_ARCHIVE_URL"):
         SegmentStore("nosuchstore://bucket/folder")
+
+
+def test_a_store_whose_package_is_missing_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(ValueError, match=r"QM_ARCHIVE_URL: .*s3fs.*quartermaster\[s3\]"):
+        SegmentStore("s3://bucket/folder")
