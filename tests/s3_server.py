@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
+import fsspec
 import pytest
 
 from loadtests.proc import free_port
@@ -76,7 +77,8 @@ class S3Server:
         return True
 
     def environment(self, patch: pytest.MonkeyPatch) -> None:
-        """What an operator would set."""
+        """What an operator would set, for file systems that are made from now on."""
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
         patch.setenv("AWS_ENDPOINT_URL_S3", self.endpoint)
         patch.setenv("AWS_ACCESS_KEY_ID", KEY)
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)

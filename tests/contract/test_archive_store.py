@@ -26,7 +26,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 @pytest.fixture
 def s3_url(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     server.environment(monkeypatch)
-    fsspec.get_filesystem_class("s3").clear_instance_cache()  # it remembers the environment it was made in
     return server.new_url()
 
 

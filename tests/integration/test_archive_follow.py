@@ -24,6 +24,7 @@ from engine.journal.port import Corrupt, Tail, Unavailable
 from engine.journal.redis_journal import RedisJournal
 from tests.conftest import eventually
 from tests.contract.journal_backends import started
+from tests.s3_server import S3Server
 from tests.sim.little_cluster import LittleCluster
 from tests.unit.test_verify_books import Traffic
 
@@ -71,8 +72,10 @@ async def writer(server: EmbeddedServer, feed: JournalFeed) -> AsyncIterator[Wri
     await journal.close()
 
 
-def follower(feed: JournalFeed, folder: Path, index: IndexWriter, **options: object) -> ShardFollower:
-    store = SegmentStore(str(folder / "archive"))
+def follower(
+    feed: JournalFeed, folder: Path, index: IndexWriter, *, archive: str = "", **options: object
+) -> ShardFollower:
+    store = SegmentStore(archive or str(folder / "archive"))
     made: dict[str, object] = {"seal_s": 1_000.0, "tell_every_s": 0.0, "index_every_s": 0.0, **options}
     return ShardFollower(0, feed, store, index, asyncio.Lock(), **made)  # type: ignore[arg-type]
 
@@ -101,9 +104,9 @@ async def drained(one: ShardFollower) -> None:
     await one.round()
 
 
-async def assert_complete(writer: Writer, folder: Path) -> None:
+async def assert_complete(writer: Writer, folder: Path, *, archive: str = "") -> None:
     """The archive is the journal, and an index rebuilt from it equals the live one."""
-    store = SegmentStore(str(folder / "archive"))
+    store = SegmentStore(archive or str(folder / "archive"))
     archived = [record.unpacked() for record in store.records(0)]
     assert archived == [entry async for entry in writer.journal.read(after_seq=0)]
     for record in store.records(0):
@@ -355,6 +358,38 @@ async def test_the_archive_goes_on_while_the_index_cannot_be_written(
     assert (one.index_trouble, one.indexed_seq) == ("", writer.tail.seq)
     await one.seal()
     await assert_complete(writer, tmp_path)
+
+
+async def test_an_archive_in_s3_waits_for_its_server_and_the_journal_keeps_what_it_lacks(
+    feed: JournalFeed, writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = S3Server(tmp_path)
+    try:
+        store.environment(monkeypatch)
+        url = store.new_url()
+        one = follower(feed, tmp_path, index_at(tmp_path / "index.db"), archive=url)
+        await one.open()
+        await writer.run(20)
+        await drained(one)
+        await one.seal()
+        sealed_seq = one.writer.archived_seq
+        store.end()
+        await writer.run(20)
+        await drained(one)
+        with pytest.raises(Unavailable):
+            await one.seal()
+        with pytest.raises(Unavailable):
+            await one.open()
+        cursor = await writer.journal.archive_cursor()
+        assert cursor is not None and cursor.archived_seq == sealed_seq  # trim goes by this
+        store.start()
+        await one.open()
+        await drained(one)
+        await one.seal()
+        assert one.writer.archived_seq == writer.tail.seq > sealed_seq
+        await assert_complete(writer, tmp_path, archive=url)
+    finally:
+        store.end()
 
 
 async def test_an_index_that_was_lost_is_folded_again(feed: JournalFeed, writer: Writer, tmp_path: Path) -> None:
