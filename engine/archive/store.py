@@ -120,11 +120,9 @@ class SegmentStore:
     def set_aside(self, shard: int, first_seq: int, folder: str) -> None:
         """Move a segment to a folder below the archive, where nobody looks for it. The newest go first, so that the chain has no hole."""
         path, target = self._path(shard, first_seq), f"{self._root}/{folder}/s{shard}"
-        try:
+        with _or_unavailable("written"):
             self._fs.makedirs(target, exist_ok=True)
             self._fs.mv(path, f"{target}/{path.rpartition('/')[2]}")
-        except OSError as error:
-            raise Unavailable(f"the archive cannot be written: {error}") from error
 
     def records(self, shard: int, *, after_seq: int = 0) -> Iterator[Record]:
         """All entries after a sequence, the chain of segments verified. Raises Corrupt, Unavailable."""

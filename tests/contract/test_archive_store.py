@@ -123,6 +123,21 @@ def test_retention_removes_the_oldest(url: str) -> None:
     assert list(store.records(0)) == records[2:]
 
 
+def test_what_is_set_aside_is_kept_and_no_part_of_the_archive(url: str) -> None:
+    store = SegmentStore(url)
+    records = chained([b"%d" % n for n in range(4)])
+    writer = opened(store)
+    for record in records:
+        writer.take(record)
+        if record.seq % 2 == 0:
+            writer.seal()
+    data = store._read(store._path(0, 3))
+    store.set_aside(0, 3, "aside-1")
+    assert (store.shards(), store.first_seqs(0), list(store.records(0))) == ([0], [1], records[:2])
+    (name,) = store._names(f"{store._root}/aside-1/s0")
+    assert store._read(f"{store._root}/aside-1/s0/{name}") == data
+
+
 def test_a_segment_of_full_size_comes_back(url: str) -> None:
     """9 MB: more than a segment is sealed at, so nothing about its size is left to a real load."""
     store, data = SegmentStore(url), bytes(range(256)) * 36_000
@@ -148,6 +163,7 @@ def test_while_the_server_is_away_everything_is_unavailable_and_nothing_is_lost(
         lambda: store.load(0, 1),
         lambda: store.head(0, 1),
         lambda: store.remove(0, 1),
+        lambda: store.set_aside(0, 1, "aside-1"),
         store.shards,
     ]
     server.end()
