@@ -119,13 +119,7 @@ class Exchange(ABC):
 
     def use(self, core: ShardCore, record: OrderRecord, plan: Plan, *, now_ms: int) -> None:
         """Take a plan: at once where all its new legs are ours, else as a transaction."""
-        self.whole = plan
-        places = keepable(record, self.gone, self.prepared.planned, plan.legs)
-        self._kept = {leg_no: n for n, leg_no in places.items()}
-        if places:
-            self.gone = tuple([leg_no for leg_no in self.gone if leg_no not in self._kept])
-            new = [n for n in range(len(plan.legs)) if n not in places]
-            plan = replace(plan, legs=[plan.legs[n] for n in new], rows=(), **_terms(plan, new))
+        plan = self.narrowed(record, plan)
         first = self.first_leg_no(core)
         if first + len(plan.legs) > LEG_NO_MAX:
             self.overtaken(core, now_ms=now_ms)
@@ -133,6 +127,17 @@ class Exchange(ABC):
             core.two_phase.attempt(self, plan, now_ms=now_ms)
         elif self.journal(core, plan, first=first, txn=0, now_ms=now_ms) is None:
             self.overtaken(core, now_ms=now_ms)
+
+    def narrowed(self, record: OrderRecord, plan: Plan) -> Plan:
+        """What of a plan is new: legs that it leaves as they are stay (X3), and are not given up."""
+        self.whole = plan
+        places = keepable(record, self.gone, self.prepared.planned, plan.legs)
+        self._kept = {leg_no: n for n, leg_no in places.items()}
+        if not places:
+            return plan
+        self.gone = tuple([leg_no for leg_no in self.gone if leg_no not in self._kept])
+        new = [n for n in range(len(plan.legs)) if n not in places]
+        return replace(plan, legs=[plan.legs[n] for n in new], rows=(), **_terms(plan, new))
 
     def journal(self, core: ShardCore, plan: Plan, *, first: int, txn: int, now_ms: int) -> OrderRecord | None:
         """Put the changed order; None where it, or the stock, is not what was planned for any more."""

@@ -4,19 +4,27 @@ B1  Only orders of which nothing is released, driven or waiting, and only for a 
     It is taken with one entry (exchange.py), or not at all: nothing is retried, and the wave does not wait for it.
 B2  LEAD_MS before a wave, the newest LOOKS_MAX legs of the node are looked at (older ones are the likeliest to have left), and
     ORDERS_MAX orders planned, the oldest of them first. One node a turn: many have a wave at the same minute.
+B3  First together: what all of them hold counts as free, the highest priority and of equals the oldest plans first. Orders whose old
+    and new legs have a position or a day in common change together or not at all, in one entry: each served in full and promised
+    no later, and all of them for less cash, although one may cost more than before. Then one by one, those that stayed.
+B4  Together only where no other shard is to be asked, every line is shipped, and nobody waits for the items: what such orders gave
+    up would be kept for those who do.
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from heapq import nlargest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from engine.domain.decide_edit import MOVABLE
-from engine.domain.decide_legs import units_in_legs
-from engine.domain.events import Cause
-from engine.domain.orders import LegState, OrderRecord, OrderState
+from engine.domain.decide_edit import MOVABLE, give_up
+from engine.domain.decide_legs import Change, park_freed, units_in_legs
+from engine.domain.decide_orders import fits
+from engine.domain.events import Cause, OrderPut
+from engine.domain.orders import LegRecord, LegState, Method, OrderRecord, OrderState, encode_record
 from engine.domain.plan import Plan
-from engine.protocol.exchange import Exchange, plan_with_own
+from engine.domain.state import LEG_NO_MAX
+from engine.protocol.exchange import Exchange, legs_free, plan_with_own
 from engine.protocol.recommit import prepare_again
 
 if TYPE_CHECKING:
@@ -25,6 +33,8 @@ if TYPE_CHECKING:
 LEAD_MS = 60_000
 LOOKS_MAX = 512
 ORDERS_MAX = 32
+LINES_MAX = 1_024
+"""Lines of the orders that are planned together: all their records have room in one entry."""
 _ENDED = (int(LegState.CANCELLED), int(LegState.REJECTED))
 
 
@@ -33,6 +43,9 @@ class _Better(Exchange):
 
     cause = int(Cause.REPLANNED)
     reason = "improved"
+
+    def change(self, core: ShardCore, record: OrderRecord, plan: Plan, change: Change, *, time_ms: int) -> None:
+        record.demand = []  # there is none but of `let_go`
 
     def done(self, core: ShardCore, record: OrderRecord, *, now_ms: int) -> None:
         core.count("orders_improved")
@@ -43,22 +56,66 @@ class _Better(Exchange):
     def planned_again(self, core: ShardCore, plan: Plan, *, now_ms: int) -> None:
         """The order stays as it is."""
 
+    def let_go(self, core: ShardCore, record: OrderRecord, *, now_ms: int) -> None:
+        """Give the old legs up before the new ones are there: their units wait, for the rest of this entry."""
+        change = Change(self.cause, [], [], [])
+        for leg in _legs(record, self.gone):
+            change.freed.extend(leg.lines)
+            give_up(record, leg, change, reason=self.reason, state=self.ends_as)
+        batch = core.batch(now_ms)
+        park_freed(core.catalog, record, change.freed, reason=self.reason, now_ms=batch.time_ms)
+        record.version += 1
+        # Not `put_order`: nobody is to serve what waits, and no list is to change but by the event that ends the waiting.
+        packed = encode_record(record)
+        event = OrderPut(
+            self.cause, self.slot, self.order_no, packed, tuple(change.stock), tuple(change.capacity), 0, 0
+        )
+        core.put(batch, event)
+        self.version = record.version
+        self.gone = ()
+
+
+class _Part(NamedTuple):
+    """An order that is planned together with others."""
+
+    better: _Better
+    record: OrderRecord
+    """As it was planned for."""
+    plan: Plan
+    """What is new; `better.whole` has all of it."""
+
+    @property
+    def saves_minor(self) -> int:
+        return self.record.money_minor[0] - self.better.whole.money_minor[0]
+
+
+_Open = tuple[str, int, OrderRecord]
+"""(slot, order number, record)"""
+
 
 def improve(core: ShardCore, node: int, *, now_ms: int) -> None:
-    """Plan the split orders with legs at a node again (B2)."""
-    work = core.state.work.get(node, {})
-    tried: dict[int, None] = {}
-    for key in reversed(nlargest(LOOKS_MAX, work)):
-        slot = work.get(key)
-        if slot is None:
-            continue  # of an order that has just been planned again
-        if len(tried) == ORDERS_MAX or not core.has_room():
+    """Plan the split orders with legs at a node again: together (B3), then one by one (B2)."""
+    found = _open_orders(core, node)
+    changed = _improve_together(core, found, now_ms=now_ms)
+    for slot, order_no, record in found:
+        if not core.has_room():
             return
-        order_no = key >> 12
-        record = core.state.order(slot, order_no) if order_no not in tried else None
-        if record is not None and _is_open(core, slot, order_no, record):
-            tried[order_no] = None
+        if order_no not in changed:
             _try(core, slot, order_no, record, now_ms)
+
+
+def _open_orders(core: ShardCore, node: int) -> list[_Open]:
+    """B2."""
+    work = core.state.work.get(node, {})
+    found: dict[int, _Open] = {}
+    for key in reversed(nlargest(LOOKS_MAX, work)):
+        slot, order_no = work[key], key >> 12
+        record = core.state.order(slot, order_no) if order_no not in found else None
+        if record is not None and _is_open(core, slot, order_no, record):
+            found[order_no] = (slot, order_no, record)
+            if len(found) == ORDERS_MAX:
+                break
+    return list(found.values())
 
 
 def _is_open(core: ShardCore, slot: str, order_no: int, record: OrderRecord) -> bool:
@@ -76,10 +133,129 @@ def _is_open(core: ShardCore, slot: str, order_no: int, record: OrderRecord) -> 
 
 
 def _try(core: ShardCore, slot: str, order_no: int, record: OrderRecord, now_ms: int) -> None:
+    better = _better(core, slot, order_no, record)
+    plan = plan_with_own(core, record, better.gone, better.prepared.request, now_ms=now_ms)
+    if plan.money_minor[0] < record.money_minor[0] and _is_as_good(record, plan):
+        better.use(core, record, plan, now_ms=now_ms)
+
+
+def _better(core: ShardCore, slot: str, order_no: int, record: OrderRecord) -> _Better:
     gone = tuple([leg.leg_no for leg in record.legs if leg.state in MOVABLE])
     prepared = prepare_again(core, slot, record, record.ship_to, units_in_legs(record, MOVABLE))
-    plan = plan_with_own(core, record, gone, prepared.request, now_ms=now_ms)
-    is_cheaper = plan.money_minor[0] < record.money_minor[0]
-    if plan.unfilled or not is_cheaper or plan.promise_ms[1] > record.promise[1]:
-        return
-    _Better(slot, order_no, record.version, prepared, gone).use(core, record, plan, now_ms=now_ms)
+    return _Better(slot, order_no, record.version, prepared, gone)
+
+
+def _is_as_good(record: OrderRecord, plan: Plan) -> bool:
+    """Whether a plan serves an order in full, and is promised no later."""
+    return not plan.unfilled and plan.promise_ms[1] <= record.promise[1]
+
+
+def _legs(record: OrderRecord, numbers: tuple[int, ...]) -> list[LegRecord]:
+    return [leg for leg in record.legs if leg.leg_no in numbers]
+
+
+# -- together (B3) --------------------------------------------------------------------------------------------------
+
+
+def _improve_together(core: ShardCore, found: list[_Open], *, now_ms: int) -> dict[int, None]:
+    """Numbers of the orders that were changed."""
+    changed: dict[int, None] = {}
+    for group in _tied(_planned_together(core, found, now_ms=now_ms)):
+        is_better = sum(part.saves_minor for part in group) > 0
+        if is_better and all(_is_ours(core, part) for part in group) and core.has_room() and _fit(core, group):
+            _put(core, group, now_ms=now_ms)
+            changed.update(dict.fromkeys(part.better.order_no for part in group))
+    return changed
+
+
+def _planned_together(core: ShardCore, found: list[_Open], *, now_ms: int) -> list[_Part]:
+    """What all of them could be at once. An order that stays as it is saves nothing, and is tied to no other."""
+    chosen: list[tuple[_Better, OrderRecord]] = []
+    lines = 0
+    for slot, order_no, record in found:
+        lines += len(record.lines)
+        if lines <= LINES_MAX and _may_join(core, record):
+            chosen.append((_better(core, slot, order_no, record), record))
+    if len(chosen) < 2:
+        return []
+    chosen.sort(key=lambda entry: -entry[1].priority)
+    with ExitStack() as freed:
+        for better, record in chosen:
+            freed.enter_context(legs_free(core.state, record, _legs(record, better.gone)))
+        plans = core.planner.plan([better.prepared.request for better, _ in chosen], now_ms=now_ms)
+    for component in dict.fromkeys(plan.component for plan in plans if plan.component):
+        members = [n for n, plan in enumerate(plans) if plan.component == component]
+        for n, plan in zip(members, core.planner.improved(component, None), strict=True):
+            plans[n] = plan
+    return [
+        _Part(better, record, better.narrowed(record, plan))
+        for (better, record), plan in zip(chosen, plans, strict=True)
+    ]
+
+
+def _may_join(core: ShardCore, record: OrderRecord) -> bool:
+    """B4. Of lines that are shipped a node keeps the same units back: in whatever order they are put, they fit or do not."""
+    legs = [leg for leg in record.legs if leg.state not in _ENDED]
+    lines = [record.lines[i] for leg in legs for i, _ in leg.lines]
+    return all(leg.local for leg in legs) and all(
+        line.method == Method.SHIP and line.item not in core.demand.by_item for line in lines
+    )
+
+
+def _is_ours(core: ShardCore, part: _Part) -> bool:
+    """Whether a plan may be taken, and asks no other shard."""
+    return (
+        _is_as_good(part.record, part.better.whole)
+        and all(core.catalog.owner[leg.node] == core.shard for leg in part.plan.legs)
+        and part.better.first_leg_no(core) + len(part.plan.legs) <= LEG_NO_MAX
+    )
+
+
+def _tied(parts: list[_Part]) -> list[list[_Part]]:
+    """Parts by what their old and new legs have in common: what one group does is nothing to the others."""
+    groups: list[tuple[set[tuple[int, ...]], list[_Part]]] = []
+    for part in parts:
+        touched, together = _touched(part), [part]
+        apart = []
+        for keys, members in groups:
+            if touched.isdisjoint(keys):
+                apart.append((keys, members))
+            else:
+                touched |= keys
+                together = [*members, *together]
+        groups = [*apart, (touched, together)]
+    return [members for _, members in groups]
+
+
+def _touched(part: _Part) -> set[tuple[int, ...]]:
+    """(node, item, 0) of positions and (node, day) of capacity."""
+    old, lines = _legs(part.record, part.better.gone), part.better.prepared.request.lines
+    keys: set[tuple[int, ...]] = {(leg.node, part.record.lines[i].item, 0) for leg in old for i, _ in leg.lines}
+    keys |= {(leg.node, lines[i].item, 0) for leg in part.plan.legs for i, _ in leg.lines}
+    keys |= {(leg.node, leg.ship_day) for leg in old if leg.capacity_units}
+    keys |= {(leg.node, leg.ship_day) for leg in part.plan.legs if leg.capacity_units}
+    return keys
+
+
+def _fit(core: ShardCore, group: list[_Part]) -> bool:
+    """Whether all new legs of a group can be held once its old ones are given up."""
+    with ExitStack() as freed:
+        for part in group:
+            freed.enter_context(legs_free(core.state, part.record, _legs(part.record, part.better.gone)))
+        return fits(core.state, [(part.better.prepared, part.plan.legs) for part in group])
+
+
+def _put(core: ShardCore, group: list[_Part], *, now_ms: int) -> None:
+    """Change a group that fits, in one entry. Each event leaves no position short (S1): who needs units that another one still has
+    comes after it, and where they wait for each other, one lets go of its old legs first."""
+    left = group
+    while left:
+        later = []
+        for part in left:
+            first = part.better.first_leg_no(core)
+            if part.better.journal(core, part.plan, first=first, txn=0, now_ms=now_ms) is None:
+                later.append(part)
+        if len(later) == len(left):
+            holder = next(part for part in later if part.better.gone)
+            holder.better.let_go(core, holder.record, now_ms=now_ms)
+        left = later

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date, datetime
+from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -11,14 +13,18 @@ import pytest
 from msgspec.structs import replace
 
 from engine.domain.commands import ActOnLeg, AdjustStock, ClearHolds, GetOrder, StockMove
-from engine.domain.config import Node
-from engine.domain.events import Event, WaveDone
-from engine.domain.orders import LegRecord, LegState
+from engine.domain.config import Node, NodeCapacity
+from engine.domain.events import Cause, Event, OrderPut, WaveDone
+from engine.domain.orders import LegRecord, LegState, OnShort, decode_record
+from engine.domain.plan import Plan, PlanRequest
 from engine.domain.replies import OrderView
 from engine.domain.waves import Wave, last_wave, next_wave
 from engine.protocol import improving, waves
 from engine.protocol.waves import LEGS_PER_POLL
-from tests.builders import a_destination, a_node, a_place, an_order
+from engine.verify.books import Books
+from tests.builders import a_destination, a_network, a_node, a_place, an_order
+from tests.sim.checker import check_books
+from tests.sim.greedy_planner import GreedyPlanner
 from tests.sim.lone_core import LoneCore
 from tests.unit.test_acceptance import now
 from tests.unit.test_edits import a_cluster, check, live
@@ -333,3 +339,154 @@ def test_split_orders_are_joined_over_shards(shards: int) -> None:
     cluster.now_ms += 3_000
     cluster.settle()
     check(cluster)
+
+
+# -- split orders, together -----------------------------------------------------------------------------------------
+
+
+class LaterTogether(GreedyPlanner):
+    """Of orders that are planned together the last one is promised a day later."""
+
+    def plan(self, requests: Sequence[PlanRequest], *, now_ms: int) -> list[Plan]:
+        plans = super().plan(requests, now_ms=now_ms)
+        if len(plans) > 1:
+            ship_by_ms, deliver_by_ms = plans[-1].promise_ms
+            plans[-1] = replace(plans[-1], promise_ms=(ship_by_ms + DAY_MS, deliver_by_ms + DAY_MS))
+        return plans
+
+
+def a_crossed_shop(**options: Any) -> tuple[LoneCore, OrderView, OrderView]:
+    """Two orders, each over both nodes: what one has at N-1 the other would need there, and the other way round."""
+    nodes = [
+        a_wave_node("09:00", working_days=(0, 1, 2, 3, 4, 5, 6)),
+        *[a_node(f"N-{n}", postal_code="01001", lat=60.0) for n in (1, 2)],
+    ]
+    shop = LoneCore(a_network(nodes=nodes, items=3), **options)
+    shop.now_ms = at("2026-11-30T07:00")
+    receive(shop, "N-0", {"SKU-0": 1})
+    receive(shop, "N-1", {"SKU-1": 1})
+    first = place(shop, "first", {"SKU-0": 1, "SKU-1": 1})
+    receive(shop, "N-0", {"SKU-1": 1})
+    receive(shop, "N-1", {"SKU-0": 1})
+    second = place(shop, "second", {"SKU-0": 1, "SKU-1": 1})
+    assert [live(order) for order in (first, second)] == [{"N-0": 1, "N-1": 1}] * 2
+    return shop, first, second
+
+
+def improved(shop: LoneCore, since: int) -> list[list[tuple[int, int]]]:
+    """(order number, version) of the records that entries put, by entry."""
+    found = []
+    for entry in shop.entries[since:]:
+        puts = [event for event in _events.decode(entry.payload) if isinstance(event, OrderPut)]
+        assert {event.cause for event in puts} <= {Cause.REPLANNED}
+        found.append([(event.order_no, decode_record(event.record).version) for event in puts])
+    return [puts for puts in found if puts]
+
+
+def check_books_of(shop: LoneCore) -> None:
+    """The journal as the auditor reads it shows what the shard shows."""
+    books = Books()
+    for entry in shop.entries:
+        for _ in books.apply(entry.seq, entry.time_ms, entry.payload):
+            pass
+    check_books([shop.core], {shop.shard: books})
+
+
+def test_two_orders_that_hold_what_the_other_needs_are_joined_in_one_entry() -> None:
+    shop, first, second = a_crossed_shop()
+    since = len(shop.entries)
+    wait_until(shop, "2026-11-30T08:59:00")
+    orders = [now(shop, order) for order in (first, second)]
+    assert [live(order) for order in orders] == [{"N-0": 2}, {"N-1": 2}]
+    assert [order.cost_minor for order in orders] == [100, 100]
+    (puts,) = improved(shop, since)
+    assert puts == [(first.order_no, 2), (second.order_no, 2), (first.order_no, 3)], "one lets go of its legs first"
+    assert [after.decision - before.decision for after, before in zip(orders, (first, second), strict=True)] == [1, 1]
+    assert shop.core.counts["orders_improved"] == 2
+    check_books_of(shop)
+    shop.check_recovery({})
+    del shop.entries[since:]
+    older = shop.recovered_from({}).state
+    for order in (first, second):
+        record = older.order(order.slot, order.order_no)
+        assert record is not None and record.version == 1, "without that entry neither of them has changed"
+
+
+def test_who_needs_what_another_one_gives_up_comes_after_it() -> None:
+    shop = LoneCore(a_network(nodes=[a_wave_node("09:00"), a_node("N-1", postal_code="01001", lat=60.0)], items=3))
+    shop.now_ms = at("2026-11-30T07:00")
+    receive(shop, "N-0", {"SKU-0": 1})
+    receive(shop, "N-1", {"SKU-1": 1})
+    first = place(shop, "first", {"SKU-0": 1, "SKU-1": 1})
+    receive(shop, "N-0", {"SKU-1": 1})
+    receive(shop, "N-1", {"SKU-2": 1})
+    second = place(shop, "second", {"SKU-1": 1, "SKU-2": 1})
+    receive(shop, "N-1", {"SKU-1": 1})
+    since = len(shop.entries)
+    wait_until(shop, "2026-11-30T08:59:00")
+    assert [live(now(shop, order)) for order in (first, second)] == [{"N-0": 2}, {"N-1": 2}]
+    assert improved(shop, since) == [[(second.order_no, 2), (first.order_no, 2)]]
+    check_books_of(shop)
+
+
+def test_an_order_that_would_be_later_keeps_everything_as_it_was() -> None:
+    shop, first, second = a_crossed_shop(make_planner=LaterTogether)
+    since = len(shop.entries)
+    wait_until(shop, "2026-11-30T08:59:30")
+    assert not improved(shop, since)
+    assert [now(shop, order).version for order in (first, second)] == [1, 1]
+
+
+def test_an_order_that_stays_as_it_is_gets_no_event() -> None:
+    shop, first, second = a_crossed_shop()
+    receive(shop, "N-0", {"SKU-2": 1})
+    receive(shop, "N-2", {"SKU-2": 1})
+    stays = place(shop, "stays", {"SKU-2": 2})
+    since = len(shop.entries)
+    wait_until(shop, "2026-11-30T08:59:00")
+    (puts,) = improved(shop, since)
+    assert {order_no for order_no, _ in puts} == {first.order_no, second.order_no}
+    assert now(shop, stays).version == 1
+
+
+def test_an_order_that_would_be_later_is_nothing_to_those_that_share_nothing_with_it() -> None:
+    shop, first, second = a_crossed_shop(make_planner=LaterTogether)
+    receive(shop, "N-0", {"SKU-2": 1})
+    receive(shop, "N-2", {"SKU-2": 1})
+    place(shop, "later", {"SKU-2": 2})
+    receive(shop, "N-0", {"SKU-2": 1})
+    wait_until(shop, "2026-11-30T08:59:00")
+    assert [live(now(shop, order)) for order in (first, second)] == [{"N-0": 2}, {"N-1": 2}]
+
+
+def test_what_somebody_waits_for_is_not_exchanged() -> None:
+    shop, first, second = a_crossed_shop()
+    place(shop, "waits", {"SKU-0": 9}, on_short=OnShort.PARK)
+    wait_until(shop, "2026-11-30T08:59:30")
+    assert [now(shop, order).version for order in (first, second)] == [1, 1]
+
+
+@pytest.mark.parametrize("per_day", [0, 3])
+@pytest.mark.parametrize("seed", range(20))
+def test_together_or_alone_every_unit_stays_promised_and_none_costs_more(seed: int, per_day: int) -> None:
+    rng = Random(seed)
+    limit = {"capacity": NodeCapacity(unit="orders", per_day=per_day, hard=True)} if per_day else {}
+    nodes = [a_wave_node("09:00", working_days=(0, 1, 2, 3, 4, 5, 6), **limit)]
+    nodes += [a_node(f"N-{n}", postal_code="01001", **limit) for n in range(1, 4)]
+    shop = LoneCore(a_network(nodes=nodes, items=3))
+    shop.now_ms = at("2026-11-30T07:00")
+    orders = []
+    for n in range(12):
+        for _ in range(2):
+            receive(shop, f"N-{rng.randrange(4)}", {f"SKU-{rng.randrange(3)}": rng.randint(1, 2)})
+        wanted = {f"SKU-{item}": rng.randint(1, 2) for item in rng.sample(range(3), 2)}
+        placed = shop.ask(a_place(an_order(f"A-{n}", wanted, max_legs=4, priority=rng.randrange(2))))
+        if isinstance(placed, OrderView):
+            orders.append(placed)
+    before = [now(shop, order) for order in orders]
+    wait_until(shop, "2026-11-30T08:59:30")
+    after = [now(shop, order) for order in orders]
+    assert [sum(live(order).values()) for order in after] == [sum(live(order).values()) for order in before]
+    assert sum(order.cost_minor for order in after) <= sum(order.cost_minor for order in before)
+    check_books_of(shop)
+    shop.check_recovery({})
