@@ -7,10 +7,12 @@ L2  Orders that collide are planned greedily, their plans claimed, and the compo
     plans, which the claims made sure of.
 L3  An order that falls short while others claim units of its items waits for the end of such a claim, and is planned again;
     at most `WAIT_MS` in all, and at most `WAITERS_MAX` orders at once. Then it is decided as the state stands.
+L4  Better plans of orders that have their units claim nothing (improving.py): what is not as it was is left alone on the answer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.domain.decide_orders import Prepared, fits
@@ -27,9 +29,15 @@ WAITERS_MAX = 2_000
 REPLANNED_AT_ONCE = 256
 
 
+Then = Callable[[bytes | None, int], None]
+"""What to do with the solver's answer, None = there is none: (answer, now_ms)."""
+
+
 class _Component(NamedTuple):
     members: list[tuple[Flight, Plan]]
     deadline_ms: int
+    then: Then | None = None
+    """Set where nothing is claimed (`ask`)."""
 
 
 class Claims:
@@ -92,12 +100,25 @@ class Claims:
             for (flight, _), plan in zip(members, core.planner.improved(component, None), strict=True):
                 place(core, flight, plan, now_ms=now_ms)
             return
-        core.count("components_solved")
         for flight, plan in members:
             core.flights.register(flight)
             self.take(flight.prepared, plan)
+        self._send(component, members, None, now_ms)
+
+    def ask(self, component: int, then: Then, *, now_ms: int) -> None:
+        """Send a component to the solver for plans that claim nothing (L4); answered at once where it has no room."""
+        core = self._core
+        if len(self._components) >= core.solver_in_flight_max:
+            core.count("components_greedy")
+            then(None, now_ms)
+        else:
+            self._send(component, [], then, now_ms)
+
+    def _send(self, component: int, members: list[tuple[Flight, Plan]], then: Then | None, now_ms: int) -> None:
+        core = self._core
+        core.count("components_solved")
         deadline_ms = now_ms + core.solver_deadline_ms
-        self._components[component] = _Component(members, deadline_ms)
+        self._components[component] = _Component(members, deadline_ms, then)
         self._solves.append(Solve(component, deadline_ms, core.planner.component_problem(component)))
 
     def solved(self, component: int, answer: bytes | None) -> None:
@@ -107,9 +128,12 @@ class Claims:
 
     def _conclude(self, component: int, answer: bytes | None, now_ms: int) -> None:
         core = self._core
-        members = self._components.pop(component).members
+        members, _, then = self._components.pop(component)
         if answer is None:
             core.count("components_unanswered")
+        if then is not None:
+            then(answer, now_ms)
+            return
         improved = core.planner.improved(component, answer)
         for flight, greedy in members:
             self.give_back(flight.prepared, greedy)

@@ -9,11 +9,15 @@ B3  First together: what all of them hold counts as free, the highest priority a
     no later, and all of them for less cash, although one may cost more than before. Then one by one, those that stayed.
 B4  Together only where no other shard is to be asked, every line is shipped, and nobody waits for the items: what such orders gave
     up would be kept for those who do.
+B5  Where they collide, the solver is asked as for new orders (claims.py, L4), and orders that have changed when it answers, or at its
+    deadline, are left alone: nothing is held for them meanwhile.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from heapq import nlargest
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -95,13 +99,7 @@ _Open = tuple[str, int, OrderRecord]
 
 def improve(core: ShardCore, node: int, *, now_ms: int) -> None:
     """Plan the split orders with legs at a node again: together (B3), then one by one (B2)."""
-    found = _open_orders(core, node)
-    changed = _improve_together(core, found, now_ms=now_ms)
-    for slot, order_no, record in found:
-        if not core.has_room():
-            return
-        if order_no not in changed:
-            _try(core, slot, order_no, record, now_ms)
+    _Together(core, _open_orders(core, node)).plan(now_ms)
 
 
 def _open_orders(core: ShardCore, node: int) -> list[_Open]:
@@ -157,40 +155,75 @@ def _legs(record: OrderRecord, numbers: tuple[int, ...]) -> list[LegRecord]:
 # -- together (B3) --------------------------------------------------------------------------------------------------
 
 
-def _improve_together(core: ShardCore, found: list[_Open], *, now_ms: int) -> dict[int, None]:
-    """Numbers of the orders that were changed."""
-    changed: dict[int, None] = {}
-    for group in _tied(_planned_together(core, found, now_ms=now_ms)):
-        is_better = sum(part.saves_minor for part in group) > 0
-        if is_better and all(_is_ours(core, part) for part in group) and core.has_room() and _fit(core, group):
-            _put(core, group, now_ms=now_ms)
-            changed.update(dict.fromkeys(part.better.order_no for part in group))
-    return changed
+class _Together:
+    """Open orders of a node, planned together; the solver may be asked about some of them (B5)."""
 
+    def __init__(self, core: ShardCore, found: list[_Open]) -> None:
+        self._core = core
+        self._found = found
+        self._chosen: list[_Better] = []
+        self._plans: list[Plan] = []
+        self._awaited = 0
+        """Components that the solver has."""
 
-def _planned_together(core: ShardCore, found: list[_Open], *, now_ms: int) -> list[_Part]:
-    """What all of them could be at once. An order that stays as it is saves nothing, and is tied to no other."""
-    chosen: list[tuple[_Better, OrderRecord]] = []
-    lines = 0
-    for slot, order_no, record in found:
-        lines += len(record.lines)
-        if lines <= LINES_MAX and _may_join(core, record):
-            chosen.append((_better(core, slot, order_no, record), record))
-    if len(chosen) < 2:
-        return []
-    chosen.sort(key=lambda entry: -entry[1].priority)
-    with ExitStack() as freed:
-        for better, record in chosen:
-            freed.enter_context(legs_free(core.state, record, _legs(record, better.gone)))
-        plans = core.planner.plan([better.prepared.request for better, _ in chosen], now_ms=now_ms)
-    for component in dict.fromkeys(plan.component for plan in plans if plan.component):
-        members = [n for n, plan in enumerate(plans) if plan.component == component]
-        for n, plan in zip(members, core.planner.improved(component, None), strict=True):
-            plans[n] = plan
-    return [
-        _Part(better, record, better.narrowed(record, plan))
-        for (better, record), plan in zip(chosen, plans, strict=True)
-    ]
+    def plan(self, now_ms: int) -> None:
+        core = self._core
+        chosen: list[tuple[_Better, OrderRecord]] = []
+        lines = 0
+        for slot, order_no, record in self._found:
+            if lines + len(record.lines) <= LINES_MAX and _may_join(core, record):
+                lines += len(record.lines)
+                chosen.append((_better(core, slot, order_no, record), record))
+        if len(chosen) < 2:
+            self._conclude(now_ms)
+            return
+        chosen.sort(key=lambda entry: -entry[1].priority)
+        self._chosen = [better for better, _ in chosen]
+        with ExitStack() as freed:
+            for better, record in chosen:
+                freed.enter_context(legs_free(core.state, record, _legs(record, better.gone)))
+            self._plans = core.planner.plan([better.prepared.request for better in self._chosen], now_ms=now_ms)
+        components = dict.fromkeys(plan.component for plan in self._plans if plan.component)
+        self._awaited = len(components)
+        for component in components:
+            core.claims.ask(component, partial(self._answered, component), now_ms=now_ms)
+        if not components:
+            self._conclude(now_ms)
+
+    def _answered(self, component: int, answer: bytes | None, now_ms: int) -> None:
+        members = [n for n, plan in enumerate(self._plans) if plan.component == component]
+        for n, plan in zip(members, self._core.planner.improved(component, answer), strict=True):
+            self._plans[n] = plan
+        self._awaited -= 1
+        if not self._awaited:
+            self._conclude(now_ms)
+
+    def _conclude(self, now_ms: int) -> None:
+        """Take what is better together, then try the others one by one."""
+        core = self._core
+        for group in _tied(list(self._parts())):
+            is_better = sum(part.saves_minor for part in group) > 0
+            if is_better and all(_is_ours(core, part) for part in group) and core.has_room() and _fit(core, group):
+                _put(core, group, now_ms=now_ms)
+        for slot, order_no, planned_for in self._found:
+            if not core.has_room():
+                return
+            record = core.state.order(slot, order_no)
+            if record is not None and record.version == planned_for.version and _is_open(core, slot, order_no, record):
+                _try(core, slot, order_no, record, now_ms)
+
+    def _parts(self) -> Iterator[_Part]:
+        """What the orders could be that are still as they were. One that stays as it is saves nothing, and is tied to no other."""
+        core = self._core
+        for better, plan in zip(self._chosen, self._plans, strict=True):
+            record = core.state.order(better.slot, better.order_no)
+            if (
+                record is not None
+                and record.version == better.version
+                and _is_open(core, better.slot, better.order_no, record)
+                and _may_join(core, record)
+            ):
+                yield _Part(better, record, better.narrowed(record, plan))
 
 
 def _may_join(core: ShardCore, record: OrderRecord) -> bool:

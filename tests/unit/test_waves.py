@@ -24,7 +24,7 @@ from engine.protocol.waves import LEGS_PER_POLL
 from engine.verify.books import Books
 from tests.builders import a_destination, a_network, a_node, a_place, an_order
 from tests.sim.checker import check_books
-from tests.sim.greedy_planner import GreedyPlanner
+from tests.sim.greedy_planner import CollidingPlanner, GreedyPlanner
 from tests.sim.lone_core import LoneCore
 from tests.unit.test_acceptance import now
 from tests.unit.test_edits import a_cluster, check, live
@@ -490,3 +490,53 @@ def test_together_or_alone_every_unit_stays_promised_and_none_costs_more(seed: i
     assert sum(order.cost_minor for order in after) <= sum(order.cost_minor for order in before)
     check_books_of(shop)
     shop.check_recovery({})
+
+
+def asked_together(**options: Any) -> tuple[LoneCore, OrderView, OrderView]:
+    """The two crossed orders while the solver has them. Its plans prefer high nodes, greedy ones low nodes."""
+    shop, first, second = a_crossed_shop(make_planner=CollidingPlanner, solver_deadline_ms=40, **options)
+    wait_until(shop, "2026-11-30T08:59:00")
+    return shop, first, second
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_the_solver_is_asked_about_orders_that_collide(answers: bool) -> None:
+    shop, first, second = asked_together(solver_in_flight_max=1)
+    (solve,) = shop.solves
+    assert [now(shop, order).version for order in (first, second)] == [1, 1]
+    assert not shop.state.positions.claimed.any()
+    since = len(shop.entries)
+    if answers:
+        shop.core.solved(solve.component, b"better", now_ms=shop.now_ms)
+        shop.settle()
+    else:
+        shop.pass_time(40)
+    nodes = ["N-1", "N-0"] if answers else ["N-0", "N-1"]
+    assert [live(now(shop, order)) for order in (first, second)] == [{node: 2} for node in nodes]
+    assert len(improved(shop, since)) == 1
+    check_books_of(shop)
+
+
+def test_without_room_at_the_solver_the_greedy_plans_count() -> None:
+    shop, first, second = asked_together(solver_in_flight_max=0)
+    assert not shop.solves
+    assert [live(now(shop, order)) for order in (first, second)] == [{"N-0": 2}, {"N-1": 2}]
+
+
+@pytest.mark.parametrize("what", ["changed", "taken", "waited_for"])
+def test_what_changed_while_the_solver_was_asked_stays_as_it_has_become(what: str) -> None:
+    shop, first, second = a_crossed_shop(make_planner=CollidingPlanner, solver_deadline_ms=40, solver_in_flight_max=1)
+    if what == "taken":
+        receive(shop, "N-2", {"SKU-0": 1, "SKU-1": 1})  # where the solver sends the first of them
+    wait_until(shop, "2026-11-30T08:59:00")
+    if what == "changed":
+        shop.ask(ActOnLeg(second.slot, second.order_no, 1, "release"))
+    if what == "taken":
+        assert live(place(shop, "takes", {"SKU-0": 1})) == {"N-2": 1}
+    if what == "waited_for":
+        place(shop, "waits", {"SKU-0": 9}, on_short=OnShort.PARK)
+    before = [now(shop, order).version for order in (first, second)]
+    shop.core.solved(shop.solves[0].component, b"better", now_ms=shop.now_ms)
+    shop.settle()
+    assert [now(shop, order).version for order in (first, second)] == before
+    check_books_of(shop)
