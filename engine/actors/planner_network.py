@@ -6,7 +6,7 @@ import numpy as np
 
 from engine.domain.catalog import SERVICES_PER_CARRIER, Catalog
 from engine.domain.config import Carrier, CarrierService, Channel, Item, Node
-from engine.domain.feed_age import Lateness, is_watched, lateness_at
+from engine.domain.feed_age import Lateness, is_watched, lateness, newest_count_ms
 from engine.domain.orders import OnShort
 from engine.domain.state import ShardState
 from solvers.calendar import CalendarSpec, day_number, minute_of
@@ -17,6 +17,8 @@ from solvers.tariff import CardSpec, card_errors
 from solvers.zips import Point
 
 _STALE_OF = {Lateness.FRESH: FRESH, Lateness.EXCLUDED: STALE_EXCLUDED, Lateness.KEEPS_MORE: STALE_SAFETY}
+STALE_AGAIN_MS = 1_000
+"""Ages are given in seconds, and with thousands of nodes to look at this takes a millisecond."""
 ON_SHORT = {"refuse": OnShort.REFUSE, "partial": OnShort.PARTIAL, "park": OnShort.PARK}
 
 
@@ -171,13 +173,17 @@ class NetworkView:
             for node in catalog.nodes
         ]
         self.stale: U8 = np.zeros(max(1, len(nodes)), np.uint8)
-        self._watched = [n for n, node in enumerate(catalog.nodes) if node and is_watched(node)]
+        self._watched = [(n, node) for n, node in enumerate(catalog.nodes) if node and is_watched(node)]
+        self._stale_at = (-1, 0)
+        """(counts heard of, instant) that `stale` was made with."""
 
     def refresh_stale(self, state: ShardState, now_ms: int) -> None:
-        """Mark nodes whose newest count is older than they allow."""
-        for node in self._watched:
-            self.stale[node] = _STALE_OF[lateness_at(state, node, now_ms)]
-        if self._watched:
+        """Mark nodes whose newest count is older than they allow: anew when there was a count, else once a second."""
+        counts, then_ms = self._stale_at
+        if self._watched and (counts != state.counts_heard or not 0 <= now_ms - then_ms < STALE_AGAIN_MS):
+            self._stale_at = (state.counts_heard, now_ms)
+            for n, node in self._watched:
+                self.stale[n] = _STALE_OF[lateness(node, newest_count_ms(state, n), now_ms)]
             self.compiled.keep_back(bool((self.stale == STALE_SAFETY).any()))
 
 

@@ -20,6 +20,7 @@ from engine.domain.events import (
     StockCounted,
     StockMoved,
 )
+from engine.domain.ids import shard_of_order_no
 from engine.domain.labels import LEG_LABELS, order_label
 from engine.domain.move_events import PartOpened
 from engine.domain.orders import LegState, OrderRecord, OrderState, has_ended
@@ -276,8 +277,9 @@ class Fold:
         rung = RUNG_LABELS[record.rung]
         for number, at in enumerate(record.decided_at):
             if (order_no, number) not in self._decisions:
-                epoch, seq, place = at[:3]
-                self._decisions[order_no, number] = (order_no, number, self.shard, epoch, seq, place, time_ms, rung)
+                epoch, seq, place, *said = at
+                shard = said[0] if said else self.shard if number else shard_of_order_no(order_no)
+                self._decisions[order_no, number] = (order_no, number, shard, epoch, seq, place, time_ms, rung)
 
     def changes(self) -> Changes:
         """The rows of the batch."""

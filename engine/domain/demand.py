@@ -146,9 +146,10 @@ def cancel(record: OrderRecord, no: int) -> Change | Problem:
 
 
 def expire(record: OrderRecord, *, now_ms: int) -> Change | None:
-    """Give up what has waited until its date; with a line's first component, the whole line (W3). None = nothing is due."""
-    due = {demand_no(record, d.line): None for d in record.demand if d.cancel_at_ms and d.cancel_at_ms <= now_ms}
-    gone = [demand for demand in record.demand if demand_no(record, demand.line) in due]
+    """Give up what has waited until its date; with a component, the whole line (W3). None = nothing is due."""
+    due = [d for d in record.demand if d.cancel_at_ms and d.cancel_at_ms <= now_ms]
+    kits = {demand_no(record, d.line) for d in due if record.lines[d.line].kits}
+    gone = [d for d in record.demand if d in due or demand_no(record, d.line) in kits]
     return _give_up(record, gone, Cause.DEMAND_EXPIRED) if gone and waits(record) else None
 
 

@@ -275,7 +275,7 @@ class Done(Struct, array_like=True, tag=9, frozen=True, gc=False):
 
 
 class TryReply(Struct, array_like=True, tag=10, frozen=True, gc=False):
-    """All held (`ok`), or the positions that fell short: (item, node, ATP), and full capacity days (node, day, used).
+    """All held (`ok`), or the positions that fell short: (item, node, units free), and full capacity days (node, day, used).
 
     token: the entry that holds them, or the one that the numbers are true at.
     """

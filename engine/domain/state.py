@@ -132,6 +132,8 @@ class ShardState:
         self.seq = 0
         self.time_ms = 0
         """Journal time of the newest entry applied: never goes back."""
+        self.counts_heard = 0
+        """Goes up with every count, of own nodes and of others."""
         self.heard_counts: dict[int, int] = {}
         """Instant (ms) of the newest count by node, as other owners said (feed_age.py, A2)."""
         self.view_points: dict[int, tuple[int, int]] = {}
@@ -404,6 +406,7 @@ def _apply_counted(state: ShardState, event: StockCounted, seq: int, time_ms: in
     newest_seq, newest_ms = feeds.get(event.source, (-1, 0))
     feeds[event.source] = (max(newest_seq, event.source_seq), max(newest_ms, event.as_of_ms))
     state.touched_counts[event.node] = None
+    state.counts_heard += 1
     _remember_at_node(state, event, time_ms)
 
 

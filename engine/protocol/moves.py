@@ -312,7 +312,9 @@ class Moves:
             return ()
         core = self._core
         placement = core.catalog.placement
-        used = [slot for slot, part in core.state.slots.items() if part.orders or len(part.dedupe)]
+        used = [
+            slot for slot, part in core.state.slots.items() if part.orders or len(part.dedupe) or part.dedupe.cutoff_ms
+        ]
         return tuple(
             sorted(
                 slot

@@ -126,6 +126,8 @@ def node_came(core: ShardCore, node: int, now_ms: int) -> None:
         note_short(state, node, item, row)
         state.touched[item << 32 | node] = None
     state.touched_capacity[node] = None
+    state.touched_counts[node] = None
+    state.counts_heard += 1
     core.supply.look_again()
     legs = list(part.foreign.values()) if part is not None else []
     for leg in legs:

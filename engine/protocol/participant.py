@@ -228,7 +228,7 @@ class Participant:
     def _lacks(
         self, command: TryLegs, legs: list[_NewLeg]
     ) -> tuple[tuple[tuple[int, int, int], ...], tuple[tuple[int, int, int], ...]]:
-        """Positions that fall short, (item, node, ATP), and days that are full, (node, day, used)."""
+        """Positions that fall short, (item, node, units free), and days that are full, (node, day, used)."""
         core = self._core
         state, catalog = core.state, core.catalog
         spare = {(node, item): units for node, item, units in command.spare}
@@ -242,11 +242,13 @@ class Participant:
         for (item, node), units in need.items():
             document = catalog.nodes[node]
             row = state.positions.find(item, node)
-            free = state.positions.free(row) - spare.get((node, item), 0) if row >= 0 else 0
+            free = state.positions.free(row) if row >= 0 else 0
             if document is None or document.state != "on":
                 free = 0
-            if free < units:
-                short.append((item, node, free))
+            if free - spare.get((node, item), 0) < units:
+                short.append(
+                    (item, node, free)
+                )  # home keeps back what its method must leave, as it does of every number
         full = []
         for (node, day), units in room.items():
             document = catalog.nodes[node]

@@ -73,7 +73,7 @@ def place_group(core: ShardCore, group: list[Asked], *, now_ms: int, quoted: boo
             maybe_known = part is not None and (
                 id_hash in part.ids
                 or (key_hash != 0 and key_hash in part.dedupe.places)
-                or command.key_ms < part.dedupe.cutoff_ms
+                or 0 < command.key_ms < part.dedupe.cutoff_ms
             )
             if (maybe_known or under_way) and _is_known(core, conn, corr, slot, command, now_ms):
                 continue

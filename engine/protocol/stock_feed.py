@@ -174,6 +174,7 @@ class StockFeed:
             self._core.state.watched = True
         else:
             self._due.clear()
+            self._due_counts.clear()
 
 
 # -- commands -----------------------------------------------------------------------------------------------------

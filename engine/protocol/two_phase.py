@@ -301,10 +301,10 @@ class TwoPhase:
         """Put the owner's fresh numbers into the view, so that the next plan does not ask for the same again."""
         core = self._core
         positions, owns = core.state.positions, core.catalog.owns_node
-        for item, node, atp in reply.short:
+        for item, node, free in reply.short:
             if not owns(node):
                 row = positions.ensure(item, node)
-                positions.v_on_hand[row] = max(0, atp) + positions.v_safety[row]
+                positions.v_on_hand[row] = max(0, free) + positions.v_safety[row]
                 positions.v_held[row] = 0
         for node, day, used in reply.full:
             if not owns(node):

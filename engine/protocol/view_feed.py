@@ -124,7 +124,7 @@ class ViewFeed:
                 last,
                 self._pack(items[chunk], chunk),
                 np.array(capacity if last else [], "<i4").tobytes(),
-                counts_of(core.state, core.state.nodes) if last else (),
+                counts_of(core.state, core.state.nodes) if n == 0 else (),  # before any stock is seen
             )
             core.answers_now([Answer(conn, corr, update)])  # at once: a later push must not overtake it
         self._followers[(conn, corr)] = None
@@ -197,6 +197,7 @@ class ViewFeed:
             False,
             self._pack(core.state.positions.items()[rows], rows),
             np.array(capacity, "<i4").tobytes(),
+            counts_of(core.state, [node]),
         )
 
     # -- follower -------------------------------------------------------------------------------------------------
@@ -232,7 +233,9 @@ class ViewFeed:
         for node, day, used in np.frombuffer(reply.capacity, "<i4").reshape(-1, CAPACITY_FIELDS).tolist():
             if not owns_node(node):
                 capacity.put(node, day, used)
-        core.state.heard_counts.update(reply.counts)
+        if reply.full or reply.counts:
+            core.state.heard_counts.update(reply.counts)
+            core.state.counts_heard += 1
         if reply.last:
             core.state.view_points[reply.shard] = (reply.epoch, reply.seq)
             self._heard_ms[reply.shard] = now_ms

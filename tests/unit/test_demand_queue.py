@@ -361,6 +361,17 @@ def test_demand_expires_at_its_own_date() -> None:
     assert [d.line for d in record.demand] == [1]
 
 
+def test_units_of_a_line_that_waited_longer_end_alone_but_a_kit_s_together() -> None:
+    record = a_record(DemandRecord(0, 1, "x", 1, True, 50), DemandRecord(0, 2, "rejected", 30, True, 80))
+    assert demand.expire(record, now_ms=50) is not None
+    assert [(d.line, d.quantity) for d in record.demand] == [(0, 2)]
+    kit = a_record(DemandRecord(0, 1, "x", 1, True, 50), DemandRecord(1, 2, "rejected", 30, True, 80))
+    for line in kit.lines:
+        line.line_id, line.kits = "1", 1
+    assert demand.expire(kit, now_ms=50) is not None
+    assert kit.demand == []
+
+
 @pytest.mark.parametrize("priority", [-1, 1_001])
 def test_priorities_have_limits(priority: int) -> None:
     assert isinstance(demand.prioritise(a_record(DemandRecord(0, 5, "x", 1, True)), 0, priority), Problem)

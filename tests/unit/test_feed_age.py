@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from engine.actors.planner import SolverPlanner
+from engine.actors.planner_network import STALE_AGAIN_MS
 from engine.domain.commands import (
     AdjustStock,
     CountStock,
@@ -17,15 +18,19 @@ from engine.domain.commands import (
     StockMove,
 )
 from engine.domain.decide_orders import Prepared, fits, prepare
+from engine.domain.events import StockCounted
 from engine.domain.feed_age import Counts, Lateness, lateness, lateness_at
 from engine.domain.orders import Method
 from engine.domain.replies import StockUpdate, ViewUpdate
+from engine.domain.state import apply
+from engine.protocol import view_feed
+from engine.protocol.moving_parts import node_came
 from engine.protocol.view_feed import HEARTBEAT_MS, PUSH_INTERVAL_MS
 from engine.settings import Settings
 from tests.builders import NOW_MS, a_line, a_network, a_node, a_place, an_order
 from tests.sim.lone_core import LoneCore
 from tests.unit.test_domain_orders import a_shop
-from tests.unit.test_planner_orders import a_state
+from tests.unit.test_planner_orders import a_request, a_state
 from tests.unit.test_protocol_two_phase import OTHER
 from tests.unit.test_stores import a_street, near
 
@@ -79,6 +84,47 @@ def test_other_shards_hear_of_counts_at_first_and_of_every_later_one() -> None:
     owner.pass_time(HEARTBEAT_MS)
     assert told() == []
     assert lateness_at(home.state, 1, at_ms + HOUR_MS + 1) is Lateness.EXCLUDED, "it gets old by the own clock"
+
+
+def test_counts_come_before_the_stock_of_a_large_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(view_feed, "ROWS_PER_UPDATE", 1)
+    owner = LoneCore(two_nodes(), shard=1)
+    counted(owner, "N-1", ago_ms=1_000, SKU_0=5, SKU_1=5)
+    at_ms = owner.now_ms - 1_000
+    corr = owner.send(FollowView(0))
+    owner.settle()
+    picture = [reply for reply in owner.replies[corr] if isinstance(reply, ViewUpdate) and reply.positions]
+    assert [update.counts for update in picture] == [((1, at_ms),), ()]
+
+
+def test_a_node_that_came_brings_its_counts_to_whoever_follows() -> None:
+    owner = LoneCore(two_nodes(), shard=1)
+    counted(owner, "N-1", ago_ms=1_000, SKU_0=5)
+    at_ms = owner.now_ms - 1_000
+    corr = owner.send(FollowView(0))
+    owner.settle()
+    owner.pass_time(HEARTBEAT_MS)
+    del owner.replies[corr]
+    assert owner.core.views.node_update(1).counts == ((1, at_ms),)
+    node_came(owner.core, 1, owner.now_ms)
+    counted(owner, "N-1", ago_ms=10_000, seq=2)  # an older one, for an entry to close
+    owner.pass_time(PUSH_INTERVAL_MS)
+    told = [reply.counts for reply in owner.replies[corr] if isinstance(reply, ViewUpdate) and reply.counts]
+    assert told == [((1, at_ms),)]
+
+
+def test_plans_follow_a_count_at_once_and_time_within_a_second() -> None:
+    state = a_state({(0, 0): 5}, nodes=[a_node("N-0", max_feed_age_s=HOUR_S, on_stale="exclude")])
+    planner = SolverPlanner(state, Settings())
+
+    def serves(now_ms: int) -> bool:
+        (plan,) = planner.plan([a_request({0: 1})], now_ms=now_ms)
+        return bool(plan.legs)
+
+    apply(state, StockCounted(0, "wms", 1, NOW_MS - HOUR_MS, "delta", ()), seq=1, time_ms=NOW_MS)
+    assert serves(NOW_MS) and not serves(NOW_MS + STALE_AGAIN_MS)
+    apply(state, StockCounted(0, "wms", 2, NOW_MS, "delta", ()), seq=2, time_ms=NOW_MS)
+    assert serves(NOW_MS + STALE_AGAIN_MS)
 
 
 def test_a_new_picture_of_an_owner_begins_with_its_counts() -> None:
