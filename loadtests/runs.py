@@ -97,12 +97,11 @@ class Bench:
 
         Raises BenchError naming each engine with drift.
         """
-        audits = [
-            (engine.name, start_audit(engine, [self.acknowledged(engine)], folder=self.folder))
-            for engine in self._engines.values()
-        ]
+        audits: list[tuple[str, subprocess.Popen[str]]] = []
         problems: list[str] = []
         try:
+            for engine in self._engines.values():
+                audits.append((engine.name, start_audit(engine, [self.acknowledged(engine)], folder=self.folder)))
             for name, audit in audits:
                 try:
                     found = audited(name, audit).get("acknowledged", 0)

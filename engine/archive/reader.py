@@ -168,7 +168,7 @@ class IndexReader:
                 return [connection.execute(query).all() for query in queries]
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
             if "no such table" in str(error) or "UndefinedTable" in str(error):
-                raise NoIndex("there is no index yet") from error
+                raise NoIndex("there is no index yet, or the archiver has not brought it up to this version") from error
             raise Unavailable(f"the index does not answer: {getattr(error, 'orig', error)}") from error
 
     def as_of(self) -> list[Progress]:

@@ -115,12 +115,21 @@ class StockUploader:
         self._up.advance()
 
     def _set(self, node_id: str, rows: list[SetRow], there: dict[str, int]) -> None:
-        """Where the shard finds other numbers than the look did, the rows are compared anew with those."""
-        for _ in range(TRIES):
+        """Where the shard finds other numbers than the look did, the rows are compared anew with those. One that it refuses for what
+        it is (a kit, stock that is not counted) keeps none of the others."""
+        tries = TRIES
+        while True:
             compared = _compare(rows, there)
-            refusal = self._book(node_id, [one for one in compared if one.is_due])
+            due = [one for one in compared if one.is_due]
+            refusal = self._book(node_id, due)
+            bad = _named_by(refusal, due)
+            if bad is not None and refusal is not None:
+                self._up.outcome.refuse(bad.row.line, "refused", refusal_of(refusal))
+                rows = [row for row in rows if row is not bad.row]
+                continue
             by_now = _by_now(refusal)
-            if not by_now:
+            tries -= 1
+            if not by_now or not tries:
                 break
             there.update(by_now)
         for one in compared:
@@ -185,7 +194,8 @@ class StockUploader:
         if response.status_code != 200:
             raise UploadError(refusal_of(response))
         for position in response.json()["data"]:
-            found[position["sku"]] = position["on_hand"]
+            if position["supply"] != "kit":  # what its components make is nowhere on a shelf
+                found[position["sku"]] = position["on_hand"]
 
     def _documents(self, path: str) -> Iterator[dict[str, Any]]:
         cursor = None
@@ -218,6 +228,15 @@ def _compare(rows: Iterable[SetRow], there: Mapping[str, int]) -> list[Compared]
             left[row.sku] = row.new_units
         compared.append(one)
     return compared
+
+
+def _named_by(refusal: httpx.Response | None, due: list[Compared]) -> Compared | None:
+    """The one movement that a request is refused for."""
+    if refusal is None or refusal.status_code != 422:
+        return None
+    pointers = [str(error.get("pointer", "")) for error in refusal.json().get("errors") or []]
+    places = [pointer.split("/")[2] for pointer in pointers if pointer.startswith("/moves/")]
+    return due[int(places[0])] if places and places[0].isdecimal() and int(places[0]) < len(due) else None
 
 
 def _by_now(refusal: httpx.Response | None) -> dict[str, int]:

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from engine.archive.index import connect_index, drop_tables, is_empty
 from engine.archive.places import archive_url, index_url
 from engine.archive.segment import HEAD_BYTES, Head, read_head
-from engine.archive.store import SUFFIX, SegmentStore
+from engine.archive.store import SUFFIX, Exists, SegmentStore
 from engine.journal.backup import BackupError, EntryRecord, Manifest, SegmentFile, ShardFile, file_hash, records
 from engine.journal.chain import unpack_entry
 from engine.journal.port import Misconfigured
@@ -57,6 +57,11 @@ def copy_segments(source: Path | None, target: Path, up_to_seqs: dict[int, int])
                 SegmentFile(file=name, size_bytes=(target / name).stat().st_size, blake2b=file_hash(target / name))
             )
     return copied
+
+
+def _is_no_file(index: sa.Engine) -> bool:
+    """Whether it would be one of SQLite that is not there: asking would make it (R3)."""
+    return index.dialect.name == "sqlite" and not Path(str(index.url.database)).exists()
 
 
 class Misfit(NamedTuple):
@@ -103,7 +108,7 @@ class ArchiveRestore:
             raise NotEmpty(
                 "the archive has segments" if self._folder else f"{archive_url(self._settings)} has segments"
             )
-        if self._index is not None and not is_empty(self._index):
+        if self._index is not None and not _is_no_file(self._index) and not is_empty(self._index):
             raise NotEmpty("the database of QM_INDEX_URL has an index")
 
     def run(self) -> None:
@@ -124,7 +129,10 @@ class ArchiveRestore:
                 self._store.set_aside(misfit.shard, misfit.first_seq, name)
         for segment in self._manifest.segments:
             path = Path(segment.file)
-            self._store.create(int(path.parent.name[1:]), int(path.stem), (self._source / path).read_bytes())
+            try:
+                self._store.create(int(path.parent.name[1:]), int(path.stem), (self._source / path).read_bytes())
+            except Exists as error:
+                raise BackupError(f"another engine still archives to {archive_url(self._settings)}: {error}") from error
 
 
 def misfits(store: SegmentStore, source: Path, manifest: Manifest) -> list[Misfit]:

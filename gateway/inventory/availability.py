@@ -8,6 +8,7 @@ from engine.domain.orders import Destination
 from engine.domain.replies import Problem
 from engine.protocol.tokens import parse_token
 from gateway.call import Answer, Call
+from gateway.countries import COUNTRIES
 from gateway.errors import problem, refuse
 from gateway.inventory.schemas import Availability, AvailabilityQuery, SkuTotal
 from gateway.inventory.stock import Points, Stocks, Wanted, stock_now, stock_of
@@ -41,12 +42,20 @@ def availability(call: Call) -> Answer | Problem | Awaitable[Answer | Problem]:
 def _destination(query: AvailabilityQuery) -> Destination | Problem | None:
     """Where the units are to be sent; None = anywhere."""
     if query.postal_code is None and query.lat is None and query.lon is None:
-        return None
+        if query.country is None:
+            return None
+        detail = "a country alone is no place: name a postal code, or lat and lon, with it"
+        return refuse("invalid_field", "/postal_code", detail, parameter="postal_code")
     if query.method != "ship":
         detail = "only what is shipped goes to a destination; stores near a place: /v1/availability/stores"
         return refuse("invalid_field", "/method", detail, parameter="method")
+    country = query.country or "US"
+    if query.country is None and query.lat is not None:  # which carriers go there depends on it
+        return refuse("invalid_field", "/country", "lat and lon need the country that they lie in", parameter="country")
+    if country not in COUNTRIES:
+        return refuse("invalid_field", "/country", f"{country} is not a country (ISO 3166-1)", parameter="country")
     return half_a_point(query.lat, query.lon) or Destination(
-        query.country, query.postal_code or "", lat=query.lat, lon=query.lon
+        country, query.postal_code or "", lat=query.lat, lon=query.lon
     )
 
 

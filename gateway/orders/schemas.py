@@ -48,7 +48,8 @@ INSTANT_MAX_MS = 4_102_444_800_000
 HOLD_STATES = ("held", "released", "expired")
 ORDERS_PER_BATCH_MAX = 1_000
 TTL_DEFAULT_S = 900
-QUOTE_ID_MAX = 4_096
+QUOTE_ID_MAX = 16_384
+"""A quote of 32 levels and 10 stores, each with names of 64 characters, has 9,114."""
 SERVICE_DEFAULT = "standard"
 
 PlainId = Annotated[str, Meta(min_length=1, max_length=64, extra_json_schema={"pattern": r"^[!-~][ -~]*$"})]

@@ -321,7 +321,7 @@ async def test_a_destination_shows_who_could_send_there_nearest_first(engine: Ga
     for n in range(4):
         await engine.stock_up(f"N-{n}", "SKU-0", n + 1)
     await followed(engine)
-    body = await read(engine.client, sku="SKU-0", lat=43.0, lon=-77.0)
+    body = await read(engine.client, sku="SKU-0", country="US", lat=43.0, lon=-77.0)
     shown = [(row["node_id"], row["distance_km"]) for row in body["data"]]
     assert [node for node, _ in shown] == ["N-3", "N-2", "N-1", "N-0"]
     assert shown[0][1] == 0.0 and sorted(far for _, far in shown) == [far for _, far in shown]
@@ -334,8 +334,11 @@ async def test_a_destination_shows_who_could_send_there_nearest_first(engine: Ga
 
 async def test_a_destination_names_the_field_that_is_wrong(engine: GatewayEngine) -> None:
     for query, code, pointer in (
-        ({"lat": 43.0}, "invalid_field", "/lon"),
-        ({"lon": -77.0}, "invalid_field", "/lat"),
+        ({"lat": 43.0, "country": "US"}, "invalid_field", "/lon"),
+        ({"lon": -77.0, "country": "US"}, "invalid_field", "/lat"),
+        ({"lat": 43.0, "lon": -77.0}, "invalid_field", "/country"),
+        ({"lat": 43.0, "lon": -77.0, "country": "ZZ"}, "invalid_field", "/country"),
+        ({"country": "DE"}, "invalid_field", "/postal_code"),
         ({"postal_code": "10001", "method": "pickup"}, "invalid_field", "/method"),
         ({"postal_code": "75001", "country": "FR"}, "unknown_destination", "/postal_code"),
     ):

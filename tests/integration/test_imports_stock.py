@@ -108,6 +108,21 @@ async def test_shopifys_rows_are_set_only_where_what_they_saw_is_still_true(
     assert await on_hand(engine, "CHI", "LID-28") == 1
 
 
+async def test_a_row_that_can_not_be_booked_keeps_none_of_the_others(engine: GatewayEngine, tmp_path: Path) -> None:
+    """A kit has no units of its own, whatever its components make."""
+    await engine.put(an_item("SET", components={"PAN-24": 1}))
+    await engine.stock_up("NJ-1", "PAN-24", 4)
+    place = "Newark Warehouse"
+    rows = (("PAN-24", place, 4, 6), ("SET", place, "not stocked", 9), ("LID-28", place, "not stocked", 3))
+    report = tmp_path / "report.csv"
+    done = await run(engine, "stock", str(shopify(tmp_path / "set.csv", *rows)), "--report", str(report))
+    assert "2 positions taken, 1 rows refused" in done.output, done.output
+    assert [await on_hand(engine, "NJ-1", sku) for sku in ("PAN-24", "LID-28")] == [6, 3]
+    with report.open() as file:
+        (refused,) = csv.DictReader(file)
+    assert refused["line"] == "3" and "kit" in refused["detail"]
+
+
 @pytest.mark.parametrize("node_id", ["OFF", "DRAIN", "LOCKER"])
 async def test_stock_that_is_not_for_sale_is_compared_like_any_other(
     engine: GatewayEngine, tmp_path: Path, node_id: str

@@ -62,8 +62,10 @@ class AsyncClient(AsyncInbound, AsyncStreaming):
         params += [(name, value) for name, value in (("node_id", node_id), ("channel", channel)) if value]
         if method != "ship":
             params.append(("method", method))
+        if postal_code is not None or at is not None:
+            params.append(("country", country))
         if postal_code is not None:
-            params += [("country", country), ("postal_code", postal_code)]
+            params.append(("postal_code", postal_code))
         if at is not None:
             params += [("lat", str(at[0])), ("lon", str(at[1]))]
         if strict:
