@@ -1,7 +1,8 @@
 """The production planner: from the shard's state and catalogue to the compiled kernel and back to plans.
 
 Orders of a batch become a few flat arrays, the kernel plans them all in one call, and its rows become plans and packed decision
-records. A plan is a function of (positions, capacity, feed ages, catalogue, request, now) and nothing else.
+records. A plan is a function of (positions, capacity, feed ages, catalogue, request, now) and nothing else; feeds become too old
+within a second of now.
 """
 
 from __future__ import annotations

@@ -77,6 +77,7 @@ class StockUploader:
         self._dry_run = dry_run
         self._places = Places(list(self._documents("/v1/nodes")), told)
         self._unknown_skus: set[str] = set()
+        self._kits: set[str] = set()
 
     def on_nodes(self, rows: Iterable[StockRow | BadRow]) -> Iterator[StockRow | BadRow]:
         """Rows whose place has become a node; those without one are bad."""
@@ -163,10 +164,13 @@ class StockUploader:
         return response if response.status_code != 200 else None
 
     def _is_known(self, row: SetRow) -> bool:
-        """Whether there is such an item, as far as looked; else the row is refused."""
-        if row.sku not in self._unknown_skus:
+        """Whether there is such an item, with units of its own, as far as looked; else the row is refused."""
+        if row.sku in self._unknown_skus:
+            self._up.outcome.refuse(row.line, "unknown_sku", f"no item {row.sku!r}")
+        elif row.sku in self._kits:
+            self._up.outcome.refuse(row.line, "kit", f"{row.sku} is a kit: count its components")
+        else:
             return True
-        self._up.outcome.refuse(row.line, "unknown_sku", f"no item {row.sku!r}")
         return False
 
     # -- looking --------------------------------------------------------------------------------------------------
@@ -194,7 +198,9 @@ class StockUploader:
         if response.status_code != 200:
             raise UploadError(refusal_of(response))
         for position in response.json()["data"]:
-            if position["supply"] != "kit":  # what its components make is nowhere on a shelf
+            if position["supply"] == "kit":
+                self._kits.add(position["sku"])
+            else:
                 found[position["sku"]] = position["on_hand"]
 
     def _documents(self, path: str) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,8 @@ L2  Orders that collide are planned greedily, their plans claimed, and the compo
     plans, which the claims made sure of.
 L3  An order that falls short while others claim units of its items waits for the end of such a claim, and is planned again;
     at most `WAIT_MS` in all, and at most `WAITERS_MAX` orders at once. Then it is decided as the state stands.
-L4  Better plans of orders that have their units claim nothing (improving.py): what is not as it was is left alone on the answer.
+L4  Better plans of orders that have their units claim nothing (improving.py): what is not as it was is left alone on the answer. One
+    component of them at a time: new orders need the solver more.
 """
 
 from __future__ import annotations
@@ -106,9 +107,10 @@ class Claims:
         self._send(component, members, None, now_ms)
 
     def ask(self, component: int, then: Then, *, now_ms: int) -> None:
-        """Send a component to the solver for plans that claim nothing (L4); answered at once where it has no room."""
+        """Send a component to the solver for plans that claim nothing (L4); answered at once where it has one, or no room."""
         core = self._core
-        if len(self._components) >= core.solver_in_flight_max:
+        is_asked = any(component.then is not None for component in self._components.values())
+        if is_asked or len(self._components) >= core.solver_in_flight_max:
             core.count("components_greedy")
             then(None, now_ms)
         else:

@@ -10,7 +10,7 @@ B3  First together: what all of them hold counts as free, the highest priority a
 B4  Together only where no other shard is to be asked, every line is shipped, and nobody waits for the items: what such orders gave
     up would be kept for those who do.
 B5  Where they collide, the solver is asked as for new orders (claims.py, L4), and orders that have changed when it answers, or at its
-    deadline, are left alone: nothing is held for them meanwhile.
+    deadline, are left alone, all of them where the configuration has: nothing is held for them meanwhile.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from engine.domain.decide_edit import MOVABLE, give_up
 from engine.domain.decide_legs import Change, park_freed, units_in_legs
 from engine.domain.decide_orders import fits
+from engine.domain.errors import InvariantBreach
 from engine.domain.events import Cause, OrderPut
 from engine.domain.orders import LegRecord, LegState, Method, OrderRecord, OrderState, encode_record
 from engine.domain.plan import Plan
@@ -90,7 +91,9 @@ class _Part(NamedTuple):
 
     @property
     def saves_minor(self) -> int:
-        return self.record.money_minor[0] - self.better.whole.money_minor[0]
+        """Of an order that units were cancelled of, nothing: its legs are booked at what they cost with them."""
+        saved = self.record.money_minor[0] - self.better.whole.money_minor[0]
+        return min(0, saved) if any(line.cancelled for line in self.record.lines) else saved
 
 
 _Open = tuple[str, int, OrderRecord]
@@ -165,6 +168,7 @@ class _Together:
         self._plans: list[Plan] = []
         self._awaited = 0
         """Components that the solver has."""
+        self._version = core.catalog.version
 
     def plan(self, now_ms: int) -> None:
         core = self._core
@@ -201,9 +205,11 @@ class _Together:
     def _conclude(self, now_ms: int) -> None:
         """Take what is better together, then try the others one by one."""
         core = self._core
-        for group in _tied(list(self._parts())):
-            is_better = sum(part.saves_minor for part in group) > 0
-            if is_better and all(_is_ours(core, part) for part in group) and core.has_room() and _fit(core, group):
+        parts = list(self._parts()) if core.catalog.version == self._version else []
+        for group in _tied(parts):
+            if not _is_cheaper(group) or not core.has_room():
+                continue
+            if all(_is_ours(core, part) for part in group) and _fit(core, group):
                 _put(core, group, now_ms=now_ms)
         for slot, order_no, planned_for in self._found:
             if not core.has_room():
@@ -224,6 +230,14 @@ class _Together:
                 and _may_join(core, record)
             ):
                 yield _Part(better, record, better.narrowed(record, plan))
+
+
+def _is_cheaper(group: list[_Part]) -> bool:
+    """Whether a group saves cash in one currency, and in none costs more: amounts of two are not compared."""
+    saved: dict[str, int] = {}
+    for part in group:
+        saved[part.record.currency] = saved.get(part.record.currency, 0) + part.saves_minor
+    return min(saved.values()) >= 0 < max(saved.values())
 
 
 def _may_join(core: ShardCore, record: OrderRecord) -> bool:
@@ -289,6 +303,8 @@ def _put(core: ShardCore, group: list[_Part], *, now_ms: int) -> None:
             if part.better.journal(core, part.plan, first=first, txn=0, now_ms=now_ms) is None:
                 later.append(part)
         if len(later) == len(left):
-            holder = next(part for part in later if part.better.gone)
+            holder = next((part for part in later if part.better.gone), None)
+            if holder is None:
+                raise InvariantBreach("legs that fit together do not fit one after the other")
             holder.better.let_go(core, holder.record, now_ms=now_ms)
         left = later

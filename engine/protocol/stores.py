@@ -85,15 +85,15 @@ def stores_for(core: ShardCore, prepared: Prepared, radius_km: int, limit: int, 
     """(metres, node id) of at most `limit` nodes near its destination at which the shipped lines of an order could be collected.
 
     Other shards' nodes too, as this one sees them. First come those that have everything, nearest first; then those that
-    have something, unless the order is all or nothing.
+    have something, unless the order is all or nothing. None for orders of more than SKUS_MAX items.
     """
     order, point = prepared.request.order, prepared.request.point
-    if point is None or not any(line.method == Method.SHIP for line in order.lines):
-        return []
     needs: dict[int, int] = {}
     for line in prepared.request.lines:
         if line.method == Method.SHIP:
             needs[line.item] = needs.get(line.item, 0) + line.quantity
+    if point is None or not 0 < len(needs) <= SKUS_MAX:  # as `find` does: each item is looked for at each store
+        return []
     near = _near(core, point, radius_km, Method.PICKUP, order.channel)
     units = _units(core, [[(item, 1)] for item in needs], [index for _, _, index in near], Method.PICKUP, now_ms)
     has_all: np.ndarray = np.all(units >= np.array(list(needs.values()), np.int64)[:, None], axis=0)

@@ -109,18 +109,26 @@ async def test_shopifys_rows_are_set_only_where_what_they_saw_is_still_true(
 
 
 async def test_a_row_that_can_not_be_booked_keeps_none_of_the_others(engine: GatewayEngine, tmp_path: Path) -> None:
-    """A kit has no units of its own, whatever its components make."""
+    """A kit has no units of its own, whatever its components make; what a supplier has is not counted."""
     await engine.put(an_item("SET", components={"PAN-24": 1}))
+    drop_ship = [{"sku": "24-MB01", "supply": "uncounted", "daily_cap_units": 5}]
+    put = await engine.client.put("/v1/inventory/positions", json={"node_id": "NJ-1", "positions": drop_ship})
+    assert put.status_code == 200, put.text
     await engine.stock_up("NJ-1", "PAN-24", 4)
     place = "Newark Warehouse"
-    rows = (("PAN-24", place, 4, 6), ("SET", place, "not stocked", 9), ("LID-28", place, "not stocked", 3))
+    rows = (
+        ("PAN-24", place, 4, 6),
+        ("SET", place, 4, 9),
+        ("24-MB01", place, 5, 8),
+        ("LID-28", place, "not stocked", 3),
+    )
     report = tmp_path / "report.csv"
     done = await run(engine, "stock", str(shopify(tmp_path / "set.csv", *rows)), "--report", str(report))
-    assert "2 positions taken, 1 rows refused" in done.output, done.output
+    assert "2 positions taken, 2 rows refused" in done.output, done.output
     assert [await on_hand(engine, "NJ-1", sku) for sku in ("PAN-24", "LID-28")] == [6, 3]
     with report.open() as file:
-        (refused,) = csv.DictReader(file)
-    assert refused["line"] == "3" and "kit" in refused["detail"]
+        refused = {row["line"]: row["code"] for row in csv.DictReader(file)}
+    assert refused == {"3": "kit", "4": "refused"}
 
 
 @pytest.mark.parametrize("node_id", ["OFF", "DRAIN", "LOCKER"])

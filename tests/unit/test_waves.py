@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date, datetime
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -492,6 +493,31 @@ def test_together_or_alone_every_unit_stays_promised_and_none_costs_more(seed: i
     shop.check_recovery({})
 
 
+@pytest.mark.parametrize(
+    ("orders", "cheaper"),
+    [
+        ([("USD", 500, 400, 0)], True),
+        ([("USD", 500, 500, 0)], False),
+        ([("USD", 500, 300, 0), ("USD", 500, 600, 0)], True),
+        ([("USD", 500, 400, 0), ("USD", 500, 600, 0)], False),
+        ([("JPY", 900, 100, 0), ("USD", 500, 501, 0)], False),
+        ([("JPY", 900, 100, 0), ("USD", 500, 500, 0)], True),
+        ([("USD", 900, 100, 1), ("USD", 500, 501, 0)], False),
+        ([("USD", 900, 100, 1), ("USD", 500, 499, 0)], True),
+    ],
+    ids=["less", "the same", "in sum", "not in sum", "of two currencies", "of one of them", "cancelled", "without it"],
+)
+def test_a_group_is_cheaper_by_what_can_be_compared(orders: list[tuple[str, int, int, int]], cheaper: bool) -> None:
+    """An order that units were cancelled of is booked at what they cost too: what it seems to save pays for nobody."""
+    group: list[Any] = []
+    for currency, was_minor, would_be_minor, cancelled in orders:
+        lines = [SimpleNamespace(cancelled=cancelled)]
+        record: Any = SimpleNamespace(currency=currency, money_minor=(was_minor, 0, 0, 0), lines=lines)
+        better: Any = SimpleNamespace(whole=SimpleNamespace(money_minor=(would_be_minor, 0, 0, 0)))
+        group.append(improving._Part(better, record, Plan([], [])))
+    assert improving._is_cheaper(group) is cheaper
+
+
 def asked_together(**options: Any) -> tuple[LoneCore, OrderView, OrderView]:
     """The two crossed orders while the solver has them. Its plans prefer high nodes, greedy ones low nodes."""
     shop, first, second = a_crossed_shop(make_planner=CollidingPlanner, solver_deadline_ms=40, **options)
@@ -523,7 +549,7 @@ def test_without_room_at_the_solver_the_greedy_plans_count() -> None:
     assert [live(now(shop, order)) for order in (first, second)] == [{"N-0": 2}, {"N-1": 2}]
 
 
-@pytest.mark.parametrize("what", ["changed", "taken", "waited_for"])
+@pytest.mark.parametrize("what", ["changed", "taken", "waited_for", "configured"])
 def test_what_changed_while_the_solver_was_asked_stays_as_it_has_become(what: str) -> None:
     shop, first, second = a_crossed_shop(make_planner=CollidingPlanner, solver_deadline_ms=40, solver_in_flight_max=1)
     if what == "taken":
@@ -535,6 +561,8 @@ def test_what_changed_while_the_solver_was_asked_stays_as_it_has_become(what: st
         assert live(place(shop, "takes", {"SKU-0": 1})) == {"N-2": 1}
     if what == "waited_for":
         place(shop, "waits", {"SKU-0": 9}, on_short=OnShort.PARK)
+    if what == "configured":
+        shop.put(a_node("N-2", postal_code="01001", lat=60.0, state="drain"))
     before = [now(shop, order).version for order in (first, second)]
     shop.core.solved(shop.solves[0].component, b"better", now_ms=shop.now_ms)
     shop.settle()
