@@ -16,7 +16,7 @@ from engine.domain.catalog import Catalog
 from engine.domain.commands import PlaceOrder
 from engine.domain.decide_orders import Prepared, extra_safety
 from engine.domain.events import Cause, OrderPut
-from engine.domain.orders import LegState, OnShort, OrderState, particular_line
+from engine.domain.orders import LegState, OnShort, OrderState, particular_line, without_defaults
 from engine.domain.plan import Plan
 from engine.domain.replies import Opened, OpenedLeg
 from engine.domain.state import HOLD_LIFE_MAX_MS, ShardState, remember
@@ -204,12 +204,12 @@ def _add_tail(record: list[object], opening: Opening, expires_at_ms: int, promis
         elif order.customer_id is not None:
             record.append(order.customer_id)
         return
-    tail = (
+    tail: tuple[object, ...] = (
         order.customer_id,
         expires_at_ms,
         plan.rung,
         promise_ms,
-        (),
+        [],
         prepared.on_short,
         max_legs,
         order.priority,
@@ -225,33 +225,7 @@ def _add_tail(record: list[object], opening: Opening, expires_at_ms: int, promis
         None,
         order.paid,
     )
-    kept = len(tail)
-    while kept and tail[kept - 1] == _TAIL_DEFAULTS[kept - 1]:
-        kept -= 1
-    record += tail[:kept]
-
-
-_TAIL_DEFAULTS: tuple[object, ...] = (
-    None,
-    0,
-    0,
-    (0, 0),
-    (),
-    _REFUSE,
-    3,
-    0,
-    "USD",
-    (),
-    (),
-    (),
-    None,
-    None,
-    None,
-    "",
-    0,
-    None,
-    False,
-)
+    record += without_defaults(tail)
 
 
 def apply_opened(state: ShardState, opening: Opening, event: OrderPut, id_hash: int, *, time_ms: int) -> None:

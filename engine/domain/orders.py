@@ -345,6 +345,14 @@ _TAIL_DEFAULTS: tuple[object, ...] = (
 _TAIL_ENDS = _TAIL_DEFAULTS[3:]
 
 
+def without_defaults(tail: tuple[object, ...]) -> tuple[object, ...]:
+    """The last fields of a record, from `customer_id` on, as far as one of them is no default."""
+    kept = len(tail)
+    while kept and tail[kept - 1] == _TAIL_DEFAULTS[kept - 1]:
+        kept -= 1
+    return tail[:kept]
+
+
 def particular_line(line: LineRecord) -> object:
     """A line with more than its first four fields, as it is packed: without tags where it has none."""
     if line.tags:
@@ -432,8 +440,5 @@ def encode_record(record: OrderRecord) -> bytes:
         record.last_edit,
         record.paid,
     )
-    kept = 3 if tail[3:] == _TAIL_ENDS else len(tail)
-    while kept and tail[kept - 1] == _TAIL_DEFAULTS[kept - 1]:
-        kept -= 1
-    head += tail[:kept]
+    head += without_defaults(tail[:3] if tail[3:] == _TAIL_ENDS else tail)
     return _encode(head)

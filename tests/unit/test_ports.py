@@ -66,17 +66,21 @@ def test_a_port_on_which_another_listens_is_not_reserved() -> None:
         reserve_port(HOST, other.getsockname()[1])
 
 
-def reserve_two(**settings: object) -> None:
-    async def reserve() -> None:
-        async with AsyncExitStack() as undo:
-            first, second = reserve_ports(Settings(gateways=2, **settings), undo)  # type: ignore[arg-type]
-            assert taken(first) and taken(second) and first != second
+def reserve_two(**settings: object) -> tuple[list[int], bool]:
+    """The ports of two gateways, and whether they are taken meanwhile."""
 
-    asyncio.run(reserve())
+    async def reserve() -> tuple[list[int], bool]:
+        async with AsyncExitStack() as undo:
+            ports = reserve_ports(Settings(gateways=2, **settings), undo)  # type: ignore[arg-type]
+            return ports, all(map(taken, ports))
+
+    return asyncio.run(reserve())
 
 
 def test_each_gateway_has_its_port() -> None:
-    reserve_two(host=HOST, port=0)
+    ports, are_taken = reserve_two(host=HOST, port=0)
+    assert len(set(ports)) == 2 and are_taken
+    assert not any(map(taken, ports)), "given back when the engine ends"
 
 
 def test_what_keeps_an_engine_from_a_port_is_said() -> None:
