@@ -11,9 +11,8 @@ from msgspec import Struct
 
 from engine.domain.catalog import Catalog
 from engine.domain.commands import PlaceOrder
-from engine.domain.config import Item, Node
+from engine.domain.config import Item
 from engine.domain.events import Cause, OrderPut
-from engine.domain.feed_age import Lateness, kept_units, lateness_at
 from engine.domain.ids import make_slot, slot_of
 from engine.domain.orders import (
     DemandRecord,
@@ -31,12 +30,11 @@ from engine.domain.orders import (
 )
 from engine.domain.plan import Plan, PlannedLeg, Planner, PlanRequest
 from engine.domain.problems import CODES
+from engine.domain.promising import METHOD_TAGS, TAG_OF, available_units, could_serve, extra_safety
 from engine.domain.replies import Problem, ProblemItem
 from engine.domain.state import HOLD_LIFE_MAX_MS, ShardState
 
 ON_SHORT = {"refuse": OnShort.REFUSE, "partial": OnShort.PARTIAL, "park": OnShort.PARK}
-METHOD_TAGS = {Method.SHIP: "ship", Method.PICKUP: "pickup", Method.SHIP_TO_STORE: "ship_to_store"}
-_TAG_OF = tuple(METHOD_TAGS.get(method, "") for method in Method)
 # Plain integers: looking a member up in its enum costs more than the comparison.
 _PICKUP, _STORE, _DIGITAL = int(Method.PICKUP), int(Method.SHIP_TO_STORE), int(Method.DIGITAL)
 _HELD, _COMMITTED = int(OrderState.HELD), int(OrderState.COMMITTED)
@@ -335,7 +333,7 @@ def shortage(state: ShardState, prepared: Prepared, plan: Plan, *, now_ms: int) 
         line = prepared.request.lines[index]
         i = pointer_of.get(line.line_id, 0)
         sku = state.catalog.sku(line.item)
-        available, elsewhere = _available(state, line, order.channel, now_ms)
+        available, elsewhere = available_units(state, line, order.channel, now_ms)
         if reason == "no_node" and available < line.quantity and _anybody_serves(state.catalog, line, order.channel):
             reason = "out_of_stock"  # to the customer it is sold out, whatever lies where it cannot leave from
         codes.append(reason)
@@ -382,7 +380,7 @@ def _cannot_collect(catalog: Catalog, order: OrderRequest, lines: list[LineRecor
 def _about_collection(catalog: Catalog, line: LineRecord, channel_id: str, facts: dict[str, object]) -> str | None:
     """Why goods cannot be collected at the node that a line names, with the facts; None = they could be."""
     node = catalog.nodes[line.pickup_node]
-    tag = _TAG_OF[line.method]
+    tag = TAG_OF[line.method]
     if node is None:
         return None
     facts["node_id"] = node.node_id
@@ -397,41 +395,11 @@ def _about_collection(catalog: Catalog, line: LineRecord, channel_id: str, facts
     return None
 
 
-def could_serve(document: Node | None, tag: str, channel_id: str | None) -> bool:
-    """Whether a node takes new work of a method for a channel (None = of any): what availability shows and refusals add up."""
-    return (
-        document is not None
-        and document.state == "on"
-        and tag in document.offers
-        and (channel_id is None or document.channels is None or channel_id in document.channels)
-    )
-
-
-def _available(state: ShardState, line: LineRecord, channel_id: str, now_ms: int) -> tuple[int, int]:
-    """Units a line could get: at its own node where it names one, else at all that could serve it. And free units it may not have."""
-    if not state.free_total(line.item):
-        return 0, 0
-    positions, nodes = state.positions, state.catalog.nodes
-    tag = _TAG_OF[line.method]
-    units = elsewhere = 0
-    for row in positions.rows(line.item):
-        free = max(0, positions.free(row))
-        node = positions.v_node[row]
-        serves = tag if line.method != _STORE or node == line.pickup_node else "ship"
-        is_its_own = line.method != _PICKUP or node == line.pickup_node
-        if free and is_its_own and node < len(nodes) and could_serve(nodes[node], serves, channel_id):
-            usable = min(free, to_promise(state, row, line.method, now_ms=now_ms)[1])
-            units += usable
-            free -= usable
-        elsewhere += free
-    return units, elsewhere
-
-
 def _anybody_serves(catalog: Catalog, line: LineRecord, channel_id: str) -> bool:
     """Whether there is a node at all that a line of this method and channel could come from."""
     if line.method == _PICKUP:
         return True  # its one node may serve, see _cannot_collect; nobody cares which other ones may not
-    tag = "ship" if line.method == _STORE else _TAG_OF[line.method]
+    tag = "ship" if line.method == _STORE else TAG_OF[line.method]
     return any(could_serve(document, tag, channel_id) for document in catalog.nodes)
 
 
@@ -442,24 +410,6 @@ _REASONS = {
     "max_legs": "serving this line would take more legs than allowed",
     "capacity": "no node has capacity left in the days ahead",
 }
-
-
-def extra_safety(state: ShardState, node: int, method: int) -> int:
-    """Units of every position of a node that this method must leave, beyond the position's own safety."""
-    nodes = state.catalog.nodes
-    document = nodes[node] if node < len(nodes) else None
-    if document is None or not document.safety_by_method:
-        return 0
-    return document.safety_by_method.get(_TAG_OF[method], 0) if method < len(_TAG_OF) else 0
-
-
-def to_promise(state: ShardState, row: int, method: int, *, now_ms: int) -> tuple[int, int]:
-    """(units of a position that stay on the shelf for a method, units that it may still promise): safety, and old counts."""
-    positions = state.positions
-    node, own = positions.v_node[row], positions.v_safety[row]
-    late = lateness_at(state, node, now_ms)
-    kept = kept_units(late, own + extra_safety(state, node, method))
-    return kept, 0 if late is Lateness.EXCLUDED else max(0, positions.free(row) + own - kept)
 
 
 def fits(state: ShardState, plans: list[tuple[Prepared, list[PlannedLeg]]]) -> bool:

@@ -14,10 +14,11 @@ import msgspec
 
 from engine.domain.catalog import Catalog
 from engine.domain.commands import PlaceOrder
-from engine.domain.decide_orders import Prepared, extra_safety
+from engine.domain.decide_orders import Prepared
 from engine.domain.events import Cause, OrderPut
 from engine.domain.orders import LegState, OnShort, OrderState, particular_line, without_defaults
 from engine.domain.plan import Plan
+from engine.domain.promising import extra_safety
 from engine.domain.replies import Opened, OpenedLeg
 from engine.domain.state import HOLD_LIFE_MAX_MS, ShardState, remember
 

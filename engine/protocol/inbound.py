@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from engine.domain import inbound
 from engine.domain.commands import CancelInbound, ListInbound, PutInbound
-from engine.domain.decide_orders import METHOD_TAGS, could_serve, refuse
+from engine.domain.decide_orders import refuse
 from engine.domain.events import InboundSet
 from engine.domain.orders import Method
+from engine.domain.promising import METHOD_TAGS, could_serve
 from engine.domain.replies import InboundReply, InboundView, Problem
 from engine.protocol.stores import free_at
 

@@ -13,12 +13,13 @@ from msgspec import structs
 from engine.domain import decide_legs
 from engine.domain.commands import DumpPart, GetAvailability, GetDecision, GetOrder, GetStatus, ListLegs
 from engine.domain.config import Item
-from engine.domain.decide_orders import METHOD_TAGS, could_serve, refuse, to_promise
+from engine.domain.decide_orders import refuse
 from engine.domain.ids import EPOCH_2020_MS, shard_of_order_no
 from engine.domain.kits import kits_of, tracked_components
 from engine.domain.labels import LEG_LABELS
 from engine.domain.orders import Method
 from engine.domain.problems import CODES
+from engine.domain.promising import METHOD_TAGS, could_serve, to_promise
 from engine.domain.replies import DecisionAt, DumpReply, LegList, Problem, StatusReply, StockReply, StockView, WorkLeg
 from engine.domain.state import LEG_NO_MAX, ShardState, leg_key
 from engine.domain.views import leg_view

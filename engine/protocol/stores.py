@@ -12,18 +12,11 @@ import numpy as np
 
 from engine.domain.commands import FindStores
 from engine.domain.config import Node
-from engine.domain.decide_orders import (
-    METHOD_TAGS,
-    Prepared,
-    could_serve,
-    extra_safety,
-    not_on_the_map,
-    refuse,
-    to_promise,
-)
+from engine.domain.decide_orders import Prepared, not_on_the_map, refuse
 from engine.domain.feed_age import Lateness, lateness_at
 from engine.domain.kits import tracked_components
 from engine.domain.orders import Destination, Method, OnShort
+from engine.domain.promising import METHOD_TAGS, could_serve, extra_safety, to_promise
 from engine.domain.ready import first_ready
 from engine.domain.replies import Problem, StoresReply, StoreView
 

@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec.structs import replace
 
 from engine.domain.commands import DriveLeg, ResolveTxn, TryLegs
-from engine.domain.decide_orders import Prepared, extra_safety, fits
+from engine.domain.decide_orders import Prepared, fits
 from engine.domain.orders import LegState, OrderRecord
 from engine.domain.plan import Plan
+from engine.domain.promising import extra_safety
 from engine.domain.replies import Reply, TryReply, TxnState
 from engine.protocol.exchange import Exchange
 from engine.protocol.flights import Flight

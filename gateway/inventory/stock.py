@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from engine.domain.commands import GetAvailability
 from engine.domain.config import Node
-from engine.domain.decide_orders import METHOD_TAGS, could_serve
 from engine.domain.decide_stock import SUPPLY_MODES
 from engine.domain.feed_age import Lateness, is_watched, kept_units, lateness
 from engine.domain.ids import EPOCH_2020_MS
 from engine.domain.orders import Destination, Method
+from engine.domain.promising import METHOD_TAGS, could_serve
 from engine.domain.replies import Problem, Reply, StockReply
 from engine.protocol.tokens import make_token
 from gateway.errors import problem, refuse

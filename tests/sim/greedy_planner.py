@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from engine.domain.decide_orders import extra_safety
 from engine.domain.decisions import NodeVerdict
 from engine.domain.orders import Destination, LineRecord, Rung
 from engine.domain.plan import Plan, PlannedLeg, PlanRequest
+from engine.domain.promising import extra_safety
 from engine.domain.state import ShardState
 
 DAY_MS = 86_400_000
