@@ -8,7 +8,8 @@ P5  A command is decided by one step without interruption; what needs another sh
     needs the solver a claim (claims.py).
 
 A batch: receive* -> poll (decide, apply, build) -> Append -> appended -> answers. The shell that runs this is
-engine/actors/runner.py; the simulator runs the same object.
+engine/actors/runner.py; the simulator runs the same object. One file, because it is one turn: what a turn hands on (views, two-phase,
+moves, demand) has files of its own.
 """
 
 from __future__ import annotations

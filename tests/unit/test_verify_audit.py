@@ -1,4 +1,7 @@
-"""The whole audit against cores and a memory journal: while traffic goes on, after a trim, with every kind of planted drift."""
+"""The whole audit against cores and a memory journal: while traffic goes on, after a trim, with every kind of planted drift.
+
+One file: each test audits the same small cluster, and differs in what was done to it before.
+"""
 
 from __future__ import annotations
 
