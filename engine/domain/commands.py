@@ -21,7 +21,7 @@ from engine.domain.move_commands import (
     OfferPart,
     ShowNode,
 )
-from engine.domain.orders import Destination, LineRequest, OrderRequest
+from engine.domain.orders import DemandRow, Destination, LineRequest, OrderRequest
 
 
 class PlaceOrder(Struct, array_like=True, tag=1, frozen=True, gc=False):
@@ -289,6 +289,8 @@ class TryLegs(Struct, array_like=True, tag=30, frozen=True, gc=False):
     """Held legs of the order that end in the step that decides these: their units count as free."""
     hold_share_bp: int = 0
     """Most that may be held of a position, in basis points of its shelf; 0 = no cap, or not for a hold."""
+    place: tuple[int, ...] = ()
+    """(rank, order number) of an order that waits: only what is kept for those before it is kept from it."""
 
 
 class DriveLeg(Struct, array_like=True, tag=31, frozen=True, gc=False):
@@ -330,6 +332,25 @@ class FollowView(Struct, array_like=True, tag=33, frozen=True, gc=False):
     """Subscribe to the owner's positions and capacity: all of them once, then absolute values of touched ones with seq."""
 
     shard: int
+
+
+class ShowDemand(Struct, array_like=True, tag=34, frozen=True, gc=False):
+    """What orders of a home wait for, told to all who own stock. Each row is all of one order; `full` = forget what was told before."""
+
+    shard: int
+    epoch: int
+    full: bool
+    rows: tuple[DemandRow, ...]
+
+
+class TakeTurn(Struct, array_like=True, tag=35, frozen=True, gc=False):
+    """An owner of stock lets an order of another home try before those behind it; answered with TurnOver when it has.
+
+    rows = (item, node, units that are free for this order, what is kept for it included).
+    """
+
+    order_no: int
+    rows: tuple[tuple[int, int, int], ...]
 
 
 class ListDemand(Struct, array_like=True, tag=40, frozen=True, gc=False):
@@ -591,6 +612,8 @@ Command = (
     | DriveLeg
     | ResolveTxn
     | FollowView
+    | ShowDemand
+    | TakeTurn
     | ListDemand
     | CancelDemand
     | PrioritiseDemand
@@ -634,6 +657,8 @@ FINISHING = (
     ResourceLeg,
     OfferPart,
     EditOrder,
+    ShowDemand,
+    TakeTurn,
 )
 """Commands that free or settle stock: they go before new work."""
 READS = (

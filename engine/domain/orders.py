@@ -203,6 +203,11 @@ class DemandRecord(Struct, array_like=True, gc=False):
     """-1 = the order's."""
 
 
+DemandRow = tuple[int, int, tuple[tuple[int, int], ...], tuple[tuple[int, int, int], ...]]
+"""What one order waits for, as shards tell each other: (order number, rank, units it waits for, units it collects), the units as
+(item, units) and (item, node, units). Without units it waits no more."""
+
+
 class LastEdit(Struct, array_like=True, frozen=True, gc=False):
     """What the newest edit of an order was made against."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from engine.domain.orders import Destination
+from engine.domain.orders import DemandRow, Destination
 
 
 class ProblemItem(Struct, array_like=True, frozen=True):
@@ -311,6 +311,16 @@ class ViewUpdate(Struct, array_like=True, tag=12, frozen=True, gc=False):
     counts: tuple[tuple[int, int], ...] = ()
 
 
+class TurnOver(Struct, array_like=True, tag=16, frozen=True, gc=False):
+    """An order that was let before others has tried, or does not want to: `row` = what it waits for now.
+
+    said = (epoch, correlation id) of the last its home had said by then: what it told later is newer.
+    """
+
+    row: DemandRow
+    said: tuple[int, int]
+
+
 class DemandView(Struct, array_like=True, frozen=True, gc=False):
     """Units of one line that wait. `rank` = its order's place in the queue, the smaller the earlier."""
 
@@ -536,6 +546,7 @@ Reply = (
     | TryReply
     | TxnState
     | ViewUpdate
+    | TurnOver
     | DemandList
     | DemandNotes
     | ShortList

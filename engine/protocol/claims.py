@@ -77,7 +77,7 @@ class Claims:
         for leg in plan.legs:
             for i, _ in leg.lines:
                 self._ended[prepared.request.lines[i].item] = None
-                if demand.entries:
+                if demand.anyone:
                     demand.stirred(prepared.request.lines[i].item)
 
     def _move(self, prepared: Prepared, plan: Plan, sign: int) -> None:

@@ -2,7 +2,7 @@
 
 K1  Kept at a position = what orders collect there, and, while an item's waiting orders are being planned again, all that those
     want of it who had no turn yet; of all these only who ranks before whoever asks. At most what is free.
-K2  Only this shard's own positions keep units: the owner of another one decides there (V3).
+K2  Only this shard's own positions keep units, for orders of all homes (demand_guests.py): an owner decides about its own (V3).
 K3  An order collects at one node what must leave whole, at one that could serve it if it had enough: the planner is asked.
 """
 
@@ -73,31 +73,74 @@ class Keeping:
         row = state.positions.find(item, node)
         return state.positions.v_fenced[row] - trust_fence(state, node, item, row) if row >= 0 else 0
 
+    def free_for(self, place: Place, items: Iterable[int]) -> tuple[tuple[int, int, int], ...]:
+        """(item, node, units free) for who waits at a place, where that is more than everybody sees."""
+        positions = self._core.state.positions
+        keys = [key for item in items for key in self._keys_of(item)]
+
+        def free(key: int) -> int:
+            row = positions.find(key >> 32, key & 0xFFFFFFFF)
+            return max(0, positions.free(row)) if row >= 0 else 0
+
+        public = [free(key) for key in keys]
+        with self.lifted(place, items):
+            lifted = [free(key) for key in keys]
+        return tuple(
+            [
+                (key >> 32, key & 0xFFFFFFFF, more)
+                for key, less, more in zip(keys, public, lifted, strict=True)
+                if more > less
+            ]
+        )
+
     def _keys_of(self, item: int) -> list[int]:
         opened = [item << 32 | node for node in self._open.get(item, ())]
         return list(dict.fromkeys([*opened, *self._keys.get(item, ())]))
 
     @contextmanager
     def lifted(self, place: Place, items: Iterable[int]) -> Iterator[None]:
-        """Within it, only what is kept for those before a place is kept (nothing is decided about others in between)."""
+        """Within it, only what is kept for those before a place is kept (nothing is decided about others in between).
+
+        What other owners keep for the order that waits there is free, too (G3).
+        """
         keys = [key for item in items for key in self._keys_of(item)]
         for key in keys:
             self._fit(key, place)
+        added = self._add_offers(place[1])
+        positions = self._core.state.positions
         try:
             yield
         finally:
+            for item, node, units in added:
+                positions.v_held[positions.find(item, node)] += units
             for key in keys:
                 self._fit(key, PUBLIC)
 
+    def _add_offers(self, order_no: int) -> list[tuple[int, int, int]]:
+        """Show what others keep for an order in the view of their stock; returns (item, node, units) to be taken back."""
+        core = self._core
+        positions = core.state.positions
+        added = []
+        for item, node, free in self._queue.visits.offered(order_no):
+            if core.catalog.owns_node(node):
+                continue
+            row = positions.ensure(item, node)
+            more = free - positions.v_claimed[row] - positions.free(row)
+            if more > 0:
+                positions.v_held[row] -= more
+                added.append((item, node, more))
+        return added
+
     def _fit(self, key: int, place: Place) -> None:
-        """Keep what K1 says."""
+        """Keep what K1 says, at a node of ours (K2)."""
         state = self._core.state
         item, node = key >> 32, key & 0xFFFFFFFF
         row = state.positions.find(item, node)
-        if row < 0:
+        is_ours = self._core.catalog.owns_node(node)
+        if row < 0 or not (is_ours or key in state.kept):
             return
         before = state.positions.v_fenced[row]
-        wanted = self._wanted(item, node, place)
+        wanted = self._wanted(item, node, place) if is_ours else 0
         if wanted:
             state.kept[key] = wanted
         else:
@@ -111,15 +154,16 @@ class Keeping:
         queue, key = self._queue, item << 32 | node
         turn = queue.turn_of(item)
         units = 0
+        is_open = node in self._open.get(item, ())
         for order_no in self._collectors.get(key, ()):
-            other = queue.entries[order_no].place
-            if other < place and other <= turn:
+            other = queue.place_of(order_no)
+            if other < place and (other <= turn or not is_open):  # else all that it wants is counted below
                 units += self._collects[order_no][key]
-        if node in self._open.get(item, ()):
-            for looked, entry in enumerate(queue.walk(turn, item)):
-                if entry.place >= place:
+        if is_open:
+            for looked, who in enumerate(queue.line(turn, item)):
+                if who.place >= place:
                     break
-                units += entry.items[item]
+                units += who.items[item]
                 if looked >= WALK_MAX:  # so many want some: all of it is kept until fewer do
                     return UNITS_MAX
         return units
@@ -128,7 +172,22 @@ class Keeping:
 
     def forget(self, order_no: int) -> None:
         """An order collects no more."""
-        for key in self._collects.pop(order_no, ()):
+        self.collects(order_no, {})
+
+    def collected(self, order_no: int) -> Iterable[tuple[int, int]]:
+        """(position key, units) that an order collects."""
+        return self._collects.get(order_no, {}).items()
+
+    def collects(self, order_no: int, chosen: dict[int, int]) -> None:
+        """An order collects units at these positions from now on, and nowhere else."""
+        old = self._collects.get(order_no, {})
+        if chosen == old:
+            return
+        if chosen:
+            self._collects[order_no] = chosen
+        else:
+            del self._collects[order_no]
+        for key in old:
             collectors = self._collectors[key]
             del collectors[order_no]
             if not collectors:
@@ -137,7 +196,12 @@ class Keeping:
                 del keys[key]
                 if not keys:
                     del self._keys[key >> 32]
+        for key in chosen:
+            self._collectors.setdefault(key, {})[order_no] = None
+            self._keys.setdefault(key >> 32, {})[key] = None
+        for key in {**old, **chosen}:
             self._fit(key, PUBLIC)
+        self._queue.visits.changed(order_no)
 
     def leave(self, node: int) -> None:
         """A node goes to another shard: nothing is kept there any more (K2)."""
@@ -147,6 +211,11 @@ class Keeping:
         for key in [key for key in self._collectors if key & 0xFFFFFFFF == node]:
             for order_no in list(self._collectors.get(key, ())):
                 self.forget(order_no)
+
+    def came(self, node: int) -> None:
+        """A node came to this shard: from now on units are kept there (K2)."""
+        for key in [key for key in self._collectors if key & 0xFFFFFFFF == node]:
+            self._fit(key, PUBLIC)
 
     def collect(self, entry: Entry, *, now_ms: int) -> None:
         """Choose anew where an order that still waits collects its units (K3)."""
@@ -163,22 +232,14 @@ class Keeping:
                 probes -= self._choose(request, lines, chosen, probes, now_ms)
                 if probes <= 0:
                     break
-        if chosen == self._collects.get(entry.order_no, {}):
-            return
-        self.forget(entry.order_no)
-        if chosen:
-            self._collects[entry.order_no] = chosen
-        for key in chosen:
-            self._collectors.setdefault(key, {})[entry.order_no] = None
-            self._keys.setdefault(key >> 32, {})[key] = None
-            self._fit(key, PUBLIC)
+        self.collects(entry.order_no, chosen)
 
     def _choose(
         self, request: PlanRequest, lines: list[LineRecord], chosen: dict[int, int], probes: int, now_ms: int
     ) -> int:
         """Take the node that has most of what some lines want, and could serve them; returns how often the planner was asked."""
         core = self._core
-        positions, owns = core.state.positions, core.catalog.owns_node
+        positions = core.state.positions
         wanted: dict[int, int] = {}
         for line in lines:
             wanted[line.item] = wanted.get(line.item, 0) + line.quantity
@@ -187,7 +248,7 @@ class Keeping:
             for row in positions.rows(item):
                 node = positions.v_node[row]
                 free = positions.free(row)
-                if free > 0 and owns(node) and node not in request.excluded:
+                if free > 0 and node not in request.excluded:
                     has[node] = has.get(node, 0) + min(free, units)
         nodes = sorted(has, key=lambda node: (-has[node], node))
         for asked, node in enumerate(nodes[:probes], 1):

@@ -9,19 +9,22 @@ Q4  Until those who wait have had their turn, units that came back are kept for 
     later do not starve it. Only who ranks before them may take kept units, and nothing is kept that is not free.
 Q5  An order that units did not help waits longer and longer before it is planned again for them, at most RETRY_MAX_MS.
 Q6  Demand whose date has come is given up by an event, judged by entry time (P4).
+Q7  Orders of other homes stand in the same line for what this shard's nodes have (demand_guests.py).
 """
 
 from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from engine.domain import demand
 from engine.domain.demand import RANK_LAST
 from engine.domain.events import Event, LegDriven, OrderPut, PositionSet, StockCounted, StockMoved
 from engine.domain.orders import OrderRecord
+from engine.protocol.demand_guests import TURNS_MAX, Guest, Guests, Visits
 from engine.protocol.demand_keeping import Keeping
 from engine.protocol.flights import Flight
 from engine.protocol.placing import plan_flights
@@ -76,6 +79,8 @@ class DemandQueue:
         self.order: list[Place] = []
         """All places, foremost first."""
         self.keeping = Keeping(core, self)
+        self.guests = Guests(core, self)
+        self.visits = Visits(core, self)
         self._passes: dict[int, Place] = {}
         """Items of which units came back, and the place that was last looked at."""
         self._due: list[tuple[int, int]] = []
@@ -103,13 +108,28 @@ class DemandQueue:
         return sum(entries[order_no].items.get(item, 0) for _, order_no in self.by_item.get(item, ()))
 
     def ahead_of(self, entry: Entry, item: int) -> int:
-        """How many orders wait for an item before one that does."""
-        return bisect_left(self.by_item[item], entry.place)
+        """How many orders, of all homes, wait for an item before one that does."""
+        guests = self.guests.by_item.get(item, ())
+        return bisect_left(self.by_item[item], entry.place) + bisect_left(guests, entry.place)
+
+    @property
+    def anyone(self) -> bool:
+        """Whether anybody waits, here or as a guest."""
+        return bool(self.entries or self.guests.by_order)
+
+    def is_waited_for(self, item: int) -> bool:
+        """Whether anybody waits for an item."""
+        return item in self.by_item or item in self.guests.by_item
 
     @property
     def working(self) -> bool:
         """Whether there is something to look at right now."""
-        return bool(self._passes) or self._sweep is not None
+        return len(self._passes) > len(self.guests.turns) or self._sweep is not None
+
+    @property
+    def active(self) -> bool:
+        """Whether there may be something to do now or later."""
+        return bool(self.entries or self.guests.by_order or self._passes or self.visits.due or self._sweep is not None)
 
     # -- what waits -----------------------------------------------------------------------------------------------
 
@@ -143,9 +163,11 @@ class DemandQueue:
         if not demand.waits(record):
             if entry is not None:
                 del self.entries[order_no]
-                self.keeping.forget(order_no)
+                self._gone(order_no)
             return
+        self.visits.changed(order_no)
         if entry is None:
+            self.guests.forget(order_no)
             entry = self.entries[order_no] = Entry(slot, order_no)
             self._wait_until(
                 entry, self._core.state.time_ms + RETRY_MS
@@ -172,7 +194,12 @@ class DemandQueue:
         entry = self.entries.pop(order_no, None)
         if entry is not None:
             self._take_out(entry)
-            self.keeping.forget(order_no)
+            self._gone(order_no)
+
+    def _gone(self, order_no: int) -> None:
+        self.keeping.forget(order_no)
+        self.visits.changed(order_no)
+        self.visits.over(order_no)
 
     def _take_out(self, entry: Entry) -> None:
         self._no_room.pop(entry.order_no, None)
@@ -193,28 +220,46 @@ class DemandQueue:
         for n in range(bisect_right(places, after), len(places)):
             yield self.entries[places[n][1]]
 
+    def line(self, after: Place, item: int) -> Iterator[Entry | Guest]:
+        """All who wait for an item behind a place, guests among them, foremost first."""
+        if item not in self.guests.by_item:
+            return self.walk(after, item)
+        return heapq.merge(self.walk(after, item), self.guests.walk(after, item), key=lambda who: who.place)
+
+    def place_of(self, order_no: int) -> Place:
+        """Where an order that waits stands, of this home or another."""
+        who = self.entries.get(order_no) or self.guests.by_order[order_no]
+        return who.place
+
+    def kept_before(self, place: tuple[int, ...], items: Iterable[int]) -> AbstractContextManager[None]:
+        """Within it, only what is kept for those before a place is kept. No place = for everybody who waits, as ever."""
+        if not place or not self._core.state.kept:
+            return nullcontext()
+        rank, order_no = place
+        return self.keeping.lifted((rank, order_no), items)
+
     # -- what comes back ------------------------------------------------------------------------------------------
 
     def moved(self, event: Event) -> None:
         """An event was applied: do units, or capacity, come back that somebody waits for?"""
         kind = type(event)
-        by_item = self.by_item
+        is_waited_for = self.is_waited_for
         if kind is OrderPut or kind is LegDriven:
             stock = event.stock  # type: ignore[union-attr]
             for at in range(0, len(stock), 5):
-                if stock[at + 1] in by_item and stock[at + 2] - stock[at + 3] - stock[at + 4] > 0:
+                if is_waited_for(stock[at + 1]) and stock[at + 2] - stock[at + 3] - stock[at + 4] > 0:
                     self.gained(stock[at + 1], stock[at])
             capacity = event.capacity  # type: ignore[union-attr]
             if any(units < 0 for units in capacity[2::3]):
                 self._room_back = True
         elif kind is StockMoved:
             for item, _, change in event.moves:  # type: ignore[union-attr]
-                if change > 0 and item in by_item:
+                if change > 0 and is_waited_for(item):
                     self.gained(item, event.node)  # type: ignore[union-attr]
         elif kind is StockCounted or kind is PositionSet:
-            for item, *_ in event.rows:  # type: ignore[union-attr]
-                if item in by_item:
-                    self.gained(item, event.node)  # type: ignore[union-attr]
+            for row in event.rows:  # type: ignore[union-attr]
+                if is_waited_for(row[0]):  # type: ignore[arg-type]
+                    self.gained(row[0], event.node)  # type: ignore[union-attr, arg-type]
 
     def gained(self, item: int, node: int) -> None:
         """Units of an item that somebody waits for may be free at a node: begin with the foremost, keep them meanwhile."""
@@ -223,12 +268,15 @@ class DemandQueue:
         if row < 0 or (positions.free(row) <= 0 and (item << 32 | node) not in self._core.state.kept):
             return
         self._passes[item] = FIRST
+        turn = self.guests.turns.get(item)
+        if turn is not None:
+            turn.again = True
         if self._core.catalog.owns_node(node):
             self.keeping.open(item, node)
 
     def stirred(self, item: int) -> None:
         """A claim ended: its units may be free now."""
-        if item in self.by_item:
+        if self.is_waited_for(item):
             self._passes.setdefault(item, FIRST)
 
     def _wake_no_room(self, now_ms: int) -> None:
@@ -258,10 +306,13 @@ class DemandQueue:
     def tick(self, now_ms: int, room: Callable[[], int]) -> None:
         """Give up what is due, then plan a few again (Q3). `room` = what the entry being built still takes."""
         self._give_up_due(now_ms, room)
-        if not self.entries:
+        self.guests.tick(now_ms)
+        self.visits.tell(now_ms)
+        if not self.anyone:
             for item in self._passes:
                 self.keeping.close(item)
             self._passes.clear()
+            self.guests.no_turns()
             self._sweep = None
             return
         if self._room_back and now_ms >= self._room_at_ms:
@@ -270,20 +321,30 @@ class DemandQueue:
         while self._due and self._due[0][0] <= now_ms and looks > 0:
             looks -= 1
             due_ms, order_no = heapq.heappop(self._due)
-            entry = self.entries.get(order_no)
-            if entry is not None and entry.due_ms == due_ms:
-                self._call(entry)
-        while self._passes and attempts > 0 and looks > 0 and room():
-            item = next(iter(self._passes))
+            due = self.entries.get(order_no) or self.guests.by_order.get(order_no)
+            if due is not None and due.due_ms == due_ms:
+                self._call(due, now_ms)
+        turns = self.guests.turns
+        while attempts > 0 and looks > 0 and len(turns) < TURNS_MAX and room():
+            item = next((item for item in self._passes if item not in turns), -1)
+            if item < 0:
+                break
             looks -= 1
-            entry = next(self.walk(self._passes[item], item), None)
-            if entry is None or not self.keeping.has_free(item):
+            first = next(self.line(self._passes[item], item), None)
+            if first is None or not self.keeping.has_free(item):
                 del self._passes[item]
                 self.keeping.close(item)
                 continue
-            self._passes[item] = entry.place
-            if entry.misses <= PATIENT_MISSES or entry.due_ms == 0 or entry.due_ms <= now_ms:
-                attempts -= self._try(entry, now_ms)
+            its_turn = first.misses <= PATIENT_MISSES or first.due_ms == 0 or first.due_ms <= now_ms
+            if type(first) is Guest:
+                if its_turn and self.guests.give_turn(first, item, now_ms):
+                    attempts -= 1
+                else:
+                    self._passes[item] = first.place
+                continue
+            self._passes[item] = first.place
+            if its_turn:
+                attempts -= self._try(first, now_ms)  # type: ignore[arg-type]
         self._sweep_on(now_ms, attempts, looks, room)
 
     def _sweep_on(self, now_ms: int, attempts: int, looks: int, room: Callable[[], int]) -> None:
@@ -299,6 +360,7 @@ class DemandQueue:
         if self._sweep is None and now_ms >= self._sweep_at_ms:
             self._sweep = FIRST
             self._sweep_at_ms = now_ms + SWEEP_MS
+            self.visits.tell_all_again()
         while self._sweep is not None and attempts > 0 and looks > 0 and room():
             looks -= 1
             entry = next(self.walk(self._sweep), None)
@@ -308,12 +370,24 @@ class DemandQueue:
             self._sweep = entry.place
             attempts -= self._try(entry, now_ms)
 
-    def _call(self, entry: Entry) -> None:
+    def turn_ended(self, item: int, place: Place) -> None:
+        """A guest has had its turn: go on with those behind it."""
+        if item in self._passes:
+            self._passes[item] = place
+
+    def wait_longer(self, who: Entry | Guest, now_ms: int) -> None:
+        """It was not helped: it waits longer each time (Q5)."""
+        longest_ms = NO_ROOM_RETRY_MS if type(who) is Entry and who.no_room else RETRY_MAX_MS
+        self._wait_until(who, now_ms + min(longest_ms, RETRY_MS << min(20, who.misses)))
+
+    def _call(self, who: Entry | Guest, now_ms: int) -> None:
         """Its time has come: those before it who wait for the same item are asked first, as ever (Q2)."""
-        entry.due_ms = 0
-        item = next((item for item in entry.items if self.keeping.has_free(item)), None)
-        if item is not None:
-            before = (entry.place[0], entry.place[1] - 1)
+        who.due_ms = 0
+        item = next((item for item in who.items if self.keeping.has_free(item)), None)
+        if item is not None and item in self.guests.turns:
+            self._wait_until(who, now_ms + RETRY_MS)
+        elif item is not None:
+            before = (who.place[0], who.place[1] - 1)
             self._passes[item] = min(self._passes.get(item, FIRST), before)
 
     def _try(self, entry: Entry, now_ms: int) -> int:
@@ -335,15 +409,17 @@ class DemandQueue:
             return
         if refused:  # a view was old, or a shard is away: that says nothing about the order
             self._wait_until(entry, now_ms + REFUSED_RETRY_MS)
+            self.visits.attempt_ended(order_no, now_ms)
             return
-        entry.misses += 1
-        wait_ms = min(RETRY_MAX_MS, RETRY_MS << min(20, entry.misses))
-        self._wait_until(entry, now_ms + (min(wait_ms, NO_ROOM_RETRY_MS) if entry.no_room else wait_ms))
+        if not self.visits.is_out(order_no):  # else the owner that let it try counts how often that did not help
+            entry.misses += 1
+            self.wait_longer(entry, now_ms)
         self.keeping.collect(entry, now_ms=now_ms)
+        self.visits.attempt_ended(order_no, now_ms)
 
-    def _wait_until(self, entry: Entry, due_ms: int) -> None:
-        entry.due_ms = due_ms
-        heapq.heappush(self._due, (due_ms, entry.order_no))
+    def _wait_until(self, who: Entry | Guest, due_ms: int) -> None:
+        who.due_ms = due_ms
+        heapq.heappush(self._due, (due_ms, who.order_no))
 
     def _give_up_due(self, now_ms: int, room: Callable[[], int]) -> None:
         """Q6."""
@@ -362,11 +438,13 @@ class DemandQueue:
 
     def wake_at_ms(self, now_ms: int) -> int | None:
         """When to poll again for the queue's sake."""
-        if self.working:
+        if self.working and len(self.guests.turns) < TURNS_MAX:
             return now_ms + 1
+        times = [time for time in (self.guests.wake_at_ms(), self.visits.wake_at_ms()) if time is not None]
+        if self.anyone:
+            times += [heap[0][0] for heap in (self._due, self._cancels) if heap]
         if not self.entries:
-            return None
-        times = [heap[0][0] for heap in (self._due, self._cancels) if heap]
+            return max(now_ms + 1, min(times)) if times else None
         if self._room_back:
             times.append(self._room_at_ms)
         if self._sweep_at_ms:

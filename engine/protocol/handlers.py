@@ -49,6 +49,8 @@ from engine.domain.commands import (
     ResolveTxn,
     ResourceLeg,
     SetPosition,
+    ShowDemand,
+    TakeTurn,
     TryLegs,
 )
 from engine.domain.decide_legs import Change
@@ -62,6 +64,7 @@ from engine.domain.problems import CODES
 from engine.domain.replies import Done, Problem, ProblemItem, StockReply
 from engine.domain.supply import resettled
 from engine.protocol import demand_reads, explaining, inbound, reads, recommit, resourcing
+from engine.protocol.effects import Answer
 from engine.protocol.moves import show_node
 from engine.protocol.node_work import node_work
 from engine.protocol.parts_list import list_parts
@@ -465,6 +468,15 @@ def _offer_part(core: ShardCore, conn: int, corr: int, command: OfferPart, now_m
     core.moves.offered(conn, corr, command, now_ms)
 
 
+def _show_demand(core: ShardCore, conn: int, corr: int, command: ShowDemand, now_ms: int) -> None:
+    core.demand.guests.shown(conn, corr, command, now_ms)
+    core.answers_now([Answer(conn, corr, Done(len(command.rows)))])
+
+
+def _take_turn(core: ShardCore, conn: int, corr: int, command: TakeTurn, now_ms: int) -> None:
+    core.demand.visits.take_turn(conn, corr, command, now_ms)
+
+
 def _follow_view(core: ShardCore, conn: int, corr: int, command: FollowView, now_ms: int) -> None:
     core.views.follow(conn, corr, command)
 
@@ -491,6 +503,8 @@ _HANDLERS: dict[type, Callable[[Any, int, int, Any, int], None]] = {
     DriveLeg: _drive,
     ResolveTxn: _resolve,
     FollowView: _follow_view,
+    ShowDemand: _show_demand,
+    TakeTurn: _take_turn,
     FindKey: _find_key,
     QuoteOrder: _quote,
     GetAvailability: reads.availability,

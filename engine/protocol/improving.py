@@ -245,7 +245,7 @@ def _may_join(core: ShardCore, record: OrderRecord) -> bool:
     legs = [leg for leg in record.legs if leg.state not in _ENDED]
     lines = [record.lines[i] for leg in legs for i, _ in leg.lines]
     return all(leg.local for leg in legs) and all(
-        line.method == Method.SHIP and line.item not in core.demand.by_item for line in lines
+        line.method == Method.SHIP and not core.demand.is_waited_for(line.item) for line in lines
     )
 
 

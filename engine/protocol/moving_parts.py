@@ -128,6 +128,7 @@ def node_came(core: ShardCore, node: int, now_ms: int) -> None:
     state.touched_capacity[node] = None
     state.touched_counts[node] = None
     state.counts_heard += 1
+    core.demand.keeping.came(node)
     core.supply.look_again()
     legs = list(part.foreign.values()) if part is not None else []
     for leg in legs:

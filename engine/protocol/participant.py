@@ -137,6 +137,12 @@ class Participant:
         for node, old in replaced:
             self._drive(core.batch(now_ms), node, old, _cancel(old))
         legs = self._without_taken(command, fresh)
+        with core.demand.kept_before(command.place, [item for leg in legs for item, _ in leg.lines]):
+            self._hold_all(conn, corr, command, legs, now_ms)
+
+    def _hold_all(self, conn: int, corr: int, command: TryLegs, legs: list[_NewLeg], now_ms: int) -> None:
+        """R1: each leg, or none."""
+        core = self._core
         short, full = self._lacks(command, legs)
         if short or full:
             core.answer(conn, corr, TryReply(False, short, full, core.token()))
@@ -154,7 +160,7 @@ class Participant:
         for held in legs:
             core.put(batch, LegHeld(command.home, command.txn, command.slot, command.order_no, *held))
             key = leg_key(command.order_no, held.leg_no)
-            self._note_takes(state.nodes[held.node].foreign[key])
+            self._note_takes(core.state.nodes[held.node].foreign[key])
             self._ask(key, now_ms + RESOLVE_AFTER_MS)
         core.answer(conn, corr, TryReply(True, token=core.token()))
 

@@ -257,7 +257,12 @@ class ShardCore:
         """A peer's answer to a Send, or an update of its view. An answer that came before, or too late, says nothing."""
         if corr == self.views.corr:
             self.views.update(reply, now_ms)
-        elif self.resourcing.replied(corr, reply) or self.moves.replied(corr, reply):
+        elif (
+            self.resourcing.replied(corr, reply)
+            or self.moves.replied(corr, reply)
+            or self.demand.guests.replied(shard, corr, reply, now_ms)
+            or self.demand.visits.replied(shard, corr, reply)
+        ):
             pass
         elif not self.two_phase.replied(shard, corr, reply) and not self.driver.replied(corr, reply, now_ms):
             self.participant.replied(corr, reply, now_ms)
@@ -282,6 +287,7 @@ class ShardCore:
     def disconnected(self, conn: int) -> None:
         """Answers to this connection will go nowhere; what was asked stays decided."""
         self.views.disconnected(conn)
+        self.demand.guests.disconnected(conn)
         self.stock_feed.disconnected(conn)
 
     def archived(self, indexed_seq: int, indexed_ms: int) -> None:
@@ -312,7 +318,7 @@ class ShardCore:
     def put(self, batch: Batch, event: Event) -> None:
         """Apply an event and make it part of the entry."""
         apply(self.state, event, seq=batch.seq, time_ms=batch.time_ms)
-        if self.demand.entries:
+        if self.demand.entries or self.demand.guests.by_order:
             self.demand.moved(event)
         if self.moves.watching:
             self.moves.note([event])
@@ -333,6 +339,11 @@ class ShardCore:
         self._peer_corr += 1
         self._sends.append(Send(shard, self._peer_corr, command))
         return self._peer_corr
+
+    @property
+    def last_said(self) -> tuple[int, int]:
+        """(epoch, correlation id) of the last command to another shard."""
+        return self.epoch, self._peer_corr
 
     def token(self, seq: int | None = None, others: dict[int, tuple[int, int]] | None = None) -> str:
         """Token of an entry of this shard (default: the newest), with points of other shards it rests on."""
@@ -433,7 +444,7 @@ class ShardCore:
         for asked_again in self.edits.due(now_ms):
             handle(self, *asked_again, now_ms=now_ms)
         self.waves.tick(now_ms, self._room)
-        if self.demand.entries or self.demand.working:
+        if self.demand.active:
             self.demand.tick(now_ms, self._room)
         if self.state.short_positions or self.resourcing.working:
             self.resourcing.tick(now_ms, self._room)

@@ -247,6 +247,7 @@ class TwoPhase:
                 (first + n, leg.node, leg.ship_day, leg.capacity_units, tuple(sorted(units.items())))
             )
         replaces = purpose.gives_up(core)
+        waiting = core.demand.entries.get(purpose.order_no)
         is_hold = (
             purpose.flight.command.ttl_s > 0
             if isinstance(purpose, NewOrder)
@@ -264,6 +265,7 @@ class TwoPhase:
                 tuple([(node, item, extra) for (node, item), extra in sorted(kept.items())]),
                 replaces,
                 share_bp,
+                waiting.place if waiting is not None else (),
             )
             corr = core.send(shard, command)
             pending.waiting[shard] = corr

@@ -239,6 +239,8 @@ class ViewFeed:
         if reply.last:
             core.state.view_points[reply.shard] = (reply.epoch, reply.seq)
             self._heard_ms[reply.shard] = now_ms
+        if reply.full:  # a new connection
+            core.demand.visits.connected(reply.shard)
 
     def _assigned(self, table: np.ndarray) -> bool:
         """Apply an update column by column. False = nothing was done: a row is new or ours, or somebody waits for stock."""

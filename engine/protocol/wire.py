@@ -19,7 +19,7 @@ import msgspec
 from engine.domain.commands import Command
 from engine.domain.replies import Reply
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 CREDITS = 4
 FRAME_BYTES_MAX = 64 * 1024 * 1024
 FRAME_BYTES_WANTED = 4 * 1024 * 1024

@@ -101,6 +101,9 @@ HELP = {
     "count_quotes_refused": "Quotes refused because nothing could be offered.",
     # demand
     "count_demand_tried": "Times a waiting order was planned again.",
+    "count_demand_turns_given": "Turns given to waiting orders of other homes, with units kept for them.",
+    "count_demand_turns_taken": "Times a waiting order was planned with what other shards keep for it.",
+    "count_demand_guests_left_out": "Waiting orders of other homes that found no room in this shard's queue.",
     "count_demand_cancelled": "Waiting lines cancelled on request.",
     "count_demand_expired": "Waiting lines cancelled because their time was up.",
     "count_demand_units_refused": "Units of lines that fell short in refused orders.",

@@ -195,6 +195,24 @@ def _check_demand(core: ShardCore) -> None:
     assert queue.by_item == by_item
 
 
+def check_guests(cores: list[ShardCore]) -> None:
+    """G1: when all is quiet, every shard knows what waits at the others, and nothing else; no turn is still given."""
+    rows = {core.shard: {no: core.demand.visits.row(no) for no in core.demand.entries} for core in cores}
+    for core in cores:
+        guests, keeping = core.demand.guests, core.demand.keeping
+        assert not guests.turns, f"G2: a turn was never given back: {guests.turns}"
+        shown = {
+            no: (no, guest.place[0], tuple(guest.items.items()), dict(keeping.collected(no)))
+            for no, guest in guests.by_order.items()
+        }
+        told = {}
+        for shard, theirs in rows.items():
+            if shard != core.shard:
+                for no, rank, items, collects in theirs.values():
+                    told[no] = (no, rank, items, {item << 32 | node: units for item, node, units in collects})
+        assert shown == told, f"G1: shard {core.shard} was shown {shown}, the others have {told}"
+
+
 def _check_lines(state: ShardState, order_no: int, record: OrderRecord) -> None:
     """I2 for orders: each unit asked for is in a leg, in demand, cancelled, or was never to be covered."""
     units = [line.quantity - line.cancelled for line in record.lines]

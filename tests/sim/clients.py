@@ -47,7 +47,7 @@ from engine.protocol.control_core import ControlCore
 from engine.protocol.shard_core import ShardCore
 from engine.protocol.tokens import parse_token
 from tests.builders import a_destination, a_line, an_order
-from tests.sim.checker import orders_of
+from tests.sim.checker import check_guests, orders_of
 from tests.sim.harness import World
 
 TIMEOUT_MS = 400
@@ -399,6 +399,7 @@ class Clients:
         assert not self.open, f"I11: unanswered: {[op.command for op in self.open.values()]}"
         by_id: dict[str, list[int]] = defaultdict(list)
         everything = {}
+        check_guests(self.world.cores())
         for core in self.world.cores():
             for order_no, (slot, record) in orders_of(core.state).items():
                 assert core.catalog.owns_slot(slot)

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.domain.commands import AdjustStock, GetOrder, ListDemand, StockMove
 from engine.domain.orders import OnShort
-from engine.domain.placement import shard_of_node
+from engine.domain.placement import shard_of_node, shard_of_slot
 from engine.domain.replies import DemandList, OrderView
 from tests.builders import a_line
 from tests.sim.checker import conserved
@@ -48,16 +48,34 @@ class DemandScript(Script):
         self.world.run(50)
         return op.reply
 
-    def park(self, units: Any, **fields: Any) -> OrderView:
+    def park(self, units: Any, *, home: int = 0, **fields: Any) -> OrderView:
         """Place an order that may wait: units of SKU, or lines."""
         fields.setdefault("on_short", OnShort.PARK)
         lines = {SKU: units} if isinstance(units, int) else units
-        view = self.wait(self.clients.place(lines, postal_code=self.clients.postal_codes[0], **fields))
+        view = self.wait(self.clients.place(lines, postal_code=self.postal_code(home), **fields))
         assert isinstance(view, OrderView), view
         return view
 
+    def postal_code(self, home: int) -> str:
+        """Of a destination whose home is a shard."""
+        world = self.world
+        return next(
+            code for code in self.clients.postal_codes if shard_of_slot(world.placement, "US" + code[:3]) == home
+        )
+
+    def node_of(self, shard: int) -> int:
+        """A shard's first node."""
+        nodes = enumerate(self.clients.nodes)
+        return next(n for n, node in nodes if shard_of_node(self.world.placement, node) == shard)
+
+    def snatch(self, home: int) -> bool:
+        """Somebody who does not wait tries to get a unit; whether they do."""
+        place = self.clients.place({SKU: 1}, postal_code=self.postal_code(home), on_short=OnShort.REFUSE)
+        return isinstance(self.wait(place), OrderView)
+
     def see(self, view: OrderView) -> OrderView:
-        now = self.wait(self.clients.send(0, GetOrder(view.slot, view.order_no)))
+        home = shard_of_slot(self.world.placement, view.slot)
+        now = self.wait(self.clients.send(home, GetOrder(view.slot, view.order_no)))
         assert isinstance(now, OrderView), now
         return now
 
@@ -106,6 +124,46 @@ def collecting(crash_at: tuple[int, ...] = ()) -> World:
     return s.rest()
 
 
+def abroad(crash_at: tuple[int, ...] = ()) -> World:
+    """Two shards: whose home is elsewhere is served in its turn, and collects there; who comes later, there or here, is not served first.
+
+    After a crash what was kept may go to somebody else: then more comes, and nobody waits for ever.
+    """
+    s = DemandScript(shards=2, crash_at=crash_at)
+    there = s.node_of(1)
+    whole = s.park([a_line(SKU, 3, group="g")])
+    small = s.park(1, home=1)
+    lost = 0
+    for _ in range(3):
+        s.receive(there, 1)
+        s.world.run(500)
+        lost += s.snatch(1) + s.snatch(0)
+        s.world.run(2_500)
+    if not crash_at:
+        assert not lost, "W2: a unit went to who does not wait"
+        s.until(lambda: s.see(whole).state == "allocated", "who waits at another home is starved by a small order")
+        assert s.see(small).state == "parked", "W2: the unit went to who came later, because it lives there"
+    s.receive(there, lost + 1)
+    s.until(lambda: s.see(whole).state == s.see(small).state == "allocated", "what comes back serves nobody")
+    return s.rest()
+
+
+def ranked(crash_at: tuple[int, ...] = ()) -> World:
+    """Two shards: orders of both wait for one node; it serves them as they rank, whoever is at home there."""
+    s = DemandScript(shards=2, crash_at=crash_at)
+    here = s.node_of(0)
+    line = [s.park(1, home=1), s.park(1), s.park(1, home=1), s.park(1, home=1, priority=7)]
+    order = [line[3], *line[:3]]
+    for n, foremost in enumerate(order):
+        s.receive(here, 1)
+        if not crash_at:
+            s.until(lambda foremost=foremost: s.see(foremost).state == "allocated", f"number {n} is not served")
+            waiting = [s.see(view).state for view in order[n + 1 :]]
+            assert waiting == ["parked"] * (3 - n), f"W2: {waiting} behind number {n}"
+    s.until(lambda: all(s.see(view).state == "allocated" for view in line), "units are there, and somebody waits")
+    return s.rest()
+
+
 def short(crash_at: tuple[int, ...] = ()) -> World:
     """Two shards: units at another shard's node get lost; the leg there moves to a node that has some."""
     s = DemandScript(shards=2, crash_at=crash_at)
@@ -129,5 +187,7 @@ def short(crash_at: tuple[int, ...] = ()) -> World:
 SCENARIOS: dict[str, Callable[[tuple[int, ...]], World]] = {
     "waiting": waiting,
     "collecting": collecting,
+    "abroad": abroad,
+    "ranked": ranked,
     "short": short,
 }

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from engine.domain.catalog import Catalog
-from engine.domain.commands import Command
+from engine.domain.commands import Command, ShowDemand
 from engine.domain.config import Document
 from engine.domain.events import Event
 from engine.domain.replies import Reply
@@ -40,6 +40,8 @@ class LoneCore:
         self.now_ms = NOW_MS
         self.entries: list[Append] = []
         self.sent: list[Send] = []
+        """Commands to other shards, without ShowDemand: those are in `told`."""
+        self.told: list[Send] = []
         self.solves: list[Any] = []
         self.replies: dict[int, list[Reply]] = {}
         self._corr = 0
@@ -79,7 +81,8 @@ class LoneCore:
         check_core(self.core)
         for answer in effects.answers:
             self.replies.setdefault(answer.corr, []).append(answer.reply)
-        self.sent += effects.sends
+        for send in effects.sends:
+            (self.told if isinstance(send.command, ShowDemand) else self.sent).append(send)
         self.solves += effects.solves
         if effects.append is not None:
             self.entries.append(effects.append)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 
 from engine.domain import demand
+from engine.protocol.demand_guests import Guest, Guests, Visits
 from engine.protocol.demand_keeping import Keeping
 from engine.protocol.demand_queue import DemandQueue
 from engine.protocol.resourcing import Resourcing
@@ -37,11 +39,49 @@ def units_of_other_shards_wake_nobody(patch: pytest.MonkeyPatch) -> None:
             gained(self, item, node)
 
     patch.setattr(DemandQueue, "gained", own_only)
+    patch.setattr(Guests, "give_turn", lambda self, guest, item, now_ms: False)
     patch.setattr("engine.protocol.demand_queue.SWEEP_MS", 1 << 40)
 
 
 def nothing_is_kept(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Keeping, "_wanted", lambda self, item, node, place: 0)
+
+
+def guests_do_not_stand_in_line(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Guests, "shown", lambda self, conn, corr, command, now_ms: None)
+
+
+def guests_get_no_turn(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Guests, "give_turn", lambda self, guest, item, now_ms: False)
+
+
+def what_is_kept_is_kept_from_whom_it_is_kept_for(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(DemandQueue, "kept_before", lambda self, place, items: nullcontext())
+
+
+def offers_are_not_seen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Visits, "offered", lambda self, order_no: [])
+
+
+def nobody_collects_elsewhere(patch: pytest.MonkeyPatch) -> None:
+    row = Visits.row
+    patch.setattr(Visits, "row", lambda self, order_no: (*row(self, order_no)[:3], ()))
+
+
+def turns_are_not_given_back(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Visits, "over", lambda self, order_no: None)
+    patch.setattr(Guests, "tick", lambda self, now_ms: None)
+
+
+def a_turn_is_over_at_once(patch: pytest.MonkeyPatch) -> None:
+    give_turn = Guests.give_turn
+
+    def and_on(self: Guests, guest: Guest, item: int, now_ms: int) -> bool:
+        give_turn(self, guest, item, now_ms)
+        self.turns.pop(item, None)
+        return False
+
+    patch.setattr(Guests, "give_turn", and_on)
 
 
 def rank_by_arrival_alone(patch: pytest.MonkeyPatch) -> None:
@@ -60,13 +100,21 @@ MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
     (nothing_waits_after_a_recovery, "waiting"),
     (units_of_other_shards_wake_nobody, "waiting"),
     (nothing_is_kept, "collecting"),
+    (guests_do_not_stand_in_line, "abroad"),
+    (guests_do_not_stand_in_line, "ranked"),
+    (guests_get_no_turn, "abroad"),
+    (what_is_kept_is_kept_from_whom_it_is_kept_for, "abroad"),
+    (offers_are_not_seen, "abroad"),
+    (nobody_collects_elsewhere, "abroad"),
+    (turns_are_not_given_back, "ranked"),
+    (a_turn_is_over_at_once, "ranked"),
     (rank_by_arrival_alone, "waiting"),
     (dates_are_forgotten, "waiting"),
     (other_homes_are_not_asked, "short"),
 ]
 
 
-@pytest.mark.parametrize(("mutant", "name"), MUTANTS, ids=[mutant.__name__ for mutant, _ in MUTANTS])
+@pytest.mark.parametrize(("mutant", "name"), MUTANTS, ids=[f"{mutant.__name__}-{name}" for mutant, name in MUTANTS])
 def test_the_scenarios_find(
     mutant: Callable[[pytest.MonkeyPatch], None], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

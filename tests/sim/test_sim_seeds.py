@@ -41,6 +41,7 @@ def test_a_cluster_without_faults_does_all_kinds_of_work() -> None:
         "ship",
         "reject",
         "replanned",
+        "demand_turns_taken",
         "edited",
         "legs_not_accepted",
         "legs_released_by_wave",

@@ -1,0 +1,359 @@
+"""Waiting orders of several homes in one queue: what each home tells the owners of stock, and whose turn it is.
+
+G1  A home tells every other shard what its orders wait for and where they collect: each row is all of one order, so a repeat does no
+    harm. One message is under way to each; what is not acknowledged is told again. A new connection begins with all rows, and they
+    are told again now and then. Whose connection ends is forgotten, and nothing is kept for it any more.
+G2  At an owner, guests stand in an item's queue as its own orders do (domain/demand.py, W2), and units are kept for them likewise.
+    When a guest's turn comes, its home is told what is free for it there, and the turn stays where it is until home answers how
+    the order stands then, at most TURN_MS.
+G3  A home lets such an order try with what all owners keep for it. The TRY names its place: an owner withholds from it only what is
+    kept for those before it.
+G4  At most GUESTS_MAX guests stand in line, and TURNS_MAX turns are given at once. Who finds no room waits for what everybody sees.
+G5  Nothing here is a promise. What is kept is memory, and an owner decides as ever (V3): at worst somebody comes second.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from engine.domain.commands import ShowDemand, TakeTurn
+from engine.domain.orders import DemandRow
+from engine.domain.replies import Done, Reply, TurnOver
+
+if TYPE_CHECKING:
+    from engine.protocol.demand_queue import DemandQueue, Entry, Place
+    from engine.protocol.shard_core import ShardCore
+
+GUESTS_MAX = 50_000
+TURNS_MAX = 64
+TURN_MS = 3_000
+"""Longer than a TRY may take."""
+TELL_INTERVAL_MS = 20
+ROWS_PER_MESSAGE = 500
+Free = tuple[int, int, int]
+"""(item, node, units free)"""
+
+
+class Guest:
+    """An order of another home that waits for items of which this shard may have some."""
+
+    __slots__ = ("conn", "due_ms", "items", "misses", "order_no", "place", "said", "shard")
+
+    def __init__(self, shard: int, conn: int, row: DemandRow, said: tuple[int, int]) -> None:
+        self.shard = shard
+        """Its home."""
+        self.said = said
+        """(epoch, correlation id) of what its home said last about it."""
+        self.conn = conn
+        self.order_no, rank, items, _ = row
+        self.place: Place = (rank, self.order_no)
+        self.items = dict(items)
+        self.misses = 0
+        """Turns in a row that did not help it."""
+        self.due_ms = 0
+        """When it gets a turn although it was not helped before; 0 = at the next."""
+
+
+class _Turn:
+    """An item's turn, while it is a guest's."""
+
+    __slots__ = ("again", "corr", "guest", "until_ms")
+
+    def __init__(self, guest: Guest, corr: int, until_ms: int) -> None:
+        self.guest = guest
+        self.corr = corr
+        self.until_ms = until_ms
+        self.again = False
+        """More units came meanwhile: all are asked once more."""
+
+
+class Guests:
+    """The owner's side."""
+
+    def __init__(self, core: ShardCore, queue: DemandQueue) -> None:
+        self._core = core
+        self._queue = queue
+        self.by_order: dict[int, Guest] = {}
+        self.by_item: dict[int, list[Place]] = {}
+        """Places of the guests that wait for an item, foremost first."""
+        self.turns: dict[int, _Turn] = {}
+        """Items whose turn is a guest's."""
+        self._heard: dict[int, tuple[int, int]] = {}
+        """(epoch, correlation id) of the newest ShowDemand, by home."""
+        self._by_corr: dict[int, int] = {}
+        """Item by correlation id of a TakeTurn."""
+
+    def walk(self, after: Place, item: int) -> Iterator[Guest]:
+        """Guests behind a place that wait for an item, foremost first."""
+        places = self.by_item.get(item, ())
+        for n in range(bisect_right(places, after), len(places)):
+            yield self.by_order[places[n][1]]
+
+    # -- who stands in line ---------------------------------------------------------------------------------------
+
+    def shown(self, conn: int, corr: int, command: ShowDemand, now_ms: int) -> None:
+        """G1. A home numbers what it says: what was overtaken is out of date."""
+        said = (command.epoch, corr)
+        if said < self._heard.get(command.shard, (0, 0)):
+            return
+        self._heard[command.shard] = said
+        if command.full:
+            for guest in [guest for guest in self.by_order.values() if guest.shard == command.shard]:
+                self.forget(guest.order_no)
+        for row in command.rows:
+            self._take(command.shard, conn, row, said, now_ms)
+
+    def disconnected(self, conn: int) -> None:
+        for guest in [guest for guest in self.by_order.values() if guest.conn == conn]:
+            self.forget(guest.order_no)
+
+    def forget(self, order_no: int) -> None:
+        """An order waits no more, or it lives here now."""
+        guest = self.by_order.pop(order_no, None)
+        if guest is None:
+            return
+        self._take_out(guest)
+        self._queue.keeping.forget(order_no)
+
+    def _take_out(self, guest: Guest) -> None:
+        for item in guest.items:
+            places = self.by_item[item]
+            places.remove(guest.place)
+            if not places:
+                del self.by_item[item]
+
+    def _take(self, shard: int, conn: int, row: DemandRow, said: tuple[int, int], now_ms: int) -> None:
+        order_no, _, items, collects = row
+        old = self.by_order.get(order_no)
+        if not items:
+            if old is not None and old.shard == shard:
+                self.forget(order_no)
+            return
+        if order_no in self._queue.entries:
+            return  # it came to live here: what its last home said is out of date
+        if old is None and len(self.by_order) >= GUESTS_MAX:
+            self._core.count("demand_guests_left_out")
+            return
+        guest = Guest(shard, conn, row, said)
+        if old is not None:
+            self._take_out(old)
+        if old is not None and old.items == guest.items:
+            guest.misses, guest.due_ms = old.misses, old.due_ms
+        else:
+            self._queue.wait_longer(guest, now_ms)  # its home, or this shard, may have forgotten a turn of it
+        self.by_order[order_no] = guest
+        for item in guest.items:
+            insort(self.by_item.setdefault(item, []), guest.place)
+        self._queue.keeping.collects(order_no, {item << 32 | node: units for item, node, units in collects})
+
+    # -- turns ----------------------------------------------------------------------------------------------------
+
+    def give_turn(self, guest: Guest, item: int, now_ms: int) -> bool:
+        """Let a guest try (G2); False = nothing is kept for it here that not everybody sees."""
+        core, keeping = self._core, self._queue.keeping
+        rows = keeping.free_for(guest.place, guest.items)
+        if not rows:
+            return False
+        core.count("demand_turns_given")
+        corr = core.send(guest.shard, TakeTurn(guest.order_no, rows))
+        self._by_corr[corr] = item
+        self.turns[item] = _Turn(guest, corr, now_ms + TURN_MS)
+        return True
+
+    def replied(self, shard: int, corr: int, reply: Reply, now_ms: int) -> bool:
+        """A home's answer to a turn; False = the correlation id is none of ours."""
+        item = self._by_corr.pop(corr, None)
+        if item is None:
+            return False
+        turn = self.turns.get(item)
+        if turn is None or turn.corr != corr:
+            return True
+        guest = self.by_order.get(turn.guest.order_no)
+        if isinstance(reply, TurnOver) and guest is not None and guest.shard == shard and guest.said <= reply.said:
+            self._take(shard, guest.conn, reply.row, reply.said, now_ms)
+        self._over(item, turn, now_ms)
+        return True
+
+    def tick(self, now_ms: int) -> None:
+        """Take turns back that last too long."""
+        for item, turn in [(item, turn) for item, turn in self.turns.items() if now_ms >= turn.until_ms]:
+            del self._by_corr[turn.corr]
+            self._over(item, turn, now_ms)
+
+    def no_turns(self) -> None:
+        """Nobody waits any more."""
+        self.turns.clear()
+        self._by_corr.clear()
+
+    def wake_at_ms(self) -> int | None:
+        return min((turn.until_ms for turn in self.turns.values()), default=None)
+
+    def _over(self, item: int, turn: _Turn, now_ms: int) -> None:
+        del self.turns[item]
+        before = turn.guest
+        guest = self.by_order.get(before.order_no)
+        if guest is not None and guest.items == before.items:
+            guest.misses += 1
+            self._queue.wait_longer(guest, now_ms)
+        if not turn.again:
+            self._queue.turn_ended(item, before.place)
+
+
+class _Listener:
+    """A shard that is told what waits here."""
+
+    __slots__ = ("corr", "due", "everything", "sent", "sent_everything", "until_ms")
+
+    def __init__(self) -> None:
+        self.due: dict[int, None] = {}
+        """Orders of which it does not know how they stand."""
+        self.everything = True
+        """It is to forget what it knows: `due` are all who wait."""
+        self.corr = 0
+        """Of the message under way; 0 = none is."""
+        self.sent: dict[int, None] = {}
+        """Orders of that message."""
+        self.sent_everything = False
+        self.until_ms = 0
+
+
+class Visits:
+    """The home's side: its orders at other shards."""
+
+    def __init__(self, core: ShardCore, queue: DemandQueue) -> None:
+        self._core = core
+        self._queue = queue
+        self._listeners: dict[int, _Listener] = {}
+        """By shard: all whose views were heard."""
+        self._told_ms = 0
+        self._turns: dict[int, list[tuple[int, int, tuple[Free, ...], bool]]] = {}
+        """Turns of an order: (conn, corr, what is free for it there, whether it tried with that)."""
+
+    def changed(self, order_no: int) -> None:
+        """An order waits for something else, elsewhere, or no more."""
+        for listener in self._listeners.values():
+            listener.due[order_no] = None
+
+    def connected(self, shard: int) -> None:
+        """G1: a new connection to an owner. Nothing that was under way counts."""
+        listener = self._listeners[shard] = _Listener()
+        self._tell_all(listener)
+
+    def tell_all_again(self) -> None:
+        """So that nothing depends on a message that came late."""
+        for listener in self._listeners.values():
+            self._tell_all(listener)
+
+    def row(self, order_no: int) -> DemandRow:
+        """What an order waits for."""
+        entry = self._queue.entries.get(order_no)
+        if entry is None:
+            return order_no, 0, (), ()
+        collects = [(key >> 32, key & 0xFFFFFFFF, units) for key, units in self._queue.keeping.collected(order_no)]
+        return order_no, entry.place[0], tuple(entry.items.items()), tuple(collects)
+
+    def tell(self, now_ms: int) -> None:
+        """Tell the others what has changed, at most every few milliseconds."""
+        for shard in self._core.catalog.placement.ended:
+            self._listeners.pop(shard, None)
+        if now_ms < self._told_ms + TELL_INTERVAL_MS:
+            return
+        for shard, listener in self._listeners.items():
+            if listener.corr and now_ms >= listener.until_ms:
+                self._again(listener)
+            if not listener.corr and (listener.due or listener.everything):
+                self._send(shard, listener, now_ms)
+
+    def _send(self, shard: int, listener: _Listener, now_ms: int) -> None:
+        sent = list(islice(listener.due, ROWS_PER_MESSAGE))
+        for order_no in sent:
+            del listener.due[order_no]
+        rows = tuple([self.row(order_no) for order_no in sent])
+        listener.corr = self._core.send(
+            shard, ShowDemand(self._core.shard, self._core.epoch, listener.everything, rows)
+        )
+        listener.sent = dict.fromkeys(sent)
+        listener.until_ms = now_ms + TURN_MS
+        listener.sent_everything, listener.everything = listener.everything, False
+        self._told_ms = now_ms
+
+    def _again(self, listener: _Listener) -> None:
+        """What was told may not have been heard."""
+        listener.corr = 0
+        listener.due.update(listener.sent)
+        if listener.sent_everything:
+            self._tell_all(listener)
+
+    def _tell_all(self, listener: _Listener) -> None:
+        listener.everything = True
+        listener.due.update(dict.fromkeys(self._queue.entries))
+
+    def replied(self, shard: int, corr: int, reply: Reply) -> bool:
+        """An answer to ShowDemand; False = the correlation id is none of ours."""
+        listener = self._listeners.get(shard)
+        if listener is None or listener.corr != corr:
+            return False
+        if isinstance(reply, Done):
+            listener.corr = 0
+        return True  # else it is told again when its time is up
+
+    @property
+    def due(self) -> bool:
+        """Whether somebody is to be told something."""
+        return any(listener.due or listener.everything or listener.corr for listener in self._listeners.values())
+
+    def wake_at_ms(self) -> int | None:
+        times = [
+            listener.until_ms if listener.corr else self._told_ms + TELL_INTERVAL_MS
+            for listener in self._listeners.values()
+            if listener.corr or listener.due or listener.everything
+        ]
+        return min(times, default=None)
+
+    # -- turns ----------------------------------------------------------------------------------------------------
+
+    def take_turn(self, conn: int, corr: int, command: TakeTurn, now_ms: int) -> None:
+        """Try with what an owner keeps for an order; while it tries already, after that."""
+        entry = self._queue.entries.get(command.order_no)
+        if entry is None:
+            self._core.answer(conn, corr, TurnOver(self.row(command.order_no), self._core.last_said))
+            return
+        self._turns.setdefault(command.order_no, []).append((conn, corr, command.rows, False))
+        if not self._core.replans.is_busy(command.order_no):
+            self._try(entry, now_ms)
+
+    def offered(self, order_no: int) -> list[Free]:
+        """What owners keep for an order right now."""
+        return [row for _, _, rows, _ in self._turns.get(order_no, ()) for row in rows]
+
+    def is_out(self, order_no: int) -> bool:
+        """Whether an order tries with what others keep for it."""
+        return order_no in self._turns
+
+    def attempt_ended(self, order_no: int, now_ms: int) -> None:
+        """An attempt of an order is over: give its turns back, or try with those that came meanwhile."""
+        turns = self._turns.get(order_no)
+        if turns is None:
+            return
+        entry = self._queue.entries.get(order_no)
+        if entry is not None and not all(tried for *_, tried in turns):
+            self._try(entry, now_ms)
+        else:
+            self.over(order_no)
+
+    def over(self, order_no: int) -> None:
+        """Give all turns back."""
+        for conn, corr, _, _ in self._turns.pop(order_no, ()):
+            self._core.answer(conn, corr, TurnOver(self.row(order_no), self._core.last_said))
+
+    def _try(self, entry: Entry, now_ms: int) -> None:
+        core, order_no = self._core, entry.order_no
+        self._turns[order_no] = [(conn, corr, rows, True) for conn, corr, rows, _ in self._turns[order_no]]
+        core.count("demand_turns_taken")
+        with self._queue.keeping.lifted(entry.place, entry.items):
+            core.replans.start(entry.slot, order_no, now_ms=now_ms)
+        if order_no in self._turns and not core.replans.is_busy(order_no):
+            self.over(order_no)
