@@ -14,7 +14,7 @@ G5  Nothing here is a promise. What is kept is memory, and an owner decides as e
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -121,7 +121,7 @@ class Guests:
     def _take_out(self, guest: Guest) -> None:
         for item in guest.items:
             places = self.by_item[item]
-            places.remove(guest.place)
+            del places[bisect_left(places, guest.place)]
             if not places:
                 del self.by_item[item]
 
