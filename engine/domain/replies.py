@@ -314,7 +314,7 @@ class ViewUpdate(Struct, array_like=True, tag=12, frozen=True, gc=False):
 class TurnOver(Struct, array_like=True, tag=16, frozen=True, gc=False):
     """An order that was let before others has tried, or does not want to: `row` = what it waits for now.
 
-    said = (epoch, correlation id) of the last its home had said by then: what it told later is newer.
+    said = that of the last ShowDemand its home had sent by then: later ones are newer.
     """
 
     row: DemandRow

@@ -46,7 +46,7 @@ class Guest:
         self.shard = shard
         """Its home."""
         self.said = said
-        """(epoch, correlation id) of what its home said last about it."""
+        """Number of what its home said last about it."""
         self.conn = conn
         self.order_no, rank, items, _ = row
         self.place: Place = (rank, self.order_no)
@@ -82,7 +82,7 @@ class Guests:
         self.turns: dict[int, _Turn] = {}
         """Items whose turn is a guest's."""
         self._heard: dict[int, tuple[int, int]] = {}
-        """(epoch, correlation id) of the newest ShowDemand, by home."""
+        """(epoch, number) of the newest ShowDemand, by home."""
         self._by_corr: dict[int, int] = {}
         """Item by correlation id of a TakeTurn."""
 
@@ -94,9 +94,9 @@ class Guests:
 
     # -- who stands in line ---------------------------------------------------------------------------------------
 
-    def shown(self, conn: int, corr: int, command: ShowDemand, now_ms: int) -> None:
+    def shown(self, conn: int, command: ShowDemand, now_ms: int) -> None:
         """G1. A home numbers what it says: what was overtaken is out of date."""
-        said = (command.epoch, corr)
+        said = command.said
         if said < self._heard.get(command.shard, (0, 0)):
             return
         self._heard[command.shard] = said
@@ -229,6 +229,8 @@ class Visits:
         self._listeners: dict[int, _Listener] = {}
         """By shard: all whose views were heard."""
         self._told_ms = 0
+        self._said = (0, 0)
+        """(epoch, number) of the last ShowDemand."""
         self._turns: dict[int, list[tuple[int, int, tuple[Free, ...], bool]]] = {}
         """Turns of an order: (conn, corr, what is free for it there, whether it tried with that)."""
 
@@ -272,9 +274,8 @@ class Visits:
         for order_no in sent:
             del listener.due[order_no]
         rows = tuple([self.row(order_no) for order_no in sent])
-        listener.corr = self._core.send(
-            shard, ShowDemand(self._core.shard, self._core.epoch, listener.everything, rows)
-        )
+        self._said = (self._core.epoch, self._said[1] + 1)
+        listener.corr = self._core.send(shard, ShowDemand(self._core.shard, self._said, listener.everything, rows))
         listener.sent = dict.fromkeys(sent)
         listener.until_ms = now_ms + TURN_MS
         listener.sent_everything, listener.everything = listener.everything, False
@@ -319,7 +320,7 @@ class Visits:
         """Try with what an owner keeps for an order; while it tries already, after that."""
         entry = self._queue.entries.get(command.order_no)
         if entry is None:
-            self._core.answer(conn, corr, TurnOver(self.row(command.order_no), self._core.last_said))
+            self._core.answer(conn, corr, TurnOver(self.row(command.order_no), self._said))
             return
         self._turns.setdefault(command.order_no, []).append((conn, corr, command.rows, False))
         if not self._core.replans.is_busy(command.order_no):
@@ -347,7 +348,7 @@ class Visits:
     def over(self, order_no: int) -> None:
         """Give all turns back."""
         for conn, corr, _, _ in self._turns.pop(order_no, ()):
-            self._core.answer(conn, corr, TurnOver(self.row(order_no), self._core.last_said))
+            self._core.answer(conn, corr, TurnOver(self.row(order_no), self._said))
 
     def _try(self, entry: Entry, now_ms: int) -> None:
         core, order_no = self._core, entry.order_no

@@ -469,7 +469,7 @@ def _offer_part(core: ShardCore, conn: int, corr: int, command: OfferPart, now_m
 
 
 def _show_demand(core: ShardCore, conn: int, corr: int, command: ShowDemand, now_ms: int) -> None:
-    core.demand.guests.shown(conn, corr, command, now_ms)
+    core.demand.guests.shown(conn, command, now_ms)
     core.answers_now([Answer(conn, corr, Done(len(command.rows)))])
 
 

@@ -340,11 +340,6 @@ class ShardCore:
         self._sends.append(Send(shard, self._peer_corr, command))
         return self._peer_corr
 
-    @property
-    def last_said(self) -> tuple[int, int]:
-        """(epoch, correlation id) of the last command to another shard."""
-        return self.epoch, self._peer_corr
-
     def token(self, seq: int | None = None, others: dict[int, tuple[int, int]] | None = None) -> str:
         """Token of an entry of this shard (default: the newest), with points of other shards it rests on."""
         points = dict(others or {})

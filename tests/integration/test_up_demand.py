@@ -45,3 +45,42 @@ def test_what_waits_outlives_a_kill_and_is_served_by_the_real_planner(tmp_path: 
         assert code == 0, said
     finally:
         engine.stop()
+
+
+def test_an_order_of_another_home_collects_and_is_served_in_its_turn(tmp_path: Path) -> None:
+    """Units come one by one to a node whose shard is not the order's home; orders that live there want them, too."""
+    engine = Engine(tmp_path / "data", shards=2).start()
+    try:
+        with engine.client() as client:
+            set_up_network(client)
+            nodes = client.get("/v1/nodes").json()["data"]
+            item = {"sku": "SKU-LATE", "weight_g": 100, "length_mm": 10, "width_mm": 10, "height_mm": 10}
+            assert client.put("/v1/items/SKU-LATE", json=item).status_code in (200, 201)
+
+            def place(near: str, units: int, **fields: Any) -> Any:
+                body = order({"SKU-LATE": units}, near=near)
+                for line in body["lines"]:
+                    line["splittable"] = False
+                return post(client, "/v1/allocations", {**body, **fields})
+
+            def state(answer: Any) -> str:
+                return str(client.get(f"/v1/allocations/{answer.json()['allocation_id']}").json()["state"])
+
+            for node, far, near in ((nodes[0], "LAX", "NYC"), (nodes[-1], "NYC", "LAX")):
+                whole = place(far, 3, on_short="park")
+                small = place(near, 1, on_short="park")
+                assert (whole.status_code, small.status_code) == (201, 201), whole.text + small.text
+                for units in range(1, 4):
+                    received = {"node_id": node["node_id"], "sku": "SKU-LATE", "kind": "received", "quantity": 1}
+                    assert post(client, "/v1/inventory/adjustments", received).status_code == 200
+                    for home in (near, far):
+                        bought = place(home, 1)
+                        assert bought.status_code == 409, f"{home} got one of {units} before who waits: {bought.text}"
+                wait_until(lambda whole=whole: state(whole) == "allocated")
+                assert state(small) == "parked"
+                assert post(client, "/v1/inventory/adjustments", received).status_code == 200
+                wait_until(lambda small=small: state(small) == "allocated")
+        code, said = command(engine, "verify")
+        assert code == 0, said
+    finally:
+        engine.stop()

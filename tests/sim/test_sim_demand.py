@@ -48,7 +48,7 @@ def nothing_is_kept(patch: pytest.MonkeyPatch) -> None:
 
 
 def guests_do_not_stand_in_line(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Guests, "shown", lambda self, conn, corr, command, now_ms: None)
+    patch.setattr(Guests, "shown", lambda self, conn, command, now_ms: None)
 
 
 def guests_get_no_turn(patch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ class Owner(LoneCore):
 
     def show(self, *rows: DemandRow, full: bool = False, said: int = 0) -> None:
         self.said = said or self.said + 100
-        self.core.receive(self.CONN, self.said, ShowDemand(HOME, 1, full, rows), now_ms=self.now_ms)
+        self.core.receive(self.CONN, 1_000_000, ShowDemand(HOME, (1, self.said), full, rows), now_ms=self.now_ms)
         self.settle()
 
     def receive(self, units: int) -> None:
@@ -275,7 +275,7 @@ def test_what_is_not_acknowledged_is_told_again() -> None:
     home = Home(own=0, others=0)
     home.pass_time(20)
     (first,) = home.told
-    assert first.command == ShowDemand(0, 1, True, ())
+    assert first.command == ShowDemand(0, (1, 1), True, ())
     view = home.ask(a_place(an_order(lines={"SKU-0": 1}, on_short=OnShort.PARK)))
     home.pass_time(1_000)
     assert len(home.told) == 1, "one message at a time"
