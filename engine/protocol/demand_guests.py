@@ -142,7 +142,7 @@ class Guests:
             self._take_out(old)
         if old is not None and old.items == guest.items:
             guest.misses, guest.due_ms = old.misses, old.due_ms
-        else:
+        elif collects:
             self._queue.wait_longer(guest, now_ms)  # its home, or this shard, may have forgotten a turn of it
         self.by_order[order_no] = guest
         for item in guest.items:
@@ -180,7 +180,7 @@ class Guests:
     def tick(self, now_ms: int) -> None:
         """Take turns back that last too long."""
         for item, turn in [(item, turn) for item, turn in self.turns.items() if now_ms >= turn.until_ms]:
-            del self._by_corr[turn.corr]
+            self._by_corr.pop(turn.corr, None)
             self._over(item, turn, now_ms)
 
     def no_turns(self) -> None:
@@ -245,9 +245,9 @@ class Visits:
         self._tell_all(listener)
 
     def tell_all_again(self) -> None:
-        """So that nothing depends on a message that came late."""
+        """So that nothing depends on a message that came late, as one of a slot's last home may have."""
         for listener in self._listeners.values():
-            self._tell_all(listener)
+            listener.due.update(dict.fromkeys(self._queue.entries))
 
     def row(self, order_no: int) -> DemandRow:
         """What an order waits for."""
