@@ -335,15 +335,17 @@ class FollowView(Struct, array_like=True, tag=33, frozen=True, gc=False):
 
 
 class ShowDemand(Struct, array_like=True, tag=34, frozen=True, gc=False):
-    """What orders of a home wait for, told to all who own stock. Each row is all of one order; `full` = forget what was told before.
+    """What orders of a home wait for, told to all who own stock. Each row is all of one order.
 
+    begins, ends = the first and last message of a full telling: what is not told in between waits no more.
     said = (epoch, number): what has a smaller one was overtaken. (A correlation id would not do: links number frames of their own.)
     """
 
     shard: int
     said: tuple[int, int]
-    full: bool
     rows: tuple[DemandRow, ...]
+    begins: bool = False
+    ends: bool = False
 
 
 class TakeTurn(Struct, array_like=True, tag=35, frozen=True, gc=False):

@@ -45,6 +45,8 @@ class Keeping:
         """Units that an order collects, by order number and position key (item << 32 | node)."""
         self._collectors: dict[int, dict[int, None]] = {}
         """Orders that collect at a position, by its key."""
+        self._place: Place = PUBLIC
+        """Whose turn it is within `lifted`."""
         self._keys: dict[int, dict[int, None]] = {}
         """Keys of `_collectors` by item."""
 
@@ -57,6 +59,10 @@ class Keeping:
         """They had their turn."""
         for node in self._open.pop(item, ()):
             self._fit(item << 32 | node, PUBLIC)
+
+    def items(self) -> list[int]:
+        """Items of which units are kept somewhere."""
+        return list({**dict.fromkeys(self._open), **dict.fromkeys(self._keys)})
 
     def keeps(self, item: int) -> bool:
         """Whether units of an item are kept somewhere."""
@@ -101,9 +107,10 @@ class Keeping:
     def lifted(self, place: Place, items: Iterable[int]) -> Iterator[None]:
         """Within it, only what is kept for those before a place is kept (nothing is decided about others in between).
 
-        What other owners keep for the order that waits there is free, too (G3).
+        What other owners keep for the order that waits there is free, too (G3). One within another ends as the other is.
         """
         keys = [key for item in items for key in self._keys_of(item)]
+        outer, self._place = self._place, place
         for key in keys:
             self._fit(key, place)
         added = self._add_offers(place[1])
@@ -113,15 +120,17 @@ class Keeping:
         finally:
             for item, node, units in added:
                 positions.v_held[positions.find(item, node)] += units
+            self._place = outer
             for key in keys:
-                self._fit(key, PUBLIC)
+                self._fit(key, outer)
 
     def _add_offers(self, order_no: int) -> list[tuple[int, int, int]]:
         """Show what others keep for an order in the view of their stock; returns (item, node, units) to be taken back."""
         core = self._core
         positions = core.state.positions
         added = []
-        for item, node, free in self._queue.visits.offered(order_no):
+        for key, free in self._queue.visits.kept(order_no).items():
+            item, node = key >> 32, key & 0xFFFFFFFF
             if core.catalog.owns_node(node):
                 continue
             row = positions.ensure(item, node)
@@ -201,16 +210,18 @@ class Keeping:
             self._keys.setdefault(key >> 32, {})[key] = None
         for key in {**old, **chosen}:
             self._fit(key, PUBLIC)
-        self._queue.visits.changed(order_no)
+        if order_no in self._queue.entries:
+            self._queue.visits.changed(order_no)
 
     def leave(self, node: int) -> None:
         """A node goes to another shard: nothing is kept there any more (K2)."""
         for item in [item for item, nodes in self._open.items() if node in nodes]:
             del self._open[item][node]
             self._fit(item << 32 | node, PUBLIC)
-        for key in [key for key in self._collectors if key & 0xFFFFFFFF == node]:
-            for order_no in list(self._collectors.get(key, ())):
-                self.forget(order_no)
+        state = self._core.state
+        for key in [key for key in self._collectors if key & 0xFFFFFFFF == node and key in state.kept]:
+            del state.kept[key]
+            refence(state, node, key >> 32, state.positions.find(key >> 32, node))
 
     def came(self, node: int) -> None:
         """A node came to this shard: from now on units are kept there (K2)."""

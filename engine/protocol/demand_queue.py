@@ -40,6 +40,8 @@ RETRY_MAX_MS = 15 * 60_000
 REFUSED_RETRY_MS = 5_000
 NO_ROOM_RETRY_MS = 60_000
 """Orders that wait for capacity: a new ship day begins without a word."""
+FULL_LOOK_MS = 20
+"""While no turn is left to give, who does not need one is looked for this often."""
 SWEEP_MS = 5 * 60_000
 SWEEP_GAP_MS = 1_000
 Place = tuple[int, int]
@@ -124,7 +126,7 @@ class DemandQueue:
     @property
     def working(self) -> bool:
         """Whether there is something to look at right now."""
-        return len(self._passes) > len(self.guests.turns) or self._sweep is not None
+        return self._sweep is not None or self.visits.working or len(self._passes) > len(self.guests.turns)
 
     @property
     def active(self) -> bool:
@@ -177,6 +179,7 @@ class DemandQueue:
         if before and entry.items != before:
             entry.misses = 0
             self.keeping.forget(order_no)
+            self.visits.kept(order_no).clear()
         entry.place = (demand.order_rank(record), order_no)
         entry.no_room = any(d.reason == "capacity" for d in record.demand)
         entry.cancel_at_ms = demand.next_cancel_ms(record)
@@ -231,6 +234,11 @@ class DemandQueue:
         who = self.entries.get(order_no) or self.guests.by_order[order_no]
         return who.place
 
+    def trying(self, order_no: int) -> AbstractContextManager[None]:
+        """Within it, what is kept for an order that waits, here and elsewhere, is free, and what is kept for those behind it."""
+        entry = self.entries.get(order_no)
+        return self.keeping.lifted(entry.place, entry.items) if entry is not None else nullcontext()
+
     def kept_before(self, place: tuple[int, ...], items: Iterable[int]) -> AbstractContextManager[None]:
         """Within it, only what is kept for those before a place is kept. No place = for everybody who waits, as ever."""
         if not place or not self._core.state.kept:
@@ -279,6 +287,11 @@ class DemandQueue:
         if self.is_waited_for(item):
             self._passes.setdefault(item, FIRST)
 
+    def stir_kept(self) -> None:
+        """A home that was silent speaks: whatever is kept may be for its orders."""
+        for item in self.keeping.items():
+            self.stirred(item)
+
     def _wake_no_room(self, now_ms: int) -> None:
         """Capacity came back: all who lack it are due, at most once a second."""
         self._room_back, self._room_at_ms = False, now_ms + RETRY_MS
@@ -317,16 +330,20 @@ class DemandQueue:
             return
         if self._room_back and now_ms >= self._room_at_ms:
             self._wake_no_room(now_ms)
-        attempts, looks = ATTEMPTS_PER_POLL, LOOKS_PER_POLL
+        looks = LOOKS_PER_POLL
         while self._due and self._due[0][0] <= now_ms and looks > 0:
             looks -= 1
             due_ms, order_no = heapq.heappop(self._due)
             due = self.entries.get(order_no) or self.guests.by_order.get(order_no)
             if due is not None and due.due_ms == due_ms:
                 self._call(due, now_ms)
+        attempts, looks = ATTEMPTS_PER_POLL, LOOKS_PER_POLL
+        if self.visits.working:
+            attempts -= self.visits.try_some(attempts, now_ms)
         turns = self.guests.turns
-        while attempts > 0 and looks > 0 and len(turns) < TURNS_MAX and room():
-            item = next((item for item in self._passes if item not in turns), -1)
+        blocked: dict[int, None] = {}
+        while attempts > 0 and looks > 0 and room():
+            item = next((item for item in self._passes if item not in turns and item not in blocked), -1)
             if item < 0:
                 break
             looks -= 1
@@ -337,7 +354,10 @@ class DemandQueue:
                 continue
             its_turn = first.misses <= PATIENT_MISSES or first.due_ms == 0 or first.due_ms <= now_ms
             if type(first) is Guest:
-                if its_turn and self.guests.give_turn(first, item, now_ms):
+                its_turn = its_turn and first.shard not in self.guests.silent
+                if its_turn and len(turns) >= TURNS_MAX:
+                    blocked[item] = None
+                elif its_turn and self.guests.give_turn(first, item, now_ms):
                     attempts -= 1
                 else:
                     self._passes[item] = first.place
@@ -398,8 +418,8 @@ class DemandQueue:
         with self.keeping.lifted(entry.place, entry.items):
             if not entry.no_room and not any(core.state.free_total(item) for item in entry.items):
                 return 0
-            core.count("demand_tried")
-            core.replans.start(entry.slot, entry.order_no, now_ms=now_ms)
+        core.count("demand_tried")
+        core.replans.start(entry.slot, entry.order_no, now_ms=now_ms)
         return 1
 
     def ended(self, order_no: int, now_ms: int, *, refused: bool = False) -> None:
@@ -409,13 +429,13 @@ class DemandQueue:
             return
         if refused:  # a view was old, or a shard is away: that says nothing about the order
             self._wait_until(entry, now_ms + REFUSED_RETRY_MS)
-            self.visits.attempt_ended(order_no, now_ms)
+            self.visits.attempt_ended(order_no)
             return
         if not self.visits.is_out(order_no):  # else the owner that let it try counts how often that did not help
             entry.misses += 1
             self.wait_longer(entry, now_ms)
         self.keeping.collect(entry, now_ms=now_ms)
-        self.visits.attempt_ended(order_no, now_ms)
+        self.visits.attempt_ended(order_no)
 
     def _wait_until(self, who: Entry | Guest, due_ms: int) -> None:
         who.due_ms = due_ms
@@ -438,8 +458,8 @@ class DemandQueue:
 
     def wake_at_ms(self, now_ms: int) -> int | None:
         """When to poll again for the queue's sake."""
-        if self.working and len(self.guests.turns) < TURNS_MAX:
-            return now_ms + 1
+        if self.working:  # where all turns are given, whoever is before the rest may be a guest
+            return now_ms + (1 if len(self.guests.turns) < TURNS_MAX else FULL_LOOK_MS)
         times = [time for time in (self.guests.wake_at_ms(), self.visits.wake_at_ms()) if time is not None]
         if self.anyone:
             times += [heap[0][0] for heap in (self._due, self._cancels) if heap]

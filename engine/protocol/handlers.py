@@ -474,7 +474,7 @@ def _show_demand(core: ShardCore, conn: int, corr: int, command: ShowDemand, now
 
 
 def _take_turn(core: ShardCore, conn: int, corr: int, command: TakeTurn, now_ms: int) -> None:
-    core.demand.visits.take_turn(conn, corr, command, now_ms)
+    core.demand.visits.take_turn(conn, corr, command)
 
 
 def _follow_view(core: ShardCore, conn: int, corr: int, command: FollowView, now_ms: int) -> None:

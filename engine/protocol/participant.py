@@ -145,9 +145,12 @@ class Participant:
         core = self._core
         short, full = self._lacks(command, legs)
         if short or full:
-            if command.place:  # these numbers are for one order: home is told once more what everybody sees
-                for item, node, _ in short:
-                    core.views.show(item << 32 | node)
+            for (
+                item,
+                node,
+                _,
+            ) in short:  # these numbers are of this moment, and for one order: home is told what everybody sees
+                core.views.show(item << 32 | node)
             core.answer(conn, corr, TryReply(False, short, full, core.token()))
             return
         if command.hold_share_bp and legs:

@@ -101,7 +101,8 @@ class Replans:
             return
         replan = Replan(slot, order_no, prepare_waiting(core, slot, record), attempts)
         self._under_way[order_no] = replan
-        self.use(replan, plan_alone(core, replan.prepared.request, now_ms=now_ms), now_ms=now_ms)
+        with core.demand.trying(order_no):
+            self.use(replan, plan_alone(core, replan.prepared.request, now_ms=now_ms), now_ms=now_ms)
 
     def is_busy(self, order_no: int) -> bool:
         """Whether an attempt is under way, or will be once another transaction of the order has ended."""

@@ -22,7 +22,7 @@ import msgspec
 
 from engine.domain.boxes import part_key
 from engine.domain.catalog import Catalog
-from engine.domain.commands import FINISHING, READS, Command, PlaceOrder, PlaceQuoted, QuoteOrder
+from engine.domain.commands import FINISHING, READS, Command, PlaceOrder, PlaceQuoted, QuoteOrder, ShowDemand
 from engine.domain.decide_legs import end_hold
 from engine.domain.events import Cause, Event, OrderPut, Recovered
 from engine.domain.ids import ORDER_COUNTER_MAX, make_order_no, order_no_time_ms
@@ -287,6 +287,9 @@ class ShardCore:
     def disconnected(self, conn: int) -> None:
         """Answers to this connection will go nowhere; what was asked stays decided."""
         self.views.disconnected(conn)
+        told = [entry for entry in self._finishing if entry[0] == conn and type(entry[2]) is ShowDemand]
+        for entry in told:  # nothing would be forgotten of what is heard after the end
+            self._finishing.remove(entry)
         self.demand.guests.disconnected(conn)
         self.stock_feed.disconnected(conn)
 

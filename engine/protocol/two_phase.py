@@ -292,7 +292,7 @@ class TwoPhase:
                 pending.asked.remove(shard)
                 pending.over_cap += reply.over_cap
                 if core.views.point(shard) < points.get(shard, (0, 0)):  # else the view knows better
-                    self._learn(reply)
+                    self._learn(reply, pending.purpose.order_no)
         else:  # it did not say whether it holds them: unknown
             pending.refused = True
             pending.silent.append(shard)
@@ -300,11 +300,12 @@ class TwoPhase:
             self._decided.append(txn)
         return True
 
-    def _learn(self, reply: TryReply) -> None:
+    def _learn(self, reply: TryReply, order_no: int) -> None:
         """Put the owner's fresh numbers into the view, so that the next plan does not ask for the same again."""
         core = self._core
         positions, owns = core.state.positions, core.catalog.owns_node
         for item, node, free in reply.short:
+            core.demand.visits.learnt(order_no, item, node, free)
             if not owns(node):
                 row = positions.ensure(item, node)
                 positions.v_on_hand[row] = max(0, free) + positions.v_safety[row]
@@ -378,7 +379,8 @@ class TwoPhase:
         if without:
             request = replace(request, excluded=(*request.excluded, *without))
             purpose.prepared = replace(purpose.prepared, request=request)
-        purpose.planned_again(core, plan_alone(core, request, now_ms=now_ms), now_ms=now_ms)
+        with core.demand.trying(purpose.order_no):
+            purpose.planned_again(core, plan_alone(core, request, now_ms=now_ms), now_ms=now_ms)
 
     def _to_avoid(self, pending: Pending) -> list[int]:
         """Nodes not to plan with any more: of silent shards; after too many rounds, of every other shard."""

@@ -60,7 +60,7 @@ def what_is_kept_is_kept_from_whom_it_is_kept_for(patch: pytest.MonkeyPatch) -> 
 
 
 def offers_are_not_seen(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Visits, "offered", lambda self, order_no: [])
+    patch.setattr(Visits, "kept", lambda self, order_no: {})
 
 
 def nobody_collects_elsewhere(patch: pytest.MonkeyPatch) -> None:
