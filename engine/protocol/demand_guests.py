@@ -135,9 +135,8 @@ class Guests:
                 self.by_item[item] = left
             else:
                 del self.by_item[item]
-        for guest in guests:
+        for guest in guests:  # one by one: what one gives back is shared out among those who are left
             del self.by_order[guest.order_no]
-        for guest in guests:
             self._queue.keeping.forget(guest.order_no)
 
     def forget(self, order_no: int) -> None:

@@ -503,3 +503,12 @@ def test_a_node_that_leaves_takes_nothing_of_what_is_collected_at_others() -> No
     assert set(shop.state.kept) == {2}
     shop.core.demand.keeping.came(1)
     assert set(shop.state.kept) == {1, 2}
+
+
+def test_when_a_home_goes_what_its_orders_collected_together_is_let_go() -> None:
+    shop = Owner()
+    shop.show(waits(2, collects=2), waits(3, order_no=GUEST + 1, collects=3))
+    shop.receive(4)
+    assert shop.state.kept == {1: 5}
+    shop.core.disconnected(shop.CONN)
+    assert not shop.state.kept
