@@ -314,7 +314,7 @@ class ViewUpdate(Struct, array_like=True, tag=12, frozen=True, gc=False):
 class TurnOver(Struct, array_like=True, tag=16, frozen=True, gc=False):
     """An order that was let before others has tried, or does not want to: `row` = what it waits for now.
 
-    said = that of the last ShowDemand its home had sent by then: later ones are newer.
+    said = its number among all that its home tells (ShowDemand): what has a greater one is newer.
     """
 
     row: DemandRow

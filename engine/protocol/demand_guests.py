@@ -263,7 +263,7 @@ class Visits:
         """By shard: all whose views were heard."""
         self._told_ms = 0
         self._said = (0, 0)
-        """(epoch, number) of the last ShowDemand."""
+        """(epoch, number) of the last ShowDemand or TurnOver."""
         self._turns: dict[int, list[tuple[int, int]]] = {}
         """Turns of an order: (conn, corr) of who gave them."""
         self._untried: dict[int, None] = {}

@@ -145,11 +145,8 @@ class Participant:
         core = self._core
         short, full = self._lacks(command, legs)
         if short or full:
-            for (
-                item,
-                node,
-                _,
-            ) in short:  # these numbers are of this moment, and for one order: home is told what everybody sees
+            # These numbers are of this moment, and for one order: home is told what everybody sees.
+            for item, node, _ in short:
                 core.views.show(item << 32 | node)
             core.answer(conn, corr, TryReply(False, short, full, core.token()))
             return

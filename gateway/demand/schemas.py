@@ -46,7 +46,7 @@ class Prioritise(Body, kw_only=True):
 class DemandLine(Shown):
     """Units of one line that no node covers yet. `state`: parked, or partial where the order was to be served as far as possible.
 
-    `ahead`: orders of the same home shard that wait for the same item and come first. `next_try_at` null: planned again when
+    `ahead`: orders, of all home shards, that wait for the same item and come first. `next_try_at` null: planned again when
     something that may serve it comes back. `cancel_at` null: it waits without an end.
     """
 
