@@ -369,8 +369,9 @@ class Visits:
 
     @property
     def working(self) -> bool:
-        """Whether a turn is to be used."""
-        return bool(self._untried)
+        """Whether a turn can be used now: what an order tries already ends by a message, or its deadline, and both wake the core."""
+        is_busy = self._core.replans.is_busy
+        return any(not is_busy(order_no) for order_no in islice(self._untried, LOOKS_PER_POLL))
 
     def try_some(self, attempts: int, now_ms: int) -> int:
         """Use turns that came, at most so many; returns how many."""
