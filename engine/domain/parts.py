@@ -10,11 +10,14 @@ import numpy as np
 
 from engine.domain.boxes import GONE, pack_box, rows_of, unpack_box
 from engine.domain.keys import KeyTable
+from engine.domain.movements import Packed, Sealed
 from engine.domain.positions import COLUMNS
 from engine.domain.state import ForeignLeg, NodePart, ShardState, SlotPart, leg_key, note_holder
 from engine.domain.stock import refence
 
 SCHEMA = 1
+NODE_SCHEMA = 2
+"""1 had no `sealed`: all movements were in `movements`."""
 _KEPT = tuple(name for name in COLUMNS if name != "claimed" and name != "fenced")
 
 
@@ -28,14 +31,16 @@ class NodeSnapshot(msgspec.Struct, array_like=True):
     dedupe: list[tuple[int, int, int]]
     """(key hash, fingerprint, journal time), oldest first."""
     feeds: dict[str, tuple[int, int]]
-    movements: tuple[int, bytes, bytes, bytes]
-    """See Movements.pack."""
+    movements: Packed
+    """Those not sealed, see Movements.pack."""
     settings: list[tuple[int, str, int, int]]
     foreign: list[ForeignLeg]
     inbound: list[tuple[str, int, int, int]] = []
     """(inbound id, item, units expected, expected at in ms)"""
     dedupe_cutoff_ms: int = 0
     """See KeyTable.cutoff_ms: it stays with the keys that are left, wherever the part goes."""
+    sealed: list[Sealed] = []
+    """Movements older than `movements`."""
 
 
 class SlotSnapshot(msgspec.Struct, array_like=True):
@@ -141,19 +146,21 @@ def pack_live(state: ShardState, part: str) -> bytes:
 
 def _pack_node(state: ShardState, node: int, rows: np.ndarray, items: np.ndarray) -> bytes:
     held = state.nodes.get(node) or NodePart()
+    movements, sealed = held.movements.pack()
     return _encode(
         NodeSnapshot(
-            SCHEMA,
+            NODE_SCHEMA,
             items.astype("<i4").tobytes(),
             {column: getattr(state.positions, column)[rows].astype("<i4").tobytes() for column in _KEPT},
             state.capacity.rows(node),
             [(key, fingerprint, ms) for key, fingerprint, _, ms in held.dedupe.rows()],
             held.feeds,
-            held.movements.pack(),
+            movements,
             [(item, *setting) for item, setting in held.settings.items()],
             list(held.foreign.values()),
             [(inbound_id, *record) for inbound_id, record in held.inbound.items()],
             held.dedupe.cutoff_ms,
+            sealed,
         )
     )
 
@@ -201,9 +208,9 @@ def _count_keys(state: ShardState, table: KeyTable, cutoff_ms: int) -> None:
     state.dedupe_count += len(table)
 
 
-def _check(schema: int) -> None:
-    if schema != SCHEMA:
-        raise UnknownSchema(f"snapshot schema {schema}, this version reads {SCHEMA}")
+def _check(schema: int, newest: int = SCHEMA) -> None:
+    if not 1 <= schema <= newest:
+        raise UnknownSchema(f"snapshot schema {schema}, this version reads 1 to {newest}")
 
 
 def _rows_for(state: ShardState, node: int, items: np.ndarray) -> np.ndarray:
@@ -217,7 +224,7 @@ def _rows_for(state: ShardState, node: int, items: np.ndarray) -> np.ndarray:
 
 
 def _load_node(state: ShardState, node: int, loaded: NodeSnapshot, is_first: bool) -> None:
-    _check(loaded.schema)
+    _check(loaded.schema, NODE_SCHEMA)
     positions = state.positions
     items = np.frombuffer(loaded.items, "<i4")
     rows = positions.add_many(items, node) if is_first else _rows_for(state, node, items)
@@ -235,7 +242,7 @@ def _load_node(state: ShardState, node: int, loaded: NodeSnapshot, is_first: boo
     for key, fingerprint, ms in loaded.dedupe:
         part.dedupe.put(key, fingerprint, 0, ms)
     part.feeds = dict(loaded.feeds)
-    part.movements.load(loaded.movements)
+    part.movements.load(loaded.movements, loaded.sealed)
     part.settings = {item: (mode, trust_bp, cap) for item, mode, trust_bp, cap in loaded.settings}
     part.foreign = {leg_key(leg.order_no, leg.leg_no): leg for leg in loaded.foreign}
     part.inbound = {inbound_id: (item, units, ms) for inbound_id, item, units, ms in loaded.inbound}

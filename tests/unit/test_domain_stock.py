@@ -6,11 +6,14 @@ import random
 from datetime import datetime
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 
 from engine.domain.commands import ActOnLeg, AdjustStock, CountStock, GetAvailability, SetPosition, StockMove
-from engine.domain.movements import KEPT_MAX, KEPT_MS, Movements
+from engine.domain.movements import CHUNK, KEPT_MAX, KEPT_MS, Movements
 from engine.domain.orders import Method
+from engine.domain.parts import UnknownSchema, load_live, pack_live
 from engine.domain.replies import OrderView, Problem, StockReply, WouldChange
 from tests.builders import a_network, a_node, a_place, an_order
 from tests.sim.lone_core import LoneCore
@@ -342,16 +345,57 @@ def test_movements_are_kept_for_two_days_and_not_more_than_their_room() -> None:
     kept = Movements()
     for n in range(5_000):
         kept.add(n * 60_000, n % 3, 1, now_ms=n * 60_000)
-    assert len(kept) <= KEPT_MS // 60_000 + 1_024
+    assert len(kept) <= KEPT_MS // 60_000 + 2 * CHUNK
     assert kept.forgotten_ms > 0
     assert sum(kept.net_after(4_999 * 60_000 - KEPT_MS // 2).values()) == KEPT_MS // 2 // 60_000
     crowded = Movements()
     for n in range(KEPT_MAX + 2_048):
         crowded.add(n, 0, 1, now_ms=n)
-    assert len(crowded) <= KEPT_MAX + 1_024
+    assert len(crowded) < KEPT_MAX + CHUNK
     again = Movements()
-    again.load(crowded.pack())
+    again.load(*crowded.pack())
     assert again.pack() == crowded.pack()
+
+
+def test_sealed_movements_net_as_loose_ones_do_and_take_half_the_bytes() -> None:
+    draw = random.Random(3)
+    instants = sorted(draw.randrange(86_400_000) for _ in range(5 * CHUNK + 7))
+    instants[100], instants[1_000] = instants[1_000], 5  # counts that come late carry older instants
+    loose = [(1_796_000_000_000 + ms, draw.randrange(2_000), draw.choice((-1, -2, 300))) for ms in instants]
+    kept = Movements()
+    for ms, item, change in loose:
+        kept.add(ms, item, change, now_ms=ms)
+    again = Movements()
+    again.load(*kept.pack())
+    for as_of_ms in [loose[n][0] for n in (0, 50, CHUNK, 1_000, 5 * CHUNK, 5 * CHUNK + 3)]:
+        net: dict[int, int] = {}
+        for ms, item, change in loose:
+            if ms > as_of_ms:
+                net[item] = net.get(item, 0) + change
+        assert kept.net_after(as_of_ms) == again.net_after(as_of_ms) == net
+    _, sealed = kept.pack()
+    assert len(sealed) == 5
+    assert all(len(chunk.steps_ms) + len(chunk.items) + len(chunk.changes) <= 8 * CHUNK for chunk in sealed)
+
+
+def test_a_node_of_the_first_schema_is_read_and_its_movements_sealed() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 5}})
+    rows = 3 * CHUNK + 5
+    loose = (
+        7,
+        np.arange(rows, dtype="<i8").tobytes(),
+        np.zeros(rows, "<i4").tobytes(),
+        np.ones(rows, "<i4").tobytes(),
+    )
+    fields = msgspec.msgpack.decode(pack_live(shop.state, "node:0"))
+    old = msgspec.msgpack.encode([1, *fields[1:6], loose, *fields[7:11]])
+    state = LoneCore(a_network(nodes=1)).state
+    load_live(state, "node:0", old)
+    movements = state.node(0).movements
+    assert (len(movements), len(movements.sealed), movements.forgotten_ms) == (rows, 3, 7)
+    assert movements.net_after(9) == {0: rows - 10}
+    with pytest.raises(UnknownSchema, match="schema 3"):
+        load_live(state, "node:0", msgspec.msgpack.encode([3, *fields[1:]]))
 
 
 def test_a_count_older_than_the_movements_kept_is_refused() -> None:
