@@ -351,7 +351,9 @@ def shortage(state: ShardState, prepared: Prepared, plan: Plan, *, now_ms: int) 
             facts["kit"] = order.lines[i].sku
         if line.pickup_node >= 0:
             facts["node_id"] = state.catalog.node_id(line.pickup_node)
-        detail = _TOGETHER if reason == "no_node" and available >= line.quantity else _REASONS.get(reason, reason)
+        detail = _REASONS.get(reason, reason)
+        if reason == "no_node" and available >= line.quantity:
+            detail = _TOGETHER if len(order.lines) > 1 else _ALONE
         errors.append(ProblemItem(f"/lines/{i}", detail, facts))
     code = "out_of_stock" if "out_of_stock" in codes or not codes else "no_capable_node"
     if "out_of_stock" in codes:
@@ -404,6 +406,10 @@ def _anybody_serves(catalog: Catalog, line: LineRecord, channel_id: str) -> bool
 
 
 _TOGETHER = "no allowed choice of nodes serves this line together with the rest of the order"
+_ALONE = (
+    "nodes have the units, but no allowed choice of them serves this line: no carrier reaches the place, distance, days or "
+    "handling forbid it, or it must leave whole"
+)
 _REASONS = {
     "out_of_stock": "not enough units are available to promise",
     "no_node": "no node that can serve this line has the units",

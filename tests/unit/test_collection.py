@@ -213,3 +213,14 @@ def test_a_method_that_no_node_offers_is_not_called_out_of_stock() -> None:
     assert isinstance(reply, Problem)
     assert reply.code == "no_capable_node"
     assert reply.errors[0].facts["units_elsewhere"] == 5
+
+
+@pytest.mark.parametrize(("more", "said"), [([], "it must leave whole"), ([a_line("SKU-1", line_id="2")], "together")])
+def test_units_that_are_there_and_may_not_leave_are_told_without_a_rest_of_the_order_that_is_not_there(
+    more: list[LineRequest], said: str
+) -> None:
+    shop = a_town({"WH": {"SKU-0": 5, "SKU-1": 5}, "W2": {"SKU-0": 5, "SKU-1": 5}}, nodes=[a_node("WH"), a_node("W2")])
+    reply = shop.ask(a_place(an_order(lines=[a_line(quantity=10, splittable=False), *more])))
+    assert isinstance(reply, Problem)
+    assert reply.code == "no_capable_node"
+    assert said in reply.errors[0].detail
