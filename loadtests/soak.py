@@ -22,7 +22,7 @@ JOURNAL_RETAINED_ENTRIES = 1_000
 
 
 def main() -> None:
-    parser = arguments_of("soak", __doc__, minutes=10.5, hours=168.0, rate=40.0)
+    parser = arguments_of("soak", __doc__, minutes=10.5, hours=168.0, rate=100.0)
     arguments = parser.parse_args()
     if arguments.minutes <= 0 or arguments.rate <= 0:
         parser.error("--minutes and --rate must be above 0")
