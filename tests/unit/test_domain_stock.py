@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -396,6 +397,18 @@ def test_a_node_of_the_first_schema_is_read_and_its_movements_sealed() -> None:
     assert movements.net_after(9) == {0: rows - 10}
     with pytest.raises(UnknownSchema, match="schema 3"):
         load_live(state, "node:0", msgspec.msgpack.encode([3, *fields[1:]]))
+
+
+def test_a_node_that_was_packed_with_sealed_movements_is_read_by_later_versions() -> None:
+    """The file was written once, by the version that brought the schema: 5 units of item 0, and movement n is -1 at 1,000 n ms."""
+    packed = (Path(__file__).parents[1] / "golden" / "node-schema-2.msgpack").read_bytes()
+    state = LoneCore(a_network(nodes=1)).state
+    load_live(state, "node:0", packed)
+    movements = state.node(0).movements
+    assert len(movements) == 600 + 1  # the count that filled the shelf is one too
+    assert len(movements.sealed) == 2
+    assert movements.net_after(300_000) == {0: -95, 1: -100, 2: -100}
+    assert state.positions.v_on_hand[state.positions.find(0, 0)] == 5
 
 
 def test_a_count_older_than_the_movements_kept_is_refused() -> None:
