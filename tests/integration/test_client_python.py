@@ -380,11 +380,15 @@ def test_the_snippets_of_the_documentation_run(running: Engine, tmp_path: Path, 
     program.write_text("\n\n".join(blocks).replace("WEB-", f"{tmp_path.name}-").replace("checkout-7f3a", tmp_path.name))
     environment = {**os.environ, "QM_URL": running.url, "QM_API_KEY": running.facts["key"]}
     if "QM_BUYERS_KEY" in program.read_text():  # with the keys that the page names, not with one that may do all
-        environment["QM_BUYERS_KEY"] = environment["QM_API_KEY"]
-        (asked,) = re.findall(r"^quartermaster (keys add storefront [^`]*?)\n```", (ROOT / page).read_text(), re.M)
-        code, said = command(running, *asked.replace("\\\n", " ").split(), "--json")
-        assert code == 0, said
-        environment["QM_API_KEY"] = json.loads(said)["token"]
+        text = (ROOT / page).read_text()
+        for variable, pattern in (
+            ("QM_API_KEY", r"^quartermaster (keys add storefront [^`]*?)\n```"),
+            ("QM_BUYERS_KEY", r"`quartermaster (keys add buyers [^`]*?)`"),
+        ):
+            (asked,) = re.findall(pattern, text, re.M)
+            code, said = command(running, *asked.replace("\\\n", " ").split(), "--json")
+            assert code == 0, said
+            environment[variable] = json.loads(said)["token"]
     run = subprocess.run(
         [sys.executable, "-W", "error", program],
         capture_output=True,
