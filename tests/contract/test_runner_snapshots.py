@@ -309,10 +309,10 @@ async def test_a_snapshot_of_a_later_version_freezes_the_shard(engine: Engine, m
 
     await engine.stock_up("N-0", "SKU-0", 50)
     with monkeypatch.context() as later:
-        later.setattr(parts, "SCHEMA", 2)
+        later.setattr(parts, "NODE_SCHEMA", parts.NODE_SCHEMA + 1)
         await runner_of(engine).snapshots.cycle()
     await engine.restart(0)
     reply = await engine.cluster.ask(0, GetStatus(), timeout_s=60.0)
     assert isinstance(reply, Problem)
     assert reply.code == "frozen"
-    assert "schema 2" in reply.detail
+    assert f"schema {parts.NODE_SCHEMA + 1}" in reply.detail
