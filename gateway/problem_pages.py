@@ -67,7 +67,7 @@ PAGES: dict[str, Page] = {
         "`errors` names the cap, what is held, requested and allowed. Commit or release other reservations, or allocate at once.",
     ),
     "wrong_state": Page(
-        "The order or leg is in a state that does not allow this step; `errors` names the state.",
+        "The order or leg is in a state that does not allow this step; `errors` names the state, and of a reservation that was committed its `allocation_id`.",
         "Read the resource and take a step that its state allows.",
     ),
     "expired": Page(

@@ -13,6 +13,7 @@ from engine.domain.catalog import Catalog
 from engine.domain.commands import ActOnLeg, CommitHold
 from engine.domain.decide_orders import given_up_at_ms, refuse
 from engine.domain.events import Cause
+from engine.domain.ids import OrderRef, public_id
 from engine.domain.labels import order_label
 from engine.domain.orders import DemandRecord, LegRecord, LegState, LineRecord, Method, OrderRecord, OrderState
 from engine.domain.problems import CODES
@@ -55,14 +56,14 @@ STEPS = {
 }
 
 
-def wrong_state(record: OrderRecord, wanted: str, why: str = "") -> Problem:
+def wrong_state(record: OrderRecord, wanted: str, why: str = "", **facts: str) -> Problem:
     """The order's state does not allow it; says which state it is in, as answers show it."""
     label = order_label(record)
     code = "expired" if record.state == OrderState.EXPIRED else "wrong_state"
     return Problem(
         code,
         CODES[code].title,
-        (ProblemItem("", f"cannot {wanted}: {why or f'the order is {label}'}", {"state": label}),),
+        (ProblemItem("", f"cannot {wanted}: {why or f'the order is {label}'}", {"state": label, **facts}),),
     )
 
 
@@ -159,6 +160,9 @@ def units_in_legs(record: OrderRecord, states: tuple[int, ...]) -> list[int]:
 
 def kept_by(record: OrderRecord, command: CommitHold, *, now_ms: int, expires_at_ms: int) -> list[int] | Problem:
     """Units by line that a commit keeps of a hold: all of them, or those that it names."""
+    if record.state == OrderState.COMMITTED:  # whoever comes second learns what the first made
+        made = public_id("alc", OrderRef(command.slot, command.order_no))
+        return wrong_state(record, "commit", allocation_id=made)
     if record.state != OrderState.HELD:
         return wrong_state(record, "commit")
     if now_ms >= expires_at_ms:

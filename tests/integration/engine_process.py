@@ -29,6 +29,8 @@ class Engine:
         atexit.register(remove_runtime_dir, data_dir)
         self.shards = shards
         self.gateways = gateways
+        self.port = 0
+        """Of the first gateway; 0 = a free one at each start."""
         self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
         self.facts: dict[str, Any] = {}
@@ -50,7 +52,7 @@ class Engine:
                     f"--data-dir={self.data_dir}",
                     f"--shards={self.shards}",
                     f"--gateways={self.gateways}",
-                    "--port=0",
+                    f"--port={self.port}",
                     f"--ready-file={ready}",
                 ],
                 stdout=log,

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -331,6 +332,27 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     engine.stop()
 
 
+@pytest.fixture(scope="module")
+def web_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine that sells what the example puts there, and nothing else."""
+    engine = Engine(tmp_path_factory.mktemp("web_shop") / "data", shards=1).start()
+    try:
+        said = run_example(engine, "web_shop.py")
+        assert "SKU-2 at NYC: 20 on hand" in said
+        yield engine
+    finally:
+        engine.stop()
+
+
+def run_example(engine: Engine, name: str, *arguments: str) -> str:
+    """What an example printed, with the engine's admin key."""
+    environment = {**os.environ, "QM_URL": engine.url, "QM_API_KEY": engine.facts["key"]}
+    command = [sys.executable, "-W", "error", str(ROOT / "examples" / name), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 @pytest.mark.timeout(1_800)
 async def test_a_gateway_killed_under_traffic_loses_and_doubles_nothing(running: Engine) -> None:
     """kill -9 of the gateway while orders are in flight: each call ends well, and stock says each was taken once."""
@@ -368,17 +390,14 @@ PYTHON = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("page", ["clients/python/README.md", "docs/how-to/embed-in-a-storefront.md"])
+@pytest.mark.parametrize("page", ["docs/how-to/embed-in-a-storefront.md", "clients/python/README.md"])
 @pytest.mark.timeout(1_800)
-def test_the_snippets_of_the_documentation_run(running: Engine, tmp_path: Path, page: str) -> None:
-    """All of a page as one program, against an engine with the network of the tests."""
-    with running.client() as client:
-        if client.get("/v1/items/SKU-1").status_code == 404:
-            set_up_network(client)
+def test_the_snippets_of_the_documentation_run(web_shop: Engine, tmp_path: Path, page: str) -> None:
+    """All of a page as one program, against the shop that the page asks for."""
     blocks = PYTHON.findall((ROOT / page).read_text())
     program = tmp_path / "page.py"
     program.write_text("\n\n".join(blocks).replace("WEB-", f"{tmp_path.name}-").replace("checkout-7f3a", tmp_path.name))
-    environment = {**os.environ, "QM_URL": running.url, "QM_API_KEY": running.facts["key"]}
+    environment = {**os.environ, "QM_URL": web_shop.url, "QM_API_KEY": web_shop.facts["key"]}
     if "QM_BUYERS_KEY" in program.read_text():  # with the keys that the page names, not with one that may do all
         text = (ROOT / page).read_text()
         for variable, pattern in (
@@ -386,7 +405,7 @@ def test_the_snippets_of_the_documentation_run(running: Engine, tmp_path: Path, 
             ("QM_BUYERS_KEY", r"`quartermaster (keys add buyers [^`]*?)`"),
         ):
             (asked,) = re.findall(pattern, text, re.M)
-            code, said = command(running, *asked.replace("\\\n", " ").split(), "--json")
+            code, said = command(web_shop, *asked.replace("\\\n", " ").split(), "--json")
             assert code == 0, said
             environment[variable] = json.loads(said)["token"]
     run = subprocess.run(
@@ -402,20 +421,60 @@ def test_the_snippets_of_the_documentation_run(running: Engine, tmp_path: Path, 
     assert " for $" in run.stdout, "the decision is told in a sentence"
 
 
+def test_the_example_shop_put_in_again_changes_nothing(web_shop: Engine) -> None:
+    with qm.Client(web_shop.url, web_shop.facts["key"]) as client:
+        before = client.get_item("SKU-2")
+        stale = client.get_item("SKU-1")
+        client.put_item(qm.Item(sku="SKU-1", weight_g=700), if_version=stale.version)
+        said = run_example(web_shop, "web_shop.py").splitlines()
+        assert said == [
+            "channel web: in place",
+            "carrier acme: in place",
+            "item SKU-1: another one is there, left as it is",
+            "item SKU-2: in place",
+            "node NYC: in place",
+            "shelf of NYC: counted already",
+        ]
+        assert client.get_item("SKU-2") == before
+        assert client.get_item("SKU-1").document.weight_g == 700
+
+
+@pytest.mark.timeout(1_800)
+def test_the_patience_that_the_page_advises_outlasts_a_restart_of_everything(web_shop: Engine) -> None:
+    """kill -9 of every process between a hold and its commit: one call of a worker, and the hold is an allocation."""
+    page = (ROOT / "docs/how-to/embed-in-a-storefront.md").read_text()
+    ((attempts, deadline_s),) = re.findall(r"`retry=qm\.RetryPolicy\(attempts=(\d+), deadline_s=(\d+)\)`", page)
+    patience = qm.RetryPolicy(attempts=int(attempts), deadline_s=float(deadline_s))
+    told: list[qm.Attempt] = []
+    with (
+        qm.Client(web_shop.url, web_shop.facts["key"], retry=patience, observer=told.append) as worker,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        order = an_order("R-1")
+        order.lines[0].sku = "SKU-1"
+        held = worker.reserve(order, ttl_s=600)
+        web_shop.port = int(web_shop.url.rpartition(":")[2])
+        web_shop.kill_everything()
+        told.clear()
+        commit = thread.submit(worker.commit, held.reservation_id, idempotency_key="restart-commit")
+        web_shop.start()
+        assert commit.result(float(deadline_s) + 30).state == "allocated"
+        assert len(told) > qm.RetryPolicy().attempts, "the default patience would have ended"
+        worker.commit(held.reservation_id, idempotency_key="restart-commit")
+        assert told[-1].replayed
+
+
 @pytest.mark.timeout(1_800)
 def test_the_example_checkout_sells_and_a_second_run_of_it_changes_nothing(running: Engine) -> None:
     with running.client() as client:
         if client.get("/v1/items/SKU-1").status_code == 404:
             set_up_network(client)
-    environment = {**os.environ, "QM_URL": running.url, "QM_API_KEY": running.facts["key"]}
-    command = [sys.executable, "-W", "error", str(ROOT / "examples" / "checkout.py"), "--shoppers=30", "--run=example"]
 
     def run() -> tuple[str, int]:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200, check=False)
-        assert done.returncode == 0, done.stderr
+        said = run_example(running, "checkout.py", "--shoppers=30", "--run=example")
         with running.client() as client:
             answer = client.get("/v1/availability?sku=SKU-1&sku=SKU-2&sku=SKU-3").json()
-        return done.stdout.splitlines()[-2], sum(row["available_to_promise"] for row in answer["totals"])
+        return said.splitlines()[-2], sum(row["available_to_promise"] for row in answer["totals"])
 
     said, left = run()
     assert re.search(r"\d+ bought", said)

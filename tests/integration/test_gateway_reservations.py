@@ -45,6 +45,9 @@ async def test_hold_extend_commit(engine: GatewayEngine) -> None:
     )
     assert again.headers["idempotent-replayed"] == "true"
     assert again.json()["allocation_id"] == body["allocation_id"]
+    other = await engine.client.post(f"{path}/commit", headers=keyed("c-2"))
+    assert (other.status_code, other.json()["code"]) == (409, "wrong_state")
+    assert other.json()["errors"][0]["allocation_id"] == body["allocation_id"]
     now = (await engine.client.get(path)).json()
     assert (now["state"], now["allocation_id"]) == ("committed", body["allocation_id"])
     late = await engine.client.delete(path)

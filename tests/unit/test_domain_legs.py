@@ -19,6 +19,7 @@ from engine.domain.commands import (
     StockMove,
 )
 from engine.domain.config import NodeCapacity
+from engine.domain.ids import OrderRef, encode_number, public_id
 from engine.domain.orders import Method, OnShort
 from engine.domain.replies import OrderView, Problem
 from engine.domain.state import HOLD_LIFE_MAX_MS
@@ -47,7 +48,9 @@ def test_a_hold_is_committed_released_or_expires_and_only_once() -> None:
     assert (held.state, position(shop)) == ("held", (9, 3, 0))
     view = shop.ask(CommitHold(held.slot, held.order_no, key_hash=5, fingerprint=1))
     assert (view.state, view.expires_at_ms, position(shop)) == ("allocated", 0, (9, 0, 3))
-    assert problem(shop.ask(CommitHold(held.slot, held.order_no)))[0] == "wrong_state"
+    second = shop.ask(CommitHold(held.slot, held.order_no))
+    assert problem(second)[0] == "wrong_state"
+    assert second.errors[0].facts["allocation_id"] == public_id("alc", OrderRef(held.slot, held.order_no))
     assert problem(shop.ask(ReleaseHold(held.slot, held.order_no)))[0] == "wrong_state"
     assert shop.ask(CommitHold(held.slot, held.order_no, key_hash=5, fingerprint=1)).replayed
 
@@ -329,7 +332,6 @@ def test_a_kept_stock_fact_can_leave_a_position_short_and_names_legs_to_re_sourc
 
 
 def _encoded(view: OrderView) -> str:
-    from engine.domain.ids import encode_number
 
     return encode_number(view.order_no)
 

@@ -19,7 +19,7 @@ RULES = (
     (r"\basync (def|for|with) ", r"\1 "),
     (r"\bAsyncIterator\b", "Iterator"),
     (r"\bAsyncClient\b", "Client"),
-    (r"\bAsync(Base|Orders|Lists|OverHttpx|Transport|Streaming|Opened)\b", r"\1"),
+    (r"\bAsync(Base|Orders|Lists|Supply|OverHttpx|Transport|Streaming|Opened)\b", r"\1"),
     (r"quartermaster_client\._async", "quartermaster_client._sync"),
     (r"__aenter__", "__enter__"),
     (r"__aexit__", "__exit__"),

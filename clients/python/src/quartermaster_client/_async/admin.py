@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from quartermaster_client import bodies
-from quartermaster_client._async.inbound import AsyncInbound
+from quartermaster_client._async.inbound import AsyncSupply
 from quartermaster_client._async.orders import _part
 from quartermaster_client._async.streaming import AsyncStreaming
 from quartermaster_client.base import CountScope, Method, MoveKind
@@ -34,7 +34,7 @@ JOB_POLL_MAX_S = 1.0
 D = TypeVar("D", Item, Node, Channel, Carrier)
 
 
-class AsyncClient(AsyncInbound, AsyncStreaming):
+class AsyncClient(AsyncSupply, AsyncStreaming):
     """A Quartermaster engine over HTTP. Safe to share between tasks; close it, or use it as a context manager."""
 
     # -- stock ----------------------------------------------------------------------------------------------------

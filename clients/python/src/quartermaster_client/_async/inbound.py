@@ -21,7 +21,7 @@ from quartermaster_client.models_inbound import (
 from quartermaster_client.models_stock import Stock
 
 
-class AsyncInbound(AsyncLists):
+class AsyncSupply(AsyncLists):
     """Expected units are on hand only when they were received."""
 
     async def put_inbound(

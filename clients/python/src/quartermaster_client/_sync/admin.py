@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from quartermaster_client import bodies
-from quartermaster_client._sync.inbound import AsyncInbound
+from quartermaster_client._sync.inbound import Supply
 from quartermaster_client._sync.orders import _part
 from quartermaster_client._sync.streaming import Streaming
 from quartermaster_client.base import CountScope, Method, MoveKind
@@ -35,7 +35,7 @@ JOB_POLL_MAX_S = 1.0
 D = TypeVar("D", Item, Node, Channel, Carrier)
 
 
-class Client(AsyncInbound, Streaming):
+class Client(Supply, Streaming):
     """A Quartermaster engine over HTTP. Safe to share between threads; close it, or use it as a context manager."""
 
     # -- stock ----------------------------------------------------------------------------------------------------

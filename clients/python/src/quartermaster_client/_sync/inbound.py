@@ -22,7 +22,7 @@ from quartermaster_client.models_inbound import (
 from quartermaster_client.models_stock import Stock
 
 
-class AsyncInbound(Lists):
+class Supply(Lists):
     """Expected units are on hand only when they were received."""
 
     def put_inbound(self, node_id: str, inbound: Iterable[InboundRow], *, idempotency_key: str = "") -> list[Inbound]:
