@@ -414,6 +414,10 @@ def _adjust(core: ShardCore, conn: int, corr: int, command: AdjustStock, now_ms:
 
 def _count(core: ShardCore, conn: int, corr: int, command: CountStock, now_ms: int) -> None:
     if not _stock_answered(core, conn, corr, command, now_ms):
+        behind_ms = core.state.time_ms - now_ms
+        if behind_ms > 0:
+            core.answer(conn, corr, _clock_behind(behind_ms))
+            return
         event = decide_stock.count(core.state, command, now_ms=core.time_ms(now_ms))
         if command.dry_run and isinstance(event, StockCounted):
             change = decide_stock.would_change(core.state, command, event)
@@ -421,6 +425,13 @@ def _count(core: ShardCore, conn: int, corr: int, command: CountStock, now_ms: i
             core.answer(conn, corr, reply)
             return
         _stock_fact(core, conn, corr, event, now_ms)
+
+
+def _clock_behind(behind_ms: int) -> Problem:
+    """Entry times never go back: while they stand still, what moved before a count cannot be told from what moved after it."""
+    detail = "the clock was set back; counts are taken once it has reached the journal's newest entry"
+    item = ProblemItem("", detail, {"behind_ms": behind_ms})
+    return Problem("unavailable", CODES["unavailable"].title, (item,), retry_after_ms=min(behind_ms, 60_000))
 
 
 def _set(core: ShardCore, conn: int, corr: int, command: SetPosition, now_ms: int) -> None:

@@ -118,6 +118,20 @@ def test_a_late_count_does_not_put_shipped_units_back() -> None:
     assert position(shop) == (6, 0, 0)
 
 
+def test_no_count_is_taken_while_the_clock_is_behind_the_journal() -> None:
+    """Entries stand still at the newest time then: a movement of a minute ago would be added to a count of now."""
+    shop = a_shop({"N-0": {"SKU-0": 10}})
+    shop.now_ms -= 60_000
+    ship(shop, "A-1", 4)
+    later = count(shop, {"SKU-0": 6}, seq=1)
+    assert isinstance(later, Problem)
+    assert (later.code, later.errors[0].facts, later.retry_after_ms) == ("unavailable", {"behind_ms": 60_000}, 60_000)
+    assert position(shop) == (6, 0, 0)
+    shop.pass_time(60_000)
+    count(shop, {"SKU-0": 6}, seq=1)
+    assert position(shop) == (6, 0, 0)
+
+
 def test_a_dry_run_of_a_count_is_decided_and_changes_nothing() -> None:
     shop = a_shop({"N-0": {"SKU-0": 10, "SKU-1": 4, "SKU-2": 6}})
     shop.pass_time(60_000)
