@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from engine.domain.commands import ActOnLeg, GetOrder, ListLegs
@@ -18,6 +18,8 @@ from gateway.orders.routes import REPLAYED, foreign, unexpected
 from gateway.orders.schemas import allocation_shown, line_pairs
 from gateway.schemas import Decoder, query_of
 
+_Place = tuple[int, int]
+"""(order number, leg number)"""
 _ACT = b"leg:"
 _step = Decoder(Step)
 _reject = Decoder(Reject)
@@ -97,7 +99,7 @@ def _acted(call: Call, ref: OrderRef, leg_no: int, reply: Reply) -> Answer | Pro
 async def list_legs(call: Call) -> Answer | Problem:
     """Orders live at the shard of their destination, so every shard may have legs of this node.
 
-    All sort alike, by order number and leg, so one cursor fits all: the last leg shown.
+    All sort alike, by order number and leg, so one cursor fits all.
     """
     if call.principal.channels is not None:
         return problem("forbidden", "a node's work list spans channels; this key is for some channels only")
@@ -108,22 +110,41 @@ async def list_legs(call: Call) -> Answer | Problem:
     if cursor is None:
         return problem("invalid_cursor")
     command = ListLegs(query.node_id, query.state, query.limit, cursor)
-    rows: list[WorkLeg] = []
-    more = False
+    lists: list[LegList] = []
     for reply in (await call.gateway.cluster.ask_all(command)).values():
         if not isinstance(reply, LegList):
             return unexpected(reply)
-        rows += reply.legs
-        more = more or bool(reply.cursor)
-    rows.sort(key=lambda row: (row.order_no, row.leg.leg_no))
-    more = more or len(rows) > query.limit
-    rows = rows[: query.limit]
+        lists.append(reply)
+    rows, last = merged(lists, query.limit)
     data = [
         order_leg(OrderRef(row.slot, row.order_no), row.order_id, row.leg, channel=row.channel, ship_to=row.ship_to)
         for row in rows
     ]
-    next_cursor = encode_cursor(f"{rows[-1].order_no}-{rows[-1].leg.leg_no}") if more and rows else None
+    next_cursor = encode_cursor("{}-{}".format(*last)) if last is not None else None
     return Answer(LegPage(data, next_cursor, next_cursor is not None))
+
+
+def merged(lists: Sequence[LegList], limit: int) -> tuple[list[WorkLeg], _Place | None]:
+    """One page of all shards' lists, and the place after which the next one begins; None = there is no more.
+
+    A list with a cursor says nothing of what is behind it, however few legs it shows: the page ends there for all.
+    """
+    ends = [_place_of(found.cursor) for found in lists if found.cursor]
+    end = min(ends, default=None)
+    rows = sorted([row for found in lists for row in found.legs if end is None or _place(row) <= end], key=_place)
+    if len(rows) > limit:
+        rows = rows[:limit]
+        end = _place(rows[-1])
+    return rows, end
+
+
+def _place(row: WorkLeg) -> _Place:
+    return row.order_no, row.leg.leg_no
+
+
+def _place_of(cursor: str) -> _Place:
+    order_no, leg_no = cursor.split("-")
+    return int(order_no), int(leg_no)
 
 
 def _decode_cursor(cursor: str | None) -> str | None:
@@ -176,7 +197,8 @@ ROUTES = [
         list_legs,
         "A node's work list",
         "legs",
-        "Legs of one node by order number, oldest first, over all shards.",
+        "Legs of one node by order number, oldest first, over all shards. A short page, or an empty one, is the last only if `has_more` is false: "
+        "with `state`, a page ends after some thousands of other legs.",
         query=LegsQuery,
         answer=LegPage,
         problems=("unknown_node", "invalid_cursor"),

@@ -10,12 +10,13 @@ import pytest
 from engine.domain.api_keys import new_key
 from engine.domain.config import ApiKey, Id
 from engine.domain.problems import CODES
-from engine.domain.replies import Problem, ProblemItem
+from engine.domain.replies import LegList, LegView, Problem, ProblemItem, WorkLeg
 from gateway.__main__ import FILES_RESERVED, room_for_connections
 from gateway.auth import Keys
 from gateway.demand.schemas import DemandQuery
 from gateway.errors import Refused, decode_problem, fault_of, problem, problem_value, retry_after
 from gateway.idempotency import WINDOW_MS, fingerprint, hash_key, key_time, time_of
+from gateway.legs.routes import merged
 from gateway.legs.schemas import LegsQuery
 from gateway.limits import Buckets, InFlight
 from gateway.metrics import Metrics
@@ -365,3 +366,18 @@ def test_a_word_that_is_none_of_those_allowed_is_answered_with_them() -> None:
     with pytest.raises(Refused) as refused:
         query_of(Asked(), LegsQuery)  # type: ignore[arg-type]
     assert "released" in refused.value.problem.errors[0].detail
+
+
+def test_a_work_list_ends_where_the_shard_that_looked_least_far_stopped() -> None:
+    def found(cursor: str, *order_nos: int) -> LegList:
+        leg = LegView(1, "N-0", "released", ())
+        return LegList(tuple([WorkLeg("US100", no, f"A-{no}", leg, "web", None) for no in order_nos]), cursor)
+
+    def page(*lists: LegList, limit: int = 3) -> tuple[list[int], tuple[int, int] | None]:
+        rows, last = merged(lists, limit)
+        return [row.order_no for row in rows], last
+
+    assert page(found("50-1")) == ([], (50, 1))
+    assert page(found("50-1"), found("", 40, 60)) == ([40], (50, 1))
+    assert page(found("", 50), found("60-1", 30, 40, 60)) == ([30, 40, 50], (50, 1))
+    assert page(found("", 50), found("", 40)) == ([40, 50], None)
