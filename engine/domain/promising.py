@@ -6,6 +6,7 @@ from engine.domain.config import Node
 from engine.domain.feed_age import Lateness, kept_units, lateness_at
 from engine.domain.orders import LineRecord, Method
 from engine.domain.state import ShardState
+from engine.domain.stock import distrusted
 
 METHOD_TAGS = {Method.SHIP: "ship", Method.PICKUP: "pickup", Method.SHIP_TO_STORE: "ship_to_store"}
 TAG_OF = tuple(METHOD_TAGS.get(method, "") for method in Method)
@@ -37,6 +38,22 @@ def to_promise(state: ShardState, row: int, method: int, *, now_ms: int) -> tupl
     late = lateness_at(state, node, now_ms)
     kept = kept_units(late, own + extra_safety(state, node, method))
     return kept, 0 if late is Lateness.EXCLUDED else max(0, positions.free(row) + own - kept)
+
+
+def to_promise_with(state: ShardState, node: int, item: int, method: int, units: int, *, now_ms: int) -> int:
+    """Units that a position could promise with so many more on its shelf; what is kept for waiting demand is among them."""
+    late = lateness_at(state, node, now_ms)
+    if late is Lateness.EXCLUDED:
+        return 0
+    positions, kept = state.positions, extra_safety(state, node, method)
+    row = positions.find(item, node)
+    if row >= 0:
+        kept += positions.v_safety[row]
+        on_hand = positions.v_on_hand[row] + units
+        free = positions.free(row) + positions.v_safety[row] + positions.v_fenced[row] + units
+    else:
+        on_hand = free = units
+    return max(0, free - distrusted(state, node, item, on_hand) - kept_units(late, kept))
 
 
 def available_units(state: ShardState, line: LineRecord, channel_id: str, now_ms: int) -> tuple[int, int]:

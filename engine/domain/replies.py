@@ -509,6 +509,8 @@ class InboundView(Struct, array_like=True, frozen=True, gc=False):
     sku: str
     quantity: int
     expected_at_ms: int
+    promised: int = 0
+    """Of a list for selling: units that it will add to what can be promised, after all that comes to its position before."""
 
 
 class InboundReply(Struct, array_like=True, tag=61, frozen=True, gc=False):

@@ -80,12 +80,16 @@ def change_on_hand(
 
 
 def trust_fence(state: ShardState, node: int, item: int, row: int) -> int:
+    return distrusted(state, node, item, state.positions.v_on_hand[row])
+
+
+def distrusted(state: ShardState, node: int, item: int, on_hand: int) -> int:
     """Units of a count that is trusted only in part, rounded against the promise."""
     part = state.nodes.get(node)
     setting = part.settings.get(item) if part is not None and part.settings else None
     if setting is None or setting[0] != "trusted":
         return 0
-    on_hand = max(0, state.positions.v_on_hand[row])
+    on_hand = max(0, on_hand)
     return int(on_hand - on_hand * setting[1] // 10_000)
 
 

@@ -10,7 +10,7 @@ from engine.domain.commands import CancelInbound, ListInbound, PutInbound
 from engine.domain.decide_orders import refuse
 from engine.domain.events import InboundSet
 from engine.domain.orders import Method
-from engine.domain.promising import METHOD_TAGS, could_serve
+from engine.domain.promising import METHOD_TAGS, could_serve, to_promise_with
 from engine.domain.replies import InboundReply, InboundView, Problem
 from engine.protocol.stores import free_at
 
@@ -63,7 +63,10 @@ def list_inbound(core: ShardCore, conn: int, corr: int, command: ListInbound, no
         items.append(index)
     tag = METHOD_TAGS[Method(command.method)]
     limit = max(1, min(command.limit, ROWS_MAX))
+    time_ms = core.time_ms(now_ms)
     rows: list[InboundView] = []
+    come: dict[tuple[int, int], int] = {}
+    """Units by (node, item) that will have come by the instant of the row at hand."""
     more = False
     for node, inbound_id in _places(core, items, command):
         document = catalog.nodes[node] if node < len(catalog.nodes) else None
@@ -77,7 +80,16 @@ def list_inbound(core: ShardCore, conn: int, corr: int, command: ListInbound, no
         if len(rows) == limit:
             more = True
             break
-        rows.append(InboundView(document.node_id, inbound_id, catalog.sku(brings), quantity, expected_ms))
+        promised = 0
+        if command.selling and expected_ms >= time_ms:
+            before = come.get((node, brings), 0)
+            come[node, brings] = before + quantity
+            least, most = (
+                to_promise_with(state, node, brings, command.method, units, now_ms=now_ms)
+                for units in (before, before + quantity)
+            )
+            promised = most - least
+        rows.append(InboundView(document.node_id, inbound_id, catalog.sku(brings), quantity, expected_ms, promised))
     free = [_free(core, item, command, tag, now_ms) for item in items]
     waiting = [core.demand.waiting_for(item) for item in items]
     reply = InboundReply(

@@ -236,7 +236,10 @@ async def dated(call: Call) -> Answer | Problem:
 
 
 def _dated(sku: str, free: int, waiting: int, rows: list[InboundView], now_ms: int) -> DatedSku:
-    """ATP by instant. Receipts only add, so what can be promised from an instant on is what there is by then, less what waits."""
+    """ATP by instant. Receipts only add, so what can be promised from an instant on is what there is by then, less what waits.
+
+    What safety stock, distrust and shortages take of a receipt is told by its node's owner.
+    """
     left = free - waiting
     late = 0
     steps: list[DatedStep] = []
@@ -245,7 +248,7 @@ def _dated(sku: str, free: int, waiting: int, rows: list[InboundView], now_ms: i
         if row.expected_at_ms < now_ms:
             late += row.quantity
             continue
-        left += row.quantity
+        left += row.promised
         if row.expected_at_ms != reached_ms:
             reached_ms = row.expected_at_ms
             steps.append(DatedStep(iso(reached_ms) or "", 0, [], 0))
@@ -379,7 +382,7 @@ ROUTES = [
         "What will be available to promise, and when",
         "inventory",
         "By instant, what a new order could be promised: what is free now, plus what is expected by then, less what orders wait for "
-        "already. Supply that is late is counted at no instant, so its lateness moves the promise by itself. Nodes that are off, do not "
+        "already. What is expected counts as far as its node could promise it: a shortage, safety stock and distrust of its counts come first. Supply that is late is counted at no instant, so its lateness moves the promise by itself. Nodes that are off, do not "
         "serve the channel or do not offer the method are left out.",
         query=DatedQuery,
         answer=DatedAvailability,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from engine.domain.commands import (
+    ActOnLeg,
     AdjustStock,
     CancelInbound,
     Command,
@@ -223,3 +224,31 @@ def test_units_are_expected_or_on_hand_and_never_sold_before_they_came(seed: int
     parts = [f"node:{node}" for node in shop.state.nodes]
     packed = {part: (shop.state.seq, pack_part(shop.state, part, RowIndex())) for part in parts}
     shop.check_recovery(packed)
+
+
+@pytest.mark.parametrize(
+    ("setting", "short", "promised"),
+    [
+        (("SKU-0", 4, "counted", 0, 0), 0, [2, 4]),
+        (("SKU-0", 0, "trusted", 5_000, 0), 0, [3, 2]),
+        (("SKU-0", 0, "counted", 0, 0), 7, [0, 3]),
+    ],
+)
+def test_what_a_receipt_adds_is_what_its_node_could_promise_of_it(
+    setting: tuple[str, int, str, int, int], short: int, promised: list[int]
+) -> None:
+    shop = a_shop()
+    if short:
+        shop.ask(AdjustStock("N-0", (StockMove("SKU-0", "received", short),)))
+        order = shop.ask(a_place(an_order("A-1", {"SKU-0": short})))
+        shop.ask(ActOnLeg(order.slot, order.order_no, 1, "release"))
+        shop.ask(AdjustStock("N-0", (StockMove("SKU-0", "damaged", short),)))
+    shop.ask(SetPosition("N-0", (setting,)))
+    put(shop, ("PO-1", "SKU-0", 6, 2), ("PO-2", "SKU-0", 4, 3), ("LATE", "SKU-0", 9, -1))
+    reply = shop.ask(ListInbound(("SKU-0",), selling=True))
+    assert {row.inbound_id: row.promised for row in reply.rows} == {"LATE": 0, "PO-1": promised[0], "PO-2": promised[1]}
+    came = []
+    for inbound_id in ("PO-1", "PO-2"):
+        shop.ask(ReceiveInbound("N-0", inbound_id))
+        came.append(free(shop))
+    assert came == [promised[0], sum(promised)]
