@@ -404,6 +404,8 @@ def _ship(record: OrderRecord, leg: LegRecord, command: ActOnLeg, change: Change
             ready_s=leg.ready_s,
         )
         _split_capacity(leg, shipped, staying)
+        # What a leg costs is as planned until it is empty, however few of its units are left: so with what leaves first.
+        shipped.cash_minor, leg.cash_minor = leg.cash_minor, ()
         leg.lines = staying
         record.legs.append(shipped)
     shipped.state = LegState.SHIPPED

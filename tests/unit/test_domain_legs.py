@@ -241,6 +241,21 @@ def test_the_first_shipment_of_a_leg_keeps_the_order_that_it_took_of_the_day() -
     assert shop.state.capacity.get(0, day) == 1
 
 
+def test_what_a_leg_costs_goes_with_its_first_shipment() -> None:
+    """As if what stays behind had been cancelled before anything left."""
+    shop = a_shop({"N-0": {"SKU-0": 5}})
+    view = shop.ask(a_place(an_order(lines={"SKU-0": 2})))
+    act(shop, view, "release")
+    part = act(shop, view, "ship", lines=(("1", 1),))
+    assert (part.cost_minor, [(leg.state, leg.cost_minor) for leg in part.legs]) == (
+        view.cost_minor,
+        [("released", 0), ("shipped", view.cost_minor)],
+    )
+    rest = shop.ask(CancelOrder(view.slot, view.order_no))
+    assert (rest.state, rest.cost_minor) == ("shipped", view.cost_minor)
+    assert view.cost_minor > 0
+
+
 def test_part_of_a_leg_ships_as_a_shipment_of_its_own() -> None:
     shop = a_shop(
         {"N-0": {"SKU-0": 5, "SKU-1": 5}}, nodes=[a_node("N-0", capacity=NodeCapacity(unit="units", per_day=99))]
