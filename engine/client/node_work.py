@@ -11,15 +11,19 @@ _LEFT = ("shipped", "delivered")
 
 
 def summed(node_id: str, node_state: str, parts: Iterable[NodeWork]) -> dict[str, Any]:
-    """Units as the node's owner says, legs of all homes. `finished` = nothing is held or allocated, and no leg waits to be shipped."""
+    """Units as the node's owner says, legs of all homes. `finished` = nothing is held or allocated, and no leg waits to be shipped.
+
+    Legs that were not counted hold nothing up: while one of them is to be shipped, its units are allocated at the owner.
+    """
     legs: dict[str, int] = {}
     held = allocated = overdue = 0
-    more = False
+    more = is_owned = False
     for part in parts:
         held += part.held
         allocated += part.allocated
         overdue += part.overdue
         more = more or part.more
+        is_owned = is_owned or part.is_owner
         for state, count in part.legs.items():
             legs[state] = legs.get(state, 0) + count
     to_ship = sum(count for state, count in legs.items() if state not in _LEFT)
@@ -32,5 +36,5 @@ def summed(node_id: str, node_state: str, parts: Iterable[NodeWork]) -> dict[str
         "legs_to_ship": to_ship,
         "legs_overdue": overdue,
         "legs_more": more,
-        "finished": not (held or allocated or to_ship or more),
+        "finished": is_owned and not (held or allocated or to_ship),
     }

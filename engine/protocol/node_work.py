@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from engine.protocol.shard_core import ShardCore
 
 LEGS_COUNTED_MAX = 2_000
-"""Legs of a node that one look goes through; beyond them it says that there are more."""
+"""Legs of a node that one look goes through, newest first as those have most likely not left; beyond them it says that there are more."""
 
 
 def node_work(core: ShardCore, conn: int, corr: int, command: GetNodeWork, now_ms: int) -> None:
@@ -35,7 +35,7 @@ def node_work(core: ShardCore, conn: int, corr: int, command: GetNodeWork, now_m
     legs: dict[str, int] = {}
     overdue = 0
     work = state.work.get(node, {})
-    for key, slot in islice(work.items(), LEGS_COUNTED_MAX):
+    for key, slot in islice(reversed(work.items()), LEGS_COUNTED_MAX):
         record = state.order(slot, key >> 12)
         leg = find_leg(record, key & LEG_NO_MAX) if record is not None else None
         if leg is not None:

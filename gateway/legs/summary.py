@@ -28,7 +28,7 @@ class NodeSummary(Shown):
     legs_overdue: int
     """Released legs that were not accepted in time and that no other node can serve."""
     legs_more: bool
-    """True where there are more legs than were counted."""
+    """True where there are more legs than were counted, newest first. `units_allocated` and `finished` are of all."""
     finished: bool
 
 

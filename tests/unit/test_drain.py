@@ -73,6 +73,29 @@ def test_a_drained_node_finishes_what_it_has_and_counts_down(shards: int) -> Non
     assert isinstance(cluster.ask(home, a_place(replace(order, order_id="C", lines=(a_line("SKU-2", 16),)))), OrderView)
 
 
+def test_shipped_legs_that_are_not_counted_hold_no_drain_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.protocol.node_work.LEGS_COUNTED_MAX", 2)
+    cluster = a_cluster(2, units=4)
+
+    def placed(n: int) -> tuple[str, int, int]:
+        view = cluster.ask(0, a_place(an_order(f"A-{n}", {"SKU-0": 1}, ship_to=a_destination("01001"))))
+        assert isinstance(view, OrderView) and live(view) == {NODE: 1}, view
+        return view.slot, view.order_no, view.legs[0].leg_no
+
+    def ship(at: tuple[str, int, int]) -> None:
+        for action in ("release", "ship"):
+            assert isinstance(cluster.ask(0, ActOnLeg(*at, action)), OrderView)
+
+    for n in range(3):
+        ship(placed(n))
+    last = placed(3)
+    before = work(cluster)
+    assert (before["legs_to_ship"], before["legs_more"], before["finished"]) == (1, True, False)
+    ship(last)
+    after = work(cluster)
+    assert (after["legs_to_ship"], after["legs_more"], after["finished"]) == (0, True, True)
+
+
 def test_an_unknown_node_is_said_to_be_unknown() -> None:
     reply = a_cluster(1).ask(0, GetNodeWork("NOWHERE"))
     assert isinstance(reply, Problem) and reply.code == "not_found"
