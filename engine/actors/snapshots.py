@@ -40,6 +40,8 @@ BYTES_AT_A_TIME = 1024 * 1024
 """Parts that are written together share their round trips and the server's fsyncs; together no more than one call may be."""
 MEMORY_TIGHT = 0.5
 """Share of the server's memory past which the journal's past gives way to its present."""
+TRIM_EVERY_S = 1.0
+"""While an append is waited for."""
 ENTRIES_KEPT_TIGHT = 1_000
 SHARE_KEPT_TIGHT = 0.02
 """Of the server's memory, that the entries kept then may take: batches make large ones."""
@@ -284,13 +286,25 @@ class Snapshotter:
             self._trimmed_seq = bound
 
     async def _come_to_rest(self) -> None:
-        """F4: wait until nothing is outstanding; the next batch waits for us."""
+        """F4: wait until nothing is outstanding; the next batch waits for us.
+
+        The entry that is outstanding may itself wait for memory, so trimming goes on meanwhile, as the archive does.
+        """
         core = self._runner.core
         self.holds_batches = True
         while not core.idle:
             self._at_rest.clear()
             self._runner.drain()
-            await self._at_rest.wait()
+            while not await self._rests_within(TRIM_EVERY_S):
+                if self._runner.memory_share >= MEMORY_TIGHT and not self._runner.frozen:
+                    await self._trim()
+
+    async def _rests_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._at_rest.wait()
+        except TimeoutError:
+            return False
 
     def between_batches(self) -> None:
         """The runner has just had an append acknowledged."""

@@ -13,11 +13,12 @@ from engine.journal import redis_server
 from engine.journal.chain import unpack_tail
 from engine.journal.connection import Connection, connect, parse_url
 from engine.journal.keys import Keys
-from engine.journal.port import ArchiveCursor, Corrupt, Tail, Unavailable
+from engine.journal.port import ArchiveCursor, Corrupt, Full, Tail, Unavailable
 
 PAGE_ENTRIES = 128
 _PART_MAX = (1 << 64) - 1
 """Largest second part of an entry's id: after it comes the next sequence."""
+_HSET_WHEN_FULL = "#!lua flags=allow-oom\nreturn redis.call('HSET', KEYS[1], unpack(ARGV))"
 
 
 class Page(NamedTuple):
@@ -82,10 +83,14 @@ class JournalFeed:
         return [Record(*_id(entry_id), fields[1], b"") for entry_id, fields in found]
 
     async def publish(self, cursor: ArchiveCursor) -> None:
-        """Tell the shard how far the archive is. Raises Unavailable."""
+        """Tell the shard how far the archive is, where memory is full too: the shard trims by it. Raises Unavailable."""
         call = (await self._connected()).call
         archived_seq, indexed_seq, indexed_ms, heard_ms = cursor
-        await call("HSET", self._keys.archive, "a", archived_seq, "i", indexed_seq, "m", indexed_ms, "t", heard_ms)
+        fields = ("a", archived_seq, "i", indexed_seq, "m", indexed_ms, "t", heard_ms)
+        try:
+            await call("HSET", self._keys.archive, *fields)
+        except Full:
+            await call("EVAL", _HSET_WHEN_FULL, 1, self._keys.archive, *fields)
 
     async def memory_share(self) -> float:
         """Share of the server's memory in use; 0 where it has no limit."""

@@ -37,6 +37,7 @@ local function u64(packed, at)
   return value
 end
 
+local function tail_epoch(tail) return u64(tail, 1) end
 local function tail_seq(tail) return u64(tail, 9) end
 
 -- A server that knows only older epochs than the caller's has lost the takeover itself.
@@ -93,7 +94,8 @@ local function append(keys, argv)
     end
     return { tail_seq(tail) < tail_seq(argv[2]) and BEHIND or CONFLICT, now, tonumber(held[1]), tail }
   end
-  if share_of_memory(now) >= (argv[6] == '1' and ANY_WORK_SHARE or NEW_WORK_SHARE) then
+  -- The entry that begins an epoch is tiny and always taken: a shard that cannot start cannot trim either.
+  if share_of_memory(now) >= (argv[6] == '1' and ANY_WORK_SHARE or NEW_WORK_SHARE) and tail_epoch(tail) == tonumber(argv[1]) then
     return { FULL, now }
   end
   redis.call('XADD', keys[2], argv[4], 'e', argv[5])

@@ -141,7 +141,8 @@ class MemoryJournal:
                 where = f"shard {self._shard}, entry {tail.seq}: the server is at entry {shard.tail.seq}"
                 raise Behind(where) if shard.tail.seq < after.seq else Conflict(where)
         else:
-            if server.limit_bytes and server.used_bytes() >= server.limit_bytes * (1 if finishing else NEW_WORK_SHARE):
+            taken_bytes = server.limit_bytes * (1 if finishing else NEW_WORK_SHARE)
+            if server.limit_bytes and server.used_bytes() >= taken_bytes and after.epoch == self._epoch:
                 raise Full(f"shard {self._shard}: the server's memory is full")
             shard.entries[tail.seq] = Entry(
                 tail.seq, tail.epoch, time_ms, SCHEMA_VERSION, after.hash, bytes(payload), tail.hash

@@ -112,7 +112,10 @@ class Journal(Protocol):
     """One shard's journal. Not safe for concurrent appends: exactly one is outstanding."""
 
     async def acquire(self, owner_nonce: str, addresses: Sequence[str]) -> Acquired:
-        """Take the shard over: a new epoch (the same one for the same nonce), stored with the addresses atomically."""
+        """Take the shard over: a new epoch (the same one for the same nonce), stored with the addresses atomically.
+
+        The entry that begins it is written where memory is full too: who trims has to start first.
+        """
 
     async def append(
         self, after: Tail, *, time_ms: int, payload: bytes, decisions: Sequence[bytes], finishing: bool = False

@@ -409,6 +409,31 @@ async def _written(journal: Journal, tail: Tail) -> bool:
     return True
 
 
+async def test_a_shard_is_taken_over_where_memory_is_full(backend: Backend) -> None:
+    journal, acquired = await owner(backend)
+    tail = await write(journal, acquired.tail, b"a" * 1_000)
+    backend.use_memory(1.1)
+
+    async def refused() -> bool:
+        nonlocal tail
+        try:
+            tail = (
+                await journal.append(tail, time_ms=tail.time_ms + 1, payload=b"end", decisions=(), finishing=True)
+            ).tail
+        except Full:
+            return True
+        return False
+
+    try:
+        await eventually(refused)
+        newer, taken = await owner(backend, "second")
+        assert taken.tail.seq == tail.seq + 1
+        with pytest.raises(Full):
+            await newer.append(taken.tail, time_ms=taken.tail.time_ms + 1, payload=b"end", decisions=(), finishing=True)
+    finally:
+        backend.use_memory(0)
+
+
 # -- the rest ---------------------------------------------------------------------------------------------------------
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from engine.actors import snapshots
 from engine.actors.runner import Runner
-from engine.domain.commands import GetAvailability, GetStatus
+from engine.domain.commands import CancelOrder, GetAvailability, GetStatus
 from engine.domain.replies import Done, OrderView, Problem, StockReply
-from engine.journal.memory import MemoryJournal
-from engine.journal.port import Behind, Full, PartRef, Unavailable
+from engine.journal.memory import MemoryJournal, MemoryServer
+from engine.journal.port import ArchiveCursor, Behind, Full, PartRef, Unavailable
 from engine.protocol.effects import Send
 from tests.builders import a_place, an_order
 from tests.conftest import eventually
@@ -72,6 +73,30 @@ async def test_a_part_that_could_not_be_written_is_written_before_the_floor_move
     await runner.snapshots.cycle()
     await engine.restart(0)
     assert await allocated(engine) == 7
+
+
+async def test_a_full_journal_is_trimmed_while_an_entry_waits_for_room(
+    left: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The archive was away until finishing work had filled the memory: that it goes on is all that it takes."""
+    monkeypatch.setattr(snapshots, "TRIM_EVERY_S", 0.01)
+    server = MemoryServer()
+    runner = await a_runner(ScriptedCore(), journal=MemoryJournal(server, 0))
+    runner.archive = ArchiveCursor(0, 0, 0, 0)
+    for _ in range(3):
+        await runner.ask(GetStatus())
+        await runner.snapshots.cycle()
+    server.limit_bytes = server.used_bytes()
+    await eventually(lambda: runner.memory_share >= 1)
+    asked = runner.ask(CancelOrder("US100", 1))
+    cycle = asyncio.create_task(runner.snapshots.cycle())
+    await eventually(lambda: runner.snapshots.holds_batches)
+    assert not asked.done()
+    server.shard(0).archive = ArchiveCursor(4, 4, 1, 1)
+    assert isinstance(await asyncio.wait_for(asked, 60), Done)
+    await asyncio.wait_for(cycle, 60)
+    await runner.close()
+    assert left == []
 
 
 async def test_a_part_without_room_does_not_keep_the_others_from_being_written(

@@ -20,7 +20,7 @@ from engine.archive.index import IndexWriter, connect_index, contents, migrate, 
 from engine.archive.patience import Patience
 from engine.archive.store import SegmentStore
 from engine.journal.embedded import EmbeddedServer
-from engine.journal.port import Corrupt, Tail, Unavailable
+from engine.journal.port import ArchiveCursor, Corrupt, Tail, Unavailable
 from engine.journal.redis_journal import RedisJournal
 from tests.conftest import eventually
 from tests.contract.journal_backends import started
@@ -329,6 +329,18 @@ async def test_trim_stays_behind_the_archive(feed: JournalFeed, writer: Writer, 
     assert [record.seq for record in SegmentStore(str(tmp_path / "archive")).records(0)] == list(
         range(1, writer.tail.seq + 1)
     )
+
+
+async def test_a_full_server_is_told_how_far_the_archive_is(feed: JournalFeed, writer: Writer) -> None:
+    """Without it nothing is trimmed, and it stays full."""
+    call = (await feed._connected()).call
+    _, limit_bytes = await writer.journal.memory()
+    await call("CONFIG", "SET", "maxmemory", 1)
+    try:
+        await feed.publish(ArchiveCursor(1, 1, 2, 3))
+    finally:
+        await call("CONFIG", "SET", "maxmemory", limit_bytes)
+    assert await writer.journal.archive_cursor() == ArchiveCursor(1, 1, 2, 3)
 
 
 async def test_the_archive_goes_on_while_the_index_cannot_be_written(
