@@ -664,8 +664,10 @@ FINISHING = (
     EditOrder,
     ShowDemand,
     TakeTurn,
+    FinishMove,
+    AbandonMove,
 )
-"""Commands that free or settle stock: they go before new work."""
+"""Commands that free or settle stock, or open a part again that moves: they go before new work."""
 READS = (
     GetOrder,
     ListLegs,

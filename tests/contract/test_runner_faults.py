@@ -13,6 +13,7 @@ from engine.actors import runner as runner_module
 from engine.actors.clock import Clock
 from engine.domain.commands import AdjustStock, GetAvailability, GetDecision, GetOrder, GetStatus, StockMove
 from engine.domain.errors import InvariantBreach
+from engine.domain.move_commands import AbandonMove, FinishMove
 from engine.domain.replies import DecisionReply, Done, OrderView, Problem, StatusReply
 from engine.journal.memory import MemoryJournal, MemoryServer
 from engine.journal.port import Appended, Corrupt, Unavailable
@@ -273,6 +274,18 @@ async def test_new_work_is_refused_when_the_journal_is_nearly_full_over_both_way
         assert reply.code == "journal_full"
     assert not isinstance(await engine.cluster.ask(0, GetAvailability(("SKU-0",))), Problem)
     assert isinstance(await engine.cluster.ask(0, GetStatus()), StatusReply)
+
+
+@pytest.mark.parametrize("command", [FinishMove(1), AbandonMove(1)])
+async def test_a_move_that_began_ends_though_the_journal_is_nearly_full(
+    command: FinishMove | AbandonMove, left: list[str]
+) -> None:
+    """Until it does its part is closed, to cancels too."""
+    runner = await a_runner(ScriptedCore())
+    runner.memory_share = 0.95
+    assert isinstance(await asyncio.wait_for(runner.ask(command), 60), Done)
+    await runner.close()
+    assert left == []
 
 
 async def test_nothing_is_acknowledged_while_the_server_is_not_durable(
