@@ -194,7 +194,8 @@ class Uploader:
             time.sleep(JOB_POLL_S)
 
     def _set_safety(self, node_id: str, part: list[tuple[StockRow, int]]) -> None:
-        positions = [{"sku": row.sku, "safety_units": units} for row, units in part]
+        kept = {"supply": None, "trust_bp": None, "daily_cap_units": None}  # the file says nothing about them
+        positions = [{"sku": row.sku, "safety_units": units, **kept} for row, units in part]
         body = msgspec.json.encode({"node_id": node_id, "positions": positions})
         response = self.send("PUT", "/v1/inventory/positions", body, "application/json")
         if response.status_code != 200:

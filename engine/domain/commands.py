@@ -179,10 +179,10 @@ class CountStock(Struct, array_like=True, tag=10, frozen=True, gc=False):
 
 
 class SetPosition(Struct, array_like=True, tag=11, frozen=True, gc=False):
-    """Settings of positions at a node: (sku, safety units, supply mode, trust in basis points, daily cap)."""
+    """Settings of positions at a node: (sku, safety units, supply mode, trust in basis points, daily cap); None = as it is."""
 
     node_id: str
-    rows: tuple[tuple[str, int, str, int, int], ...]
+    rows: tuple[tuple[str, int, str | None, int | None, int | None], ...]
     key_hash: int = 0
     fingerprint: int = 0
     key_ms: int = 0

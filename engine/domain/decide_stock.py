@@ -11,7 +11,7 @@ from engine.domain.ids import EPOCH_2020_MS
 from engine.domain.movements import KEPT_MS
 from engine.domain.problems import CODES, instant
 from engine.domain.replies import Problem, ProblemItem, WouldChange
-from engine.domain.state import ShardState
+from engine.domain.state import NodePart, ShardState
 from engine.domain.supply import UNCOUNTED, is_uncounted
 
 MOVEMENT_SIGN = {
@@ -208,6 +208,18 @@ def would_change(state: ShardState, command: CountStock, event: StockCounted) ->
     )
 
 
+def _supply(
+    part: NodePart | None, item: int, mode: str | None, trust_bp: int | None, daily_cap: int | None
+) -> tuple[str, int, int]:
+    """Supply mode, trust and daily cap as they are to be: what is None stays as it is."""
+    is_mode, is_trust_bp, is_daily_cap = (part.settings.get(item) if part else None) or ("counted", 10_000, 0)
+    return (
+        is_mode if mode is None else mode,
+        is_trust_bp if trust_bp is None else trust_bp,
+        is_daily_cap if daily_cap is None else daily_cap,
+    )
+
+
 def set_position(state: ShardState, command: SetPosition) -> PositionSet | Problem:
     """Safety units and supply mode of positions at one node."""
     node = find_node(state, command.node_id)
@@ -215,8 +227,10 @@ def set_position(state: ShardState, command: SetPosition) -> PositionSet | Probl
         return node
     if not 0 < len(command.rows) <= ROWS_MAX:
         return refuse("invalid_field", "/rows", f"1 to {ROWS_MAX} rows", rows=len(command.rows))
+    part = state.nodes.get(node)
     rows = []
-    for n, (sku, safety, mode, trust_bp, daily_cap) in enumerate(command.rows):
+    for n, row in enumerate(command.rows):
+        sku, safety = row[:2]
         item = state.catalog.item_of.get(sku)
         if item is None:
             return refuse("unknown_sku", f"/rows/{n}/sku", f"no item {sku!r}", sku=sku)
@@ -225,6 +239,7 @@ def set_position(state: ShardState, command: SetPosition) -> PositionSet | Probl
             return Problem("invalid_field", CODES["invalid_field"].title, (fault,))
         if not 0 <= safety <= UNITS_MAX:
             return refuse("invalid_field", f"/rows/{n}/safety", f"{safety} is not a quantity")
+        mode, trust_bp, daily_cap = _supply(part, item, *row[2:])
         if mode not in SUPPLY_MODES:
             return refuse("invalid_field", f"/rows/{n}/supply", f"one of {', '.join(SUPPLY_MODES)}")
         if not 0 <= trust_bp <= 10_000:

@@ -76,14 +76,15 @@ class Count(Body, kw_only=True):
 class PositionSettings(Body, kw_only=True):
     """`safety_units` are never promised; `trust_bp` = share of the count that is trusted, in basis points.
 
-    `supply` uncounted: a supplier ships it whose stock nobody counts; it promises `daily_cap_units` a local day.
+    `supply` uncounted: a supplier ships it whose stock nobody counts; it promises `daily_cap_units` a local day. A field that is
+    left out goes to its default; null leaves `supply`, `trust_bp` or `daily_cap_units` as it is.
     """
 
     sku: Id
     safety_units: Units = 0
-    supply: Literal["counted", "trusted", "uncounted"] = "counted"
-    trust_bp: Annotated[int, Meta(ge=0, le=10_000)] = 10_000
-    daily_cap_units: Units = 0
+    supply: Literal["counted", "trusted", "uncounted"] | None = "counted"
+    trust_bp: Annotated[int, Meta(ge=0, le=10_000)] | None = 10_000
+    daily_cap_units: Units | None = 0
 
 
 class Positions(Body, kw_only=True):

@@ -272,6 +272,24 @@ async def test_a_full_count_says_that_the_rest_is_gone(engine: GatewayEngine, tm
     assert [await on_hand(engine, "CHI", sku) for sku in SKUS] == [1, 0, 0, 0, 0]
 
 
+async def test_safety_of_a_file_leaves_trust_and_uncounted_supply_as_they_are(
+    engine: GatewayEngine, tmp_path: Path
+) -> None:
+    settings = [
+        {"sku": "PAN-24", "supply": "trusted", "trust_bp": 5_000},
+        {"sku": "PAN-28", "supply": "uncounted", "daily_cap_units": 50},
+    ]
+    put = await engine.client.put("/v1/inventory/positions", json={"node_id": "NJ-1", "positions": settings})
+    assert put.status_code == 200, put.text
+    path = tmp_path / "stock.csv"
+    path.write_text("node_id,sku,quantity,safety\nNJ-1,PAN-24,10,1\nNJ-1,PAN-28,10,1\n")
+    taken = await run(engine, "stock", str(path))
+    assert taken.exit_code == 0, taken.output
+    answer = await engine.client.get("/v1/availability?sku=PAN-24&sku=PAN-28&node_id=NJ-1&consistency=strict")
+    rows = [(row["supply"], row["safety"], row["available_to_promise"]) for row in answer.json()["data"]]
+    assert rows == [("trusted", 1, 4), ("uncounted", 1, 50)]
+
+
 async def test_a_dry_run_says_what_a_full_count_would_take(engine: GatewayEngine, tmp_path: Path) -> None:
     """It is decided as the count itself is: what the file leaves out, what came since, what a source said later."""
     for sku in SKUS:

@@ -307,6 +307,14 @@ def test_a_count_that_is_trusted_in_part_is_fenced_against_the_promise() -> None
     assert free(shop, "SKU-0", "N-0") == 20
 
 
+def test_safety_alone_leaves_trust_and_uncounted_supply_as_they_are() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 10}})
+    shop.ask(SetPosition("N-0", (("SKU-0", 0, "trusted", 5_000, 0), ("SKU-1", 0, "uncounted", 10_000, 50))))
+    reply = shop.ask(SetPosition("N-0", tuple([(sku, 1, None, None, None) for sku in ("SKU-0", "SKU-1", "SKU-2")])))
+    assert [position.supply for position in reply.positions] == ["trusted", "uncounted", "counted"]
+    assert [free(shop, sku, "N-0") for sku in ("SKU-0", "SKU-1", "SKU-2")] == [4, 50, -1]
+
+
 @pytest.mark.parametrize(
     ("row", "pointer"),
     [

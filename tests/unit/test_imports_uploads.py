@@ -203,9 +203,10 @@ def test_stock_with_safety_units(gateway: FakeGateway, tmp_path: Path) -> None:
     code, output = _run(gateway, "stock", str(path))
     assert code == 0, output
     assert "3 positions taken, 0 rows refused" in output
+    kept = {"supply": None, "trust_bp": None, "daily_cap_units": None}
     assert [(path, body) for _, path, _, body in gateway.seen[1:]] == [
-        ("/v1/inventory/positions", {"node_id": "N1", "positions": [{"sku": "A", "safety_units": 1}]}),
-        ("/v1/inventory/positions", {"node_id": "N2", "positions": [{"sku": "A", "safety_units": 2}]}),
+        ("/v1/inventory/positions", {"node_id": "N1", "positions": [{"sku": "A", "safety_units": 1, **kept}]}),
+        ("/v1/inventory/positions", {"node_id": "N2", "positions": [{"sku": "A", "safety_units": 2, **kept}]}),
     ]
 
 

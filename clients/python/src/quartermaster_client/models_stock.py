@@ -31,14 +31,15 @@ class CountRow(Request, kw_only=True):
 class PositionSettings(Request, kw_only=True):
     """`safety_units` are never promised; `trust_bp` = share of the count that is trusted, in basis points.
 
-    `supply` uncounted: a supplier ships it whose stock nobody counts; it promises `daily_cap_units` a local day.
+    `supply` uncounted: a supplier ships it whose stock nobody counts; it promises `daily_cap_units` a local day. A field that is
+    left out goes to its default; None leaves `supply`, `trust_bp` or `daily_cap_units` as it is.
     """
 
     sku: str
     safety_units: int = 0
-    supply: Literal["counted", "trusted", "uncounted"] = "counted"
-    trust_bp: int = 10_000
-    daily_cap_units: int = 0
+    supply: Literal["counted", "trusted", "uncounted"] | None = "counted"
+    trust_bp: int | None = 10_000
+    daily_cap_units: int | None = 0
 
 
 class Position(Answer, kw_only=True, frozen=True):
