@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,9 @@ PART_ROWS = 20_000
 BATCH_ORDERS = 100
 BATCH_LINES_MAX = 4_000
 ERRORS_KEPT = 1_000
-JOB_POLL_S = 0.1
+JOB_POLL_MIN_S = 0.005
+JOB_POLL_MAX_S = 0.1
+"""Between looks at a job: a small one is over at once, and a file of many instants is many small ones."""
 JOB_WAIT_S = 600.0
 RETRIES = 6
 WAIT_S = 0.2
@@ -120,11 +123,19 @@ class Uploader:
         return self._by_jobs(path, _cut(self.good(rows), PART_ROWS), lambda row: encode(row.document))
 
     def stock(self, rows: Iterable[StockRow | BadRow], feed: Feed = Feed(), *, dry_run: bool = False) -> Outcome:
-        """Absolute counts, then the safety units of rows that state them. Rows of one instant follow each other.
+        """Absolute counts, then the safety units of rows that state them. A job is of one instant, older ones go first.
 
         A scope other than delta says something about whole nodes, and a count of a source is taken once a node: the rows of a node
         then stay in one job, wherever the file has them. `dry_run` leaves all as it is: `changes` says what counts would do.
         """
+
+        def instant(row: StockRow) -> datetime | None:
+            return row.as_of or feed.as_of
+
+        def order(row: StockRow) -> tuple[float, str]:
+            as_of = instant(row)
+            return as_of.timestamp() if as_of is not None else math.inf, row.node_id if whole else ""
+
         encode = msgspec.json.Encoder().encode
         safety: dict[str, list[tuple[StockRow, int]]] = {}
 
@@ -133,17 +144,34 @@ class Uploader:
                 safety.setdefault(row.node_id, []).append((row, row.safety))
             return encode({"node_id": row.node_id, "sku": row.sku, "quantity": row.quantity})
 
-        good: Iterable[StockRow] = self.good(rows)
         whole = feed.scope != "delta" or feed.source is not None
-        if whole:
-            good = sorted(good, key=lambda row: (row.as_of.timestamp() if row.as_of else 0.0, row.node_id))
+        good = list(self.good(rows)) if whole else self.good(rows)
+        if feed.scope != "delta":
+            good = self._of_one_instant(list(good), instant, feed.scope)
         cut = _cut_between_nodes if whole else _cut
-        for as_of, same in groupby(good, key=lambda row: row.as_of):
-            self._by_jobs("/v1/inventory/import", cut(same, PART_ROWS), line, _params(feed, as_of, dry_run=dry_run))
+        for some in [good] if whole else _cut(good, PART_ROWS):
+            for as_of, same in groupby(sorted(some, key=order), key=instant):
+                self._by_jobs("/v1/inventory/import", cut(same, PART_ROWS), line, _params(feed, as_of, dry_run=dry_run))
         for node_id, settings in safety.items():
             for part in _cut(settings, 5_000):
                 self._set_safety(node_id, part)
         return self.outcome
+
+    def _of_one_instant(
+        self, rows: list[StockRow], instant: Callable[[StockRow], datetime | None], scope: str
+    ) -> list[StockRow]:
+        """Rows of nodes that were counted at one instant. The count of another would take the units of SKUs that it does not list."""
+        instants: dict[str, set[datetime | None]] = {}
+        for row in rows:
+            instants.setdefault(row.node_id, set()).add(instant(row))
+        good = []
+        for row in rows:
+            if len(instants[row.node_id]) == 1:
+                good.append(row)
+            else:
+                detail = f"rows of {row.node_id} are of several instants (as_of): a count of scope {scope} is of one"
+                self.outcome.refuse(row.line, "several_instants", detail)
+        return good
 
     def _by_jobs(
         self,
@@ -180,6 +208,7 @@ class Uploader:
 
     def _watch(self, job_id: str, before: int) -> dict[str, Any]:
         deadline = time.monotonic() + JOB_WAIT_S
+        wait_s = JOB_POLL_MIN_S
         while True:
             response = self.send("GET", f"/v1/jobs/{job_id}", None, "")
             if response.status_code != 200:
@@ -191,7 +220,8 @@ class Uploader:
                 raise UploadError(f"job {job_id} has not ended after {JOB_WAIT_S:.0f} s: {job['rows_done']} rows done")
             self.outcome.taken = before + job["rows_done"] - job["rows_failed"]
             self._advance(self.outcome)
-            time.sleep(JOB_POLL_S)
+            time.sleep(wait_s)
+            wait_s = min(2 * wait_s, JOB_POLL_MAX_S)
 
     def _set_safety(self, node_id: str, part: list[tuple[StockRow, int]]) -> None:
         kept = {"supply": None, "trust_bp": None, "daily_cap_units": None}  # the file says nothing about them
@@ -332,7 +362,6 @@ def _cut_between_nodes(rows: Iterable[StockRow], size: int) -> Iterator[list[Sto
 
 def _params(feed: Feed, as_of: datetime | None, *, dry_run: bool) -> list[tuple[str, str | int]]:
     """Query of an import job. A source that does not number its counts is numbered by their instants."""
-    as_of = as_of or feed.as_of
     params: list[tuple[str, str | int]] = [("scope", feed.scope)] if feed.scope != "delta" else []
     if dry_run:
         params.append(("dry_run", "true"))

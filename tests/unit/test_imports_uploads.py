@@ -225,6 +225,33 @@ def test_rows_of_a_node_of_a_count_are_sent_together(
     assert jobs == [[("N1", "A"), ("N1", "B")], [("N2", "A"), ("N2", "B"), ("N2", "C")]]
 
 
+def test_rows_of_one_instant_are_one_job_and_older_ones_go_first(gateway: FakeGateway, tmp_path: Path) -> None:
+    path = tmp_path / "stock.csv"
+    early, late = "2026-11-01T10:00:00Z", "2026-11-01T11:00:00Z"
+    path.write_text(
+        f"node_id,sku,quantity,as_of\nN1,A,1,\nN1,B,2,{late}\nN2,A,3,{early}\nN2,B,4,{late}\nN1,C,5,{early}\n"
+    )
+    code, output = _run(gateway, "stock", str(path))
+    assert code == 0, output
+    assert [[row["quantity"] for row in rows] for _, _, _, rows in gateway.seen] == [[3, 5], [2, 4], [1]]
+
+
+@pytest.mark.parametrize("scope", ["full", "nonzero"])
+def test_a_whole_count_of_several_instants_takes_nothing_of_that_node(
+    gateway: FakeGateway, tmp_path: Path, scope: str
+) -> None:
+    path = tmp_path / "stock.csv"
+    instant = "2026-11-01T10:00:00"
+    path.write_text(
+        f"node_id,sku,quantity,as_of\nN1,A,7,{instant}Z\nN1,B,8,\nN2,A,9,{instant}Z\nN2,B,9,{instant}+00:00\n"
+    )
+    code, output = _run(gateway, "stock", str(path), "--scope", scope)
+    assert code == 1
+    assert "2 positions taken, 2 rows refused" in output
+    assert "line 2: rows of N1 are of several instants" in output
+    assert [[row["node_id"] for row in rows] for _, _, _, rows in gateway.seen] == [["N2", "N2"]]
+
+
 def test_exit_codes(gateway: FakeGateway, tmp_path: Path) -> None:
     path = tmp_path / "items.csv"
     path.write_text("sku\nA\nB\n")
