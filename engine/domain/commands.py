@@ -176,6 +176,8 @@ class CountStock(Struct, array_like=True, tag=10, frozen=True, gc=False):
     key_ms: int = 0
     dry_run: bool = False
     """Only say what it would change."""
+    listed: tuple[str, ...] = ()
+    """SKUs that earlier commands of this count had, of the same `source_seq` or an older one: a count is put in parts where it is long."""
 
 
 class SetPosition(Struct, array_like=True, tag=11, frozen=True, gc=False):

@@ -130,7 +130,7 @@ def count(state: ShardState, command: CountStock, *, now_ms: int) -> StockCounte
     if len(command.rows) > ROWS_MAX:
         return refuse("invalid_field", "/rows", f"at most {ROWS_MAX} rows", rows=len(command.rows))
     newest_seq, newest_ms = part.feeds.get(command.source, (-1, 0)) if part else (-1, 0)
-    if command.source_seq <= newest_seq:
+    if command.source_seq < newest_seq or (command.source_seq == newest_seq and not command.listed):
         return Problem(
             "stale_count",
             CODES["stale_count"].title,
@@ -168,8 +168,10 @@ def count(state: ShardState, command: CountStock, *, now_ms: int) -> StockCounte
     if command.scope != "delta":
         items = positions.items()
         own = positions.node[: positions.size] == node  # empty ones too: an older count must not fill them later
+        listed = {state.catalog.item_of.get(sku) for sku in command.listed}
         for item in sorted(items[own].tolist()):
-            counted.setdefault(item, 0)
+            if item not in listed:
+                counted.setdefault(item, 0)
     rows: list[tuple[int, int]] = []
     for item, units in counted.items():
         if is_uncounted(part, item):
@@ -198,7 +200,7 @@ def count(state: ShardState, command: CountStock, *, now_ms: int) -> StockCounte
 
 def would_change(state: ShardState, command: CountStock, event: StockCounted) -> WouldChange:
     """What a count that was decided would do, without doing it."""
-    listed = {state.catalog.item_of[sku] for sku, _ in command.rows}
+    listed = {state.catalog.item_of.get(sku) for sku in (*command.listed, *[sku for sku, _ in command.rows])}
     changes = [(item, units) for item, units in event.rows if units]
     return WouldChange(
         len(changes),

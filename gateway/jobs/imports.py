@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import structs
 
 from engine.domain.commands import Command, CountStock, GetConfig, PutConfig
 from engine.domain.config import KEY_FIELD, Document
+from engine.domain.decide_stock import ROWS_MAX
 from engine.domain.placement import CONTROL_SHARD
 from engine.domain.replies import ConfigReply, Problem, Reply, StockReply
 from gateway.config.follow import IMPORT_WAIT_S, in_use
@@ -190,7 +192,7 @@ async def _whole_counts(
             line: CountLine = row.value
             if line.node_id != node_id:
                 if group:
-                    await _put_count(gateway, job, query, as_of_ms, node_id, group, 0)
+                    await _put_whole_count(gateway, job, query, as_of_ms, node_id, group)
                     group = []
                 if line.node_id in seen:
                     kind = f"of scope {query.scope}" if query.scope != "delta" else "with a source_seq"
@@ -207,19 +209,46 @@ async def _whole_counts(
         if not chunk:
             break
     if group:
-        await _put_count(gateway, job, query, as_of_ms, node_id, group, 0)
+        await _put_whole_count(gateway, job, query, as_of_ms, node_id, group)
+
+
+async def _put_whole_count(
+    gateway: Gateway, job: Job, query: CountImportQuery, as_of_ms: int, node_id: str, group: list[Row]
+) -> None:
+    """The count of a node, one command after the other: the shard is busy with each, and answers others between them.
+
+    Each names what came before it, and only the last one takes what none of them lists. Where one is refused, the rest is.
+    """
+    group = _without_repeats(job, group)
+    listed: tuple[str, ...] = ()
+    for part_no, start in enumerate(range(0, len(group), ROWS_MAX)):
+        part = group[start : start + ROWS_MAX]
+        how = query if start + ROWS_MAX >= len(group) else structs.replace(query, scope="delta")
+        refusal = await _put_count(gateway, job, how, as_of_ms, node_id, part, part_no, listed)
+        if refusal is not None:
+            for row in group[start + ROWS_MAX :]:
+                job.fail_row(row.line, *refusal)
+            return
+        listed += tuple([row.value.sku for row in part])
 
 
 async def _put_count(
-    gateway: Gateway, job: Job, query: CountImportQuery, as_of_ms: int, node_id: str, group: list[Row], part_no: int
-) -> None:
-    """One command; unknown SKUs, kits and repeated ones are noted by row, the others are put."""
+    gateway: Gateway,
+    job: Job,
+    query: CountImportQuery,
+    as_of_ms: int,
+    node_id: str,
+    group: list[Row],
+    part_no: int,
+    listed: tuple[str, ...] = (),
+) -> tuple[str, str] | None:
+    """One command; unknown SKUs, kits and repeated ones are noted by row, the others are put. Returns where and why all were refused."""
     group = _without_repeats(job, group)
     # From the key, not from the job: the file sent again with its key, to another process perhaps, is the same commands.
     source = query.source or f"import-{job.key_id}-{job.key_hash:016x}"
     source_seq = query.source_seq if query.source_seq is not None else part_no
     attempt = 0
-    while group:
+    while group or listed:  # the last of several takes what none of them lists, whatever becomes of its own rows
         attempt += 1
         rows = tuple([(row.value.sku, row.value.quantity) for row in group])
         values = (node_id, source, as_of_ms, source_seq, query.scope, rows)
@@ -227,12 +256,13 @@ async def _put_count(
         key = hash_key(b"import", f"{job.key_id} {job.key_hash} {node_id} {part_no} {attempt}".encode())
         if query.dry_run:
             key = 0  # whether a count of this key was taken before does not matter to what it would change
-        reply = await _insist(gateway, None, CountStock(*values, key, mark, dry_run=query.dry_run), node_id)
+        command = CountStock(*values, key, mark, dry_run=query.dry_run, listed=listed)
+        reply = await _insist(gateway, None, command, node_id)
         if not isinstance(reply, Problem):
             if isinstance(reply, StockReply) and reply.would_change is not None:
                 job.add(reply.would_change)
             job.rows_done += len(group)
-            return
+            return None
         if reply.code == "unknown_sku":
             group = await _known(gateway, job, group)
             continue
@@ -242,10 +272,12 @@ async def _put_count(
                 job.fail_row(group[n].line, "/sku", detail)
             group = [row for n, row in enumerate(group) if n not in bad]
             continue
+        detail = reply.errors[0].detail if reply.errors else reply.detail
+        refusal = "/node_id" if reply.code == "unknown_node" else "", f"{reply.code}: {detail}"
         for row in group:
-            detail = reply.errors[0].detail if reply.errors else reply.detail
-            job.fail_row(row.line, "/node_id" if reply.code == "unknown_node" else "", f"{reply.code}: {detail}")
-        return
+            job.fail_row(row.line, *refusal)
+        return refusal
+    return None
 
 
 def _without_repeats(job: Job, group: list[Row]) -> list[Row]:

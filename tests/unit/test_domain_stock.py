@@ -286,6 +286,19 @@ def test_the_age_of_a_feed_is_shown() -> None:
     assert reply.positions[0].feed_age_s == 30
 
 
+def test_a_count_in_parts_is_one_count() -> None:
+    """The last part takes what none of them lists, and a part belongs to the newest count, not to an older one."""
+    shop = a_shop({"N-0": {"SKU-0": 9, "SKU-1": 9, "SKU-2": 9}})
+    count(shop, {"SKU-0": 5}, seq=3)
+    last = {"seq": 3, "scope": "full", "listed": ("SKU-0", "no such item")}
+    would = count(shop, {"SKU-1": 6}, **last, dry_run=True).would_change
+    assert would == WouldChange(position_count=2, left_out_count=1, units_added=0, units_taken=12)
+    count(shop, {"SKU-1": 6}, **last)
+    assert [free(shop, sku, "N-0") for sku in ("SKU-0", "SKU-1", "SKU-2")] == [5, 6, 0]
+    assert problem(count(shop, {"SKU-1": 7}, seq=3))[0] == "stale_count"
+    assert problem(count(shop, {"SKU-1": 7}, seq=2, listed=("SKU-0",)))[0] == "stale_count"
+
+
 # -- settings -----------------------------------------------------------------------------------------------------
 
 

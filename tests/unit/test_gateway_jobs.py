@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from engine.domain import decide_stock
 from engine.domain.commands import AdjustStock, CountStock
 from engine.domain.config import Item, Node
 from engine.domain.replies import Done, Problem, Reply, StockReply
@@ -26,7 +27,10 @@ from gateway.jobs.reader import (
 )
 from gateway.jobs.schemas import CountImportQuery, CountLine, job_shown
 from gateway.jobs.store import Job, JobStore, new_job_id
+from tests.builders import an_item
 from tests.conftest import eventually
+from tests.sim.lone_core import LoneCore
+from tests.unit.test_domain_orders import a_shop, free
 
 
 def a_job(key_id: str = "k", key_hash: int = 0) -> Job:
@@ -201,6 +205,39 @@ class _Owners:
         self.asked.append(command)
         await self._together.wait()
         return StockReply((), 0, 1, 1)
+
+
+class _Shard:
+    def __init__(self, shop: LoneCore) -> None:
+        self.shop = shop
+
+    async def ask_node(self, node_id: str, command: CountStock) -> Reply:
+        return self.shop.ask(command)
+
+
+@pytest.mark.parametrize("source_seq", [None, 7])
+async def test_a_count_of_a_node_that_is_too_long_for_a_command_is_put_in_parts(
+    monkeypatch: pytest.MonkeyPatch, source_seq: int | None
+) -> None:
+    items = [*[an_item(f"SKU-{n}") for n in range(5)], an_item("SET", components={"SKU-0": 1})]
+    shop = a_shop({"N-0": {f"SKU-{n}": 9 for n in range(5)}}, items=items)
+    monkeypatch.setattr(imports, "ROWS_MAX", 2)
+    monkeypatch.setattr(decide_stock, "ROWS_MAX", 2)
+    query = CountImportQuery(scope="full", source="wms" if source_seq else None, source_seq=source_seq)
+
+    async def put(units: int) -> Job:
+        skus = ("SKU-0", "SKU-1", "SKU-2", "SKU-3", "SET")
+        rows = [Row(n, CountLine(node_id="N-0", sku=sku, quantity=units)) for n, sku in enumerate(skus, 1)]
+        job = a_job(key_hash=units)
+        await import_counts(_Shard(shop), job, query, shop.now_ms, iter(rows))  # type: ignore[arg-type]
+        return job
+
+    job = await put(4)
+    assert (job.rows_done, job.problem, [error.line for error in job.errors]) == (5, None, [5])
+    assert [free(shop, f"SKU-{n}", "N-0") for n in range(5)] == [4, 4, 4, 4, 0], "the last part had a bad row alone"
+    if source_seq:
+        again = await put(3)
+        assert (again.rows_failed, free(shop, "SKU-3", "N-0")) == (5, 4), "an old count went on with itself"
 
 
 async def test_counts_of_several_nodes_go_out_together_and_keep_their_order_within_a_node() -> None:
