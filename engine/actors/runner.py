@@ -564,7 +564,7 @@ class Runner:
             return
         if cursor is not None:
             self.archive = cursor
-            self.core.archived(cursor.indexed_seq, cursor.indexed_ms)
+            self.core.archived(cursor.indexed_seq, cursor.indexed_ms, index_is_whole=cursor.index_is_whole)
             self.wake()  # orders may be waiting to leave
 
     def _archive_facts(self) -> dict[str, int]:

@@ -85,12 +85,12 @@ class JournalFeed:
     async def publish(self, cursor: ArchiveCursor) -> None:
         """Tell the shard how far the archive is, where memory is full too: the shard trims by it. Raises Unavailable."""
         call = (await self._connected()).call
-        archived_seq, indexed_seq, indexed_ms, heard_ms = cursor
-        fields = ("a", archived_seq, "i", indexed_seq, "m", indexed_ms, "t", heard_ms)
+        archived_seq, indexed_seq, indexed_ms, heard_ms, is_whole = cursor
+        at = ("a", archived_seq, "i", indexed_seq, "m", indexed_ms, "t", heard_ms, "w", int(is_whole))
         try:
-            await call("HSET", self._keys.archive, *fields)
+            await call("HSET", self._keys.archive, *at)
         except Full:
-            await call("EVAL", _HSET_WHEN_FULL, 1, self._keys.archive, *fields)
+            await call("EVAL", _HSET_WHEN_FULL, 1, self._keys.archive, *at)
 
     async def memory_share(self) -> float:
         """Share of the server's memory in use; 0 where it has no limit."""

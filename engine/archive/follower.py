@@ -70,6 +70,8 @@ class ShardFollower:
         self.shard = shard
         self.indexed_seq = 0
         self.indexed_ms = 0
+        self._index_is_whole = False
+        """As of `indexed_seq`, or later."""
         self.index_trouble = ""
         """Why the index is behind; empty = it is not."""
         self._feed = feed
@@ -208,7 +210,8 @@ class ShardFollower:
     async def _tell(self) -> None:
         """After each write of the index, and at least every `tell_every_s`."""
         now, told = time.monotonic(), self._told
-        cursor = ArchiveCursor(self.writer.archived_seq, self.indexed_seq, self.indexed_ms, self._now_ms())
+        reached = self.indexed_seq, self.indexed_ms
+        cursor = ArchiveCursor(self.writer.archived_seq, *reached, self._now_ms(), self._index_is_whole)
         if told is None or told.indexed_seq < self.indexed_seq or now - self._told_at >= self._tell_every_s:
             await self._feed.publish(cursor)
             self._told, self._told_at = cursor, now
@@ -238,15 +241,18 @@ class ShardFollower:
         try:
             async with self._lock:
                 started = time.monotonic()
-                progress = await self._in_thread(lambda: self._index.write(fold))
+                self._index_reached(*await self._in_thread(lambda: (self._index.write(fold), self._index.is_whole())))
         except (Unavailable, OutOfStep, Waits) as error:
             self._index_behind(error)
             return
         finally:
             self._writing_since_ms = None
-        self.indexed_seq, self.indexed_ms = progress.seq, progress.time_ms
         now = time.monotonic()
         self._write_due = now + min(self._index_every_s, (now - started) * INDEX_PACE)
+
+    def _index_reached(self, progress: Progress | None, is_whole: bool) -> None:
+        self.indexed_seq, self.indexed_ms = (progress.seq, progress.time_ms) if progress is not None else (0, 0)
+        self._index_is_whole = is_whole
 
     def _index_behind(self, error: Exception) -> None:
         if isinstance(error, Waits):
@@ -260,8 +266,8 @@ class ShardFollower:
         """L2: fold what was taken and is not in the index, from the segments and then from the journal."""
         try:
             async with self._lock:
-                progress = await self._in_thread(lambda: self._index.progress(self.shard))
-            self.indexed_seq, self.indexed_ms = (progress.seq, progress.time_ms) if progress is not None else (0, 0)
+                index = self._index
+                self._index_reached(*await self._in_thread(lambda: (index.progress(self.shard), index.is_whole())))
             if self.indexed_seq < self.writer.archived_seq:
                 await self._fold_segments()
             while self.indexed_seq < self.writer.taken_seq:
@@ -293,7 +299,7 @@ class ShardFollower:
         for batch in batches_of(self.shard, entries):
             async with self._lock:
                 progress = await self._in_thread(lambda batch=batch: write_batch(self._index, self.shard, batch))  # type: ignore[misc]
-            self.indexed_seq, self.indexed_ms = progress.seq, progress.time_ms
+                self._index_reached(progress, await self._in_thread(self._index.is_whole))
 
 
 def batches_of(shard: int, entries: Sequence[Entry]) -> list[list[Entry]]:

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from engine.archive.fold import Fold, Row
 from engine.archive.tables import FOLDED, metadata, orders, progress
 from engine.domain.ids import EPOCH_2020_MS
+from engine.domain.placement import CONTROL_SHARD
 from engine.journal.port import Misconfigured, Unavailable
 
 if TYPE_CHECKING:
@@ -51,6 +52,11 @@ class Progress(NamedTuple):
     time_ms: int
     first_seq: int
     gaps: int
+
+    @property
+    def is_whole(self) -> bool:
+        """From the first entry on, without a gap."""
+        return self.first_seq == 1 and not self.gaps
 
 
 class Forgotten(NamedTuple):
@@ -222,6 +228,16 @@ class IndexWriter:
         except sa.exc.DBAPIError as error:
             raise Unavailable(f"the index cannot be read: {error.orig}") from error
         return Progress(*row) if row is not None else None
+
+    def is_whole(self) -> bool:
+        """Whether all that is folded of every shard is so from its first entry on: orders move between them. Raises Unavailable."""
+        p = progress.c
+        lacking = sa.select(p.shard).where(p.shard != CONTROL_SHARD, sa.or_(p.first_seq != 1, p.gaps > 0)).limit(1)
+        try:
+            with self._engine.connect() as connection:
+                return connection.execute(lacking).first() is None
+        except sa.exc.DBAPIError as error:
+            raise Unavailable(f"the index cannot be read: {error.orig}") from error
 
     def write(self, fold: Fold) -> Progress:
         """X1, X2. Raises OutOfStep, Waits, Unavailable (nothing of it was written, or all of it: `progress` tells)."""

@@ -134,7 +134,7 @@ class Index:
         return self._reader
 
     def indexed(self) -> dict[int, Indexed]:
-        return {one.shard: Indexed(one.seq, one.first_seq == 1 and not one.gaps) for one in self._open().as_of()}
+        return {one.shard: Indexed(one.seq, one.is_whole) for one in self._open().as_of()}
 
     def closed(self, order_ids: Sequence[str]) -> list[tuple[str, int]]:
         return self._open().closed(order_ids)

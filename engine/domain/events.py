@@ -50,6 +50,8 @@ class Cause(IntEnum):
     """Cancelled, as far as it was not released to a node, because an order of the same id was opened earlier in another slot and is still open."""
     DELIVERY_ASSUMED = 38
     """Nobody reported what became of shipped legs for a long time: they are taken to have arrived."""
+    REPEATED = 39
+    """The record as it was, journaled once more: an index that does not know all of the past may lack it."""
 
 
 class OrderPut(Struct, array_like=True, tag=1, frozen=True, gc=False):

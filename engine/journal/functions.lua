@@ -11,7 +11,8 @@ Keys of shard N (one hash tag, so one cluster slot). Layouts of packed values: e
   p  qm:{sN}:p            hash: part -> references of its snapshots (packed), newest first, at most two
   w  qm:{sN}:w:<epoch>:<part>:<seq>  string: a snapshot being written, expires; the epoch is in its name, so a zombie cannot touch ours
   s  qm:{sN}:s:<part>:<seq>  string: a published snapshot
-  a  qm:{sN}:a            hash: a = entries archived, i = indexed, m = time of that entry, t = when it said so (decimal). The archiver's own
+  a  qm:{sN}:a            hash: a = entries archived, i = indexed, m = time of that entry, t = when it said so, w = 1 where
+                          the index has all of the past of every shard (decimal). The archiver's own
 
 Every answer is an array that opens with a code, then the server's time in ms.
 --]]

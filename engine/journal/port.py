@@ -70,6 +70,8 @@ class ArchiveCursor(NamedTuple):
     """Entry time of `indexed_seq`."""
     heard_ms: int
     """When the archiver last said so, by its own clock."""
+    index_is_whole: bool = False
+    """Whether the index has, of every shard, all from its first entry on."""
 
 
 class JournalError(Exception):

@@ -296,10 +296,11 @@ class RedisJournal:
 
     async def archive_cursor(self) -> ArchiveCursor | None:
         reads = await self._reads()
-        numbers = await reads.call("HMGET", self._keys.archive, "a", "i", "m", "t")
+        *numbers, whole = await reads.call("HMGET", self._keys.archive, "a", "i", "m", "t", "w")
         if any(number is None for number in numbers):
             return None
-        return ArchiveCursor(*map(int, numbers))
+        archived_seq, indexed_seq, indexed_ms, heard_ms = map(int, numbers)
+        return ArchiveCursor(archived_seq, indexed_seq, indexed_ms, heard_ms, whole == b"1")
 
     # -- the server -----------------------------------------------------------------------------------------------
 

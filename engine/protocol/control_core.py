@@ -142,7 +142,7 @@ class ControlCore:
         for key in [key for key in self._followers if key[0] == conn]:
             del self._followers[key]
 
-    def archived(self, indexed_seq: int, indexed_ms: int) -> None:
+    def archived(self, indexed_seq: int, indexed_ms: int, *, index_is_whole: bool = False) -> None:
         """How far the index is. Nothing of the configuration waits for it."""
 
     def note_shell(self, facts: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from engine.domain.commands import DriveLeg, ResolveTxn
 from engine.domain.decide_legs import drive_target
 from engine.domain.events import DriveAcked
-from engine.domain.orders import LegRecord, LegState, OrderRecord
+from engine.domain.orders import LegRecord, LegState, OrderRecord, is_at_end
 from engine.domain.replies import Done, Problem, Reply
 from engine.domain.state import leg_key
 from engine.protocol.tokens import parse_token
@@ -231,4 +231,5 @@ class Driver:
                 core.put(batch, DriveAcked(slot, order_no, (leg_no,)))
                 after = core.state.order(slot, order_no)
                 assert after is not None
-                core.closing.changed(slot, order_no, after, batch.time_ms)  # this may have been its end
+                if is_at_end(after):
+                    core.closing.ended(slot, order_no, batch.time_ms)

@@ -293,9 +293,12 @@ class ShardCore:
         self.demand.guests.disconnected(conn)
         self.stock_feed.disconnected(conn)
 
-    def archived(self, indexed_seq: int, indexed_ms: int) -> None:
-        """The index holds every entry up to `indexed_seq`, the newest of `indexed_ms`: ended orders up to there may leave."""
-        self.closing.indexed(indexed_seq, indexed_ms)
+    def archived(self, indexed_seq: int, indexed_ms: int, *, index_is_whole: bool = False) -> None:
+        """The index holds what the archive has up to `indexed_seq`, the newest of `indexed_ms`: ended orders up to there may leave.
+
+        index_is_whole: it has all of that, of every shard from the first entry on.
+        """
+        self.closing.indexed(indexed_seq, indexed_ms, is_whole=index_is_whole)
 
     def note_shell(self, facts: dict[str, Any]) -> None:
         """Measurements of the shell (append latency, journal memory) for status and metrics."""

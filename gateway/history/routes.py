@@ -145,7 +145,7 @@ def _points(progress: Sequence[Progress]) -> list[IndexAsOf]:
             point.epoch,
             point.seq,
             iso(point.time_ms),
-            point.first_seq == 1 and point.gaps == 0,
+            point.is_whole,
         )
         for point in progress
     ]
@@ -283,7 +283,7 @@ async def list_movements(call: Call) -> Answer | Problem:
         if len(rows) > query.limit:
             last = page[-1]
             cursor = _encode(last.at_ms, last.shard, last.seq, last.n)
-        known = all(point.first_seq == 1 and point.gaps == 0 for point in as_of if point.shard != CONTROL_SHARD)
+        known = all(point.is_whole for point in as_of if point.shard != CONTROL_SHARD)
         data = []
         for row in page:
             # One by one only where a filter hides what lies between; else each follows from the one above it.

@@ -50,7 +50,10 @@ _LEG_CAUSES = {
     Cause.NOT_ACCEPTED: "leg.not_accepted",
     Cause.DELIVERY_ASSUMED: "leg.delivery_assumed",
 }
-_TYPE_OF_CAUSE = {int(cause): _LEG_CAUSES.get(cause, "order." + cause.name.lower()) for cause in Cause}
+_TYPE_OF_CAUSE = {
+    int(cause): _LEG_CAUSES.get(cause, "order." + cause.name.lower()) for cause in Cause if cause != Cause.REPEATED
+}
+"""Of every cause that changes something."""
 TYPES = (*_TYPE_OF_CAUSE.values(), "stock.changed", "stock.settings_changed", "config.changed")
 """Every `event:` of the stream but `hello` and `gap`."""
 
@@ -152,7 +155,11 @@ def tell(
     """What an entry tells: its orders, then stock by node, then settings, then configuration."""
     events = list(events)
     token, at = f"{shard}:{entry.epoch}:{entry.seq}", iso(entry.time_ms)
-    found = [_order(event, token, at, catalog) for event in events if type(event) is OrderPut]
+    found = [
+        _order(event, token, at, catalog)
+        for event in events
+        if type(event) is OrderPut and event.cause != Cause.REPEATED
+    ]
     sums, settings = _stock(events)
     for node, rows in sums.items():
         node_id = catalog.node_id(node)

@@ -41,7 +41,7 @@ def a_life() -> World:
     for _ in range(3):
         world.run(CLOSE_AFTER_MS // 2)
         for core in world.cores():
-            core.archived(core.state.seq, core.state.time_ms)
+            core.archived(core.state.seq, core.state.time_ms, index_is_whole=True)
         for node in clients.nodes:  # an entry after the news, so that what is due may go
             row = ("PO-9", "SKU-0", 1, world.now_ms + 60_000)
             clients.send(shard_of_node(world.placement, node), PutInbound(node.node_id, (row,), **clients.key()))

@@ -156,6 +156,7 @@ async def test_what_is_appended_is_archived_and_indexed(feed: JournalFeed, write
     await one.seal()
     cursor = await writer.journal.archive_cursor()
     assert cursor is not None and cursor[:2] == (writer.tail.seq, writer.tail.seq)
+    assert cursor.index_is_whole
     assert one.writer.segments == 2
     await assert_complete(writer, tmp_path)
 
@@ -443,3 +444,5 @@ async def test_a_journal_that_was_trimmed_before_begins_where_it_begins(
     await one.seal()
     progress = index.progress(0)
     assert progress is not None and (progress.first_seq, progress.gaps, one.writer.gaps) == (11, 0, 0)
+    cursor = await writer.journal.archive_cursor()
+    assert cursor is not None and not cursor.index_is_whole

@@ -15,6 +15,7 @@ from engine.domain import demand
 from engine.domain.boxes import pack_box
 from engine.domain.config import Node
 from engine.domain.events import (
+    Cause,
     Event,
     InboundSet,
     LegDriven,
@@ -392,6 +393,9 @@ class JournalFold:
     def _order(self, seq: int, event: OrderPut) -> None:
         record = decode_record(event.record)
         version = self.versions.get(event.order_no, 0)
+        if event.cause == Cause.REPEATED:
+            assert record.version == version, f"order {event.order_no} is not repeated, its version was {version}"
+            return
         assert record.version == version + 1, f"order {event.order_no} went from version {version} to {record.version}"
         self.versions[event.order_no] = record.version
         self.put_count[event.order_no] += 1

@@ -28,7 +28,7 @@ def closed_in(world: World) -> set[int]:
     return out
 
 
-@pytest.fixture(params=[0, 200], ids=["at once", "after 200 ms"])
+@pytest.fixture(params=[0, 200], ids=["at once", "after 200 ms, of an index with a gap"])
 def closing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Orders leave so long after their end, the index being up to date; returns how many left, by world. What was acknowledged must
     be in the state or closed in the journal."""
@@ -45,7 +45,7 @@ def closing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     def indexed_poll(self: Process) -> None:
         core, entries = self.core, self.journal.entries
         if isinstance(core, ShardCore) and 0 < core.durable_seq <= len(entries):
-            core.archived(core.durable_seq, entries[core.durable_seq - 1].time_ms)
+            core.archived(core.durable_seq, entries[core.durable_seq - 1].time_ms, index_is_whole=not request.param)
         poll(self)
 
     def open_recovered(self: Clients, shard: int, core: ShardCore | ControlCore) -> None:

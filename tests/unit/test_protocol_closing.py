@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from engine.domain.commands import ActOnLeg, AdjustStock, CancelOrder, GetOrder, StockMove
-from engine.domain.events import Event, OrdersClosed
+from engine.domain.events import Cause, Event, OrderPut, OrdersClosed
 from engine.domain.replies import OrderView, Problem
 from engine.protocol.driver import ACK_WAIT_MS
 from engine.verify.books import Books
@@ -40,8 +40,8 @@ def cancelled(lone: LoneCore, order_id: str = "A-1", key: int = 7) -> OrderView:
     return view
 
 
-def indexed(lone: LoneCore) -> None:
-    lone.core.archived(lone.state.seq, lone.state.time_ms)
+def indexed(lone: LoneCore, *, is_whole: bool = True) -> None:
+    lone.core.archived(lone.state.seq, lone.state.time_ms, index_is_whole=is_whole)
 
 
 def is_there(lone: LoneCore, view: OrderView) -> bool:
@@ -145,11 +145,27 @@ def test_recovery_knows_what_left_and_what_is_to_leave(lone: LoneCore) -> None:
     lone.check_recovery(parts)
     again = lone.recovered_from({})
     assert again.state.order(gone.slot, gone.order_no) is None
-    again.archived(again.state.seq, again.state.time_ms)
+    again.archived(again.state.seq, again.state.time_ms, index_is_whole=True)
     later_ms = lone.now_ms + HOUR_MS
     effects = again.poll(now_ms=later_ms)
     assert effects.append is not None
     assert again.state.order(due.slot, due.order_no) is None
+
+
+def test_an_order_of_before_leaves_an_index_with_a_gap_its_record_first(lone: LoneCore) -> None:
+    """C4: without an archive for a while, the entry that had the record was trimmed; no index will ever read it."""
+    view = cancelled(stocked(lone))
+    record = lone.state.slots[view.slot].orders[view.order_no]
+    lone.core = lone.recovered_from({})
+    indexed(lone, is_whole=False)
+    lone.pass_time(2 * HOUR_MS)
+    assert is_there(lone, view)
+    assert _events.decode(lone.entries[-1].payload) == [OrderPut(Cause.REPEATED, view.slot, view.order_no, record)]
+    lone.pass_time(2 * HOUR_MS)
+    assert is_there(lone, view)
+    indexed(lone, is_whole=False)
+    lone.pass_time(1)
+    assert not is_there(lone, view)
 
 
 def test_the_auditor_follows_and_sees_an_order_closed_too_soon(lone: LoneCore) -> None:
@@ -184,7 +200,7 @@ def test_an_order_that_waited_for_another_shard_to_free_its_leg_leaves_too(ttl_s
     cluster.now_ms += ACK_WAIT_MS
     cluster.settle()
     cluster.now_ms += HOUR_MS
-    home.archived(home.state.seq, home.state.time_ms)
+    home.archived(home.state.seq, home.state.time_ms, index_is_whole=True)
     cluster.settle()
     assert home.counts["closed"] == 1
     assert home.state.order(view.slot, view.order_no) is None

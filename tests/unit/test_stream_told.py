@@ -8,7 +8,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.domain.events import ConfigPut, DriveAcked, LegHeld, OrdersClosed, PositionSet, StockCounted, StockMoved
+from engine.domain.events import (
+    Cause,
+    ConfigPut,
+    DriveAcked,
+    LegHeld,
+    OrderPut,
+    OrdersClosed,
+    PositionSet,
+    StockCounted,
+    StockMoved,
+)
 from engine.domain.placement import CONTROL_SHARD
 from engine.journal.port import SCHEMA_VERSION, Corrupt, Entry
 from gateway.stream import told
@@ -34,6 +44,7 @@ def test_changes_of_a_position_are_added_up_and_nothing_is_not_told() -> None:
             StockCounted(0, "wms", 1, NOW_MS, "delta", ((2, -3), (1, 2))),
             LegHeld(1, 1, "US100", 1, 1, 1, 0, 0, ((0, 4),)),
             OrdersClosed("US100", (1,)),
+            OrderPut(Cause.REPEATED, "US100", 1, b""),
             DriveAcked("US100", 1, (1,)),
         )
     )

@@ -90,7 +90,7 @@ class Auditable:
         """Cancel an order, have all that ended indexed, and let the time pass after which it leaves."""
         assert not isinstance(self.cluster.ask(0, CancelOrder(view.slot, view.order_no)), Problem)
         core = self.cluster.cores[0]
-        core.archived(core.state.seq, core.state.time_ms)
+        core.archived(core.state.seq, core.state.time_ms, index_is_whole=True)
         self.cluster.now_ms += 3_600_000
         self.cluster.settle()
         assert core.state.order(view.slot, view.order_no) is None
