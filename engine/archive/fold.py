@@ -150,6 +150,8 @@ class Fold:
         self.after: list[tuple[int, int]] = []
         """(shard, entry) that must be in the index before this batch: see `opens_parts`."""
         self.last: Entry | None = None
+        self.gaps = 0
+        """Times that entries are missing between two of this batch."""
         self.entries = 0
         self._orders: dict[int, tuple[OrderPut, int, int, bool, bool]] = {}
         """Newest record by order number: event, seq, time, whether it was opened in this batch, and planned."""
@@ -167,7 +169,7 @@ class Fold:
         self._said = 0
 
     def add(self, entry: Entry) -> None:
-        """Fold one more entry, the one after the last. Raises Corrupt where its payload cannot be read, Misconfigured where its
+        """Fold one more entry, the next there is after the last. Raises Corrupt where its payload cannot be read, Misconfigured where its
         schema is unknown."""
         try:
             payload = entry_payload(entry.schema, entry.payload)
@@ -177,6 +179,8 @@ class Fold:
         if not self.first_seq:
             self.first_seq = entry.seq
             self.after = opens_parts(entry) if self.shard != CONTROL_SHARD else []
+        if self.last is not None and entry.seq != self.last.seq + 1:
+            self.gaps += 1
         self.last = entry
         self.entries += 1
         self._n = self._said = 0

@@ -283,7 +283,7 @@ class IndexWriter:
                     last.seq,
                     last.time_ms,
                     have.first_seq if have is not None else fold.first_seq,
-                    (have.gaps if have is not None else 0) + gap,
+                    (have.gaps if have is not None else 0) + gap + fold.gaps,
                 )
                 run("progress", [tuple(now)])
         except sa.exc.DBAPIError as error:

@@ -113,6 +113,15 @@ def test_rows_are_the_same_however_entries_are_cut(engine: sa.Engine, tmp_path: 
         assert rows == again[name], name
 
 
+def test_a_gap_counts_however_entries_are_cut(engine: sa.Engine) -> None:
+    records = chained([msgspec.msgpack.encode([])] * 9)
+    before, after = records[:3], records[6:]
+    written(engine, 0, before)
+    written(engine, 0, after)
+    written(engine, 1, before + after)
+    assert [row[-2:] for row in contents(engine)["progress"]] == [(1, 1), (1, 1)]
+
+
 def closing_engine(url: str) -> closing[sa.Engine]:
     made = connect_index(url)
     migrate(made)
