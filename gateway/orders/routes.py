@@ -16,6 +16,7 @@ from engine.domain.orders import OrderRequest
 from engine.domain.replies import Opened, OrderView, Problem, Reply
 from gateway.call import VALUES_FREE_BYTES, Answer, Ask, Call, Route
 from gateway.errors import DECODE_ERRORS, decode_problem, problem, problem_value, refuse, status_of
+from gateway.history.past import ELSEWHERE
 from gateway.idempotency import fingerprint, hash_key, key_time
 from gateway.key_slots import once, place_elsewhere
 from gateway.orders import examples
@@ -344,7 +345,7 @@ async def _collect(
             assert type(entry) is tuple
             ask, future = entry
             reply = await future
-            if type(reply) is Problem and reply.code == "moved":
+            if type(reply) is Problem and reply.code in ELSEWHERE:
                 reply = await call.gateway.ask_slot(ask.slot, ask.command)
         if type(reply) is Opened:
             assert type(entry) is tuple and type(ask.command) is PlaceOrder

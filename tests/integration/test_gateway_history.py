@@ -272,6 +272,17 @@ async def test_a_repeat_of_a_closed_orders_key_gets_the_order(past: Past) -> Non
     assert (fast.status_code, fast.json()["allocation_id"]) == (201, shown["allocation_id"])
 
 
+async def test_a_batch_sent_again_gets_the_orders_that_have_left_the_shard_too(past: Past) -> None:
+    shown = await past.cancelled(1)
+    await past.close_ended()
+    orders = [an_order_body(f"A-{n}", idempotency_key=f"key-{n}") for n in (1, 2)]
+    answer = await past.engine.client.post("/v1/allocations/batch", json={"orders": orders})
+    again, new = answer.json()["results"]
+    assert (again["status"], again["replayed"]) == (201, True), again
+    assert again["body"]["allocation_id"] == shown["allocation_id"]
+    assert (new["status"], new["replayed"]) == (201, False), new
+
+
 async def test_nothing_of_a_closed_order_changes(past: Past) -> None:
     shown = await past.cancelled(1)
     await past.close_ended()
