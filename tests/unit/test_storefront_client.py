@@ -380,6 +380,48 @@ def test_a_broken_connection_ends_as_unknown_with_the_key_that_finds_out() -> No
     assert len({request.headers["x-request-id"] for request in seen}) == 4
 
 
+@pytest.mark.parametrize(
+    ("status", "code"), [(503, "overloaded"), (503, "journal_full"), (429, "rate_limited"), (401, "x")]
+)
+def test_an_earlier_attempt_may_have_been_done_whatever_keeps_the_next_one_out(status: int, code: str) -> None:
+    refused = httpx.Response(status, json={"code": code})
+    transport, _ = _answers(httpx.ReadError("cut"), refused)
+    twice = qm.RetryPolicy(attempts=2, base_s=0.001)
+    with _client(transport, retry=twice) as client, pytest.raises(qm.ApiError) as caught:
+        client.allocate(an_order(1))
+    assert caught.value.outcome_unknown
+
+    transport, _ = _answers(refused)
+    with _client(transport, retry=qm.NO_RETRIES) as client, pytest.raises(qm.ApiError) as caught:
+        client.allocate(an_order(1))
+    assert not caught.value.outcome_unknown
+
+
+def test_a_refusal_by_the_shard_says_that_no_earlier_attempt_was_done() -> None:
+    transport, _ = _answers(httpx.ReadError("cut"), httpx.Response(409, json={"code": "out_of_stock"}))
+    with _client(transport) as client, pytest.raises(qm.OutOfStock) as caught:
+        client.allocate(an_order(1))
+    assert not caught.value.outcome_unknown
+
+
+def test_an_order_of_a_batch_may_have_been_placed_whatever_comes_later() -> None:
+    def items(code: str) -> httpx.Response:
+        return httpx.Response(200, json={"results": [{"status": 503, "problem": {"code": code}}]})
+
+    overloaded = httpx.Response(503, json={"code": "overloaded"})
+    for first, second in (
+        (httpx.ReadError("cut"), items("overloaded")),  # within the slice's own call
+        (items("unavailable"), items("overloaded")),  # between the rounds
+        (items("unavailable"), overloaded),
+        (items("unavailable"), httpx.ConnectError("refused")),
+    ):
+        transport, _ = _answers(first, second, *[overloaded] * 4)
+        with _client(transport, retry=qm.RetryPolicy(attempts=2, base_s=0.001)) as client:
+            [result] = client.allocate_batch([an_order(1)])
+        error = result.error
+        assert isinstance(error, qm.UnknownOutcome) or (isinstance(error, qm.ApiError) and error.outcome_unknown)
+
+
 def test_no_retry_goes_past_the_deadline() -> None:
     transport, seen = _answers(httpx.Response(503, json={"code": "journal_full"}, headers={"retry-after": "60"}))
     with _client(transport, retry=qm.RetryPolicy(deadline_s=5)) as client, pytest.raises(qm.Unavailable) as caught:

@@ -51,6 +51,8 @@ class Batch:
         self._orders = orders
         self._results: list[BatchResult | None] = [None] * len(orders)
         self._so_far: dict[int, BatchResult] = {}
+        self._maybe_done: set[int] = set()
+        """Orders that an attempt may have placed although its answer does not say so."""
         self._retry_after_s = 0.0
 
     def pending(self) -> list[int]:
@@ -77,15 +79,27 @@ class Batch:
         if part:
             yield part, _joined(bodies)
 
-    def settle(self, places: Sequence[int], items: Sequence[BatchItem]) -> None:
-        """Take a slice's answer. What may end differently stays pending, with its error for the case that it does not."""
+    def maybe_done(self, places: Sequence[int]) -> bool:
+        """Whether an order of a slice may have been placed before."""
+        return not self._maybe_done.isdisjoint(places)
+
+    def settle(self, places: Sequence[int], items: Sequence[BatchItem], *, maybe_done: bool = False) -> None:
+        """Take a slice's answer. What may end differently stays pending, with its error for the case that it does not.
+
+        maybe_done: an attempt before the one that was answered may have been done.
+        """
+        if maybe_done:
+            self._maybe_done.update(places)
         for place, item in zip(places, items, strict=True):
             key = self.keys[place]
             order_id = self._orders[place].order_id
             if item.body is not None:
                 self._results[place] = BatchResult(order_id, key, item.body, None, item.replayed)
                 continue
-            found = error_of(item.problem or {}, status=item.status, idempotency_key=key)
+            unsure = place in self._maybe_done
+            found = error_of(item.problem or {}, status=item.status, idempotency_key=key, maybe_done=unsure)
+            if found.outcome_unknown:
+                self._maybe_done.add(place)
             result = BatchResult(order_id, key, None, found)
             if item.status in RETRY_STATUS or found.code in RETRY_CODES:
                 self._retry_after_s = max(self._retry_after_s, found.retry_after_s or 0.0)

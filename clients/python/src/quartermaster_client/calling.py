@@ -71,6 +71,8 @@ class Reply(NamedTuple):
     headers: Mapping[str, str]
     body: bytes
     packed: bool
+    maybe_done: bool = False
+    """An earlier attempt may have been done."""
 
     def to(self, kind: type[T]) -> T:
         value: T = _decoder(cast(Any, kind), self.packed).decode(self.body)
@@ -99,6 +101,8 @@ class Operation(Generic[T]):
     headers: tuple[tuple[str, str], ...] = ()
     repeatable: bool = False
     """Whether a POST without a key of its own may be sent twice: its body carries keys."""
+    maybe_done: bool = False
+    """An earlier call with the same keys may have been done."""
 
     @property
     def method(self) -> str:
@@ -128,7 +132,7 @@ class Calling(Generic[T]):
         self._began_s = time.monotonic()
         self._sent_s = self._began_s
         self._attempt = 0
-        self._maybe_done = False
+        self._maybe_done = operation.maybe_done
         packed = config.packed
         headers = {
             "authorization": f"Bearer {config.api_key}",
@@ -172,7 +176,7 @@ class Calling(Generic[T]):
         """The value, or seconds to wait before the next attempt."""
         status = response.status
         media = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        reply = Reply(status, response.headers, response.body, "msgpack" in media)
+        reply = Reply(status, response.headers, response.body, "msgpack" in media, self._maybe_done)
         request_id = response.headers.get("x-request-id", f"{self._id}.{self._attempt}")
         if 200 <= status < 300:
             try:
@@ -193,6 +197,7 @@ class Calling(Generic[T]):
             retry_after_s=retry_after_s(response.headers.get("retry-after")),
             idempotency_key=self.key,
             attempts=self._attempt,
+            maybe_done=self._maybe_done,
         )
         self._maybe_done = self._maybe_done or found.outcome_unknown
         wait_s = None

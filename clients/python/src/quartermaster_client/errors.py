@@ -15,7 +15,8 @@ QuartermasterError
     │   └── QuoteChanged    what a quote promised cannot be kept; `quoted` and `offered` say what it was and what there is
     ├── VersionMismatch     412, 428: somebody else changed the document
     ├── RateLimited         429
-    ├── Unavailable         502, 503, 504: cannot be taken now; `outcome_unknown` where it may have been done all the same
+    ├── Unavailable         502, 503, 504: cannot be taken now; `outcome_unknown` where it may have been done all the same, by an
+    │                       earlier attempt too
     └── ServerFault         500: a fault of the engine; `request_id` finds it in its log
 """
 
@@ -95,6 +96,7 @@ class ApiError(QuartermasterError):
         retry_after_s: float | None = None,
         idempotency_key: str | None = None,
         attempts: int = 1,
+        maybe_done: bool = False,
     ) -> None:
         self.status = status
         self.code = code
@@ -105,6 +107,8 @@ class ApiError(QuartermasterError):
         self.retry_after_s = retry_after_s
         self.idempotency_key = idempotency_key
         self.attempts = attempts
+        self.maybe_done = maybe_done
+        """An earlier attempt may have been done, and this answer came before anybody looked."""
         super().__init__(self._sentence())
 
     def _sentence(self) -> str:
@@ -119,7 +123,7 @@ class ApiError(QuartermasterError):
     @property
     def outcome_unknown(self) -> bool:
         """Whether it may have been done although it was not answered well."""
-        return self.status in (502, 504) or self.code in ("unavailable", "key_in_use", "internal")
+        return self.maybe_done or self.status in (502, 504) or self.code in ("unavailable", "key_in_use", "internal")
 
 
 class InvalidRequest(ApiError):
@@ -226,6 +230,9 @@ _BY_STATUS: dict[int, type[ApiError]] = {
     504: Unavailable,
 }
 
+_BEFORE_THE_KEY = (RateLimited, Unavailable, Unauthenticated, Forbidden)
+"""Given before the key is looked up, so they say nothing of what was done under it. Any other refusal does: the key made nothing."""
+
 
 def error_of(
     problem: dict[str, Any],
@@ -235,8 +242,12 @@ def error_of(
     retry_after_s: float | None = None,
     idempotency_key: str | None = None,
     attempts: int = 1,
+    maybe_done: bool = False,
 ) -> ApiError:
-    """The error that a problem document describes. A code that this client does not know goes by its status."""
+    """The error that a problem document describes. A code that this client does not know goes by its status.
+
+    maybe_done: an earlier attempt with the same key may have been done.
+    """
     code = str(problem.get("code") or status)
     kind = _BY_CODE.get(code) or _BY_STATUS.get(status) or (ServerFault if status >= 500 else InvalidRequest)
     if retry_after_s is None and isinstance(problem.get("retry_after_ms"), int):
@@ -259,4 +270,5 @@ def error_of(
         retry_after_s=retry_after_s,
         idempotency_key=idempotency_key,
         attempts=attempts,
+        maybe_done=maybe_done and issubclass(kind, _BEFORE_THE_KEY),
     )

@@ -271,18 +271,19 @@ class Orders(Base):
                 operation = Operation(
                     name="POST /v1/allocations/batch",
                     path="/v1/allocations/batch",
-                    read=lambda reply: reply.to(bodies.BatchAnswer),
+                    read=lambda reply: (reply.to(bodies.BatchAnswer), reply.maybe_done),
                     body=body,
                     content_type=JSON,
                     after=after,
                     repeatable=True,
+                    maybe_done=batch.maybe_done(places),
                 )
                 try:
-                    answer = self.send(operation)
+                    answer, maybe_done = self.send(operation)
                 except QuartermasterError as error:
                     batch.fail(places, error)
                 else:
-                    batch.settle(places, answer.results)
+                    batch.settle(places, answer.results, maybe_done=maybe_done)
             wait_s = retry.wait_s(attempt, batch.take_retry_after_s(), rng=self._config.rng)
             late = time.monotonic() + wait_s > began_s + retry.deadline_s
             if not batch.pending() or attempt == retry.attempts or late or not budget.take():
