@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -83,6 +83,20 @@ class Edit(Exchange):
         if record.state == OrderState.HELD:
             return core.time_ms(now_ms) < core.state.effective_expiry_ms(self.order_no, record)
         return record.state == OrderState.COMMITTED
+
+    def taking_kept(self, core: ShardCore, record: OrderRecord, *, now_ms: int) -> AbstractContextManager[None]:
+        """Units that are kept for waiting orders are kept only from those who rank behind (demand_keeping.py)."""
+        if not core.state.kept:
+            return nullcontext()
+        edited = self.edited
+        items = dict.fromkeys(edited.lines[i].item for i, units in enumerate(edited.wanted) if units)
+        entry = core.demand.entries.get(self.order_no)
+        if entry is not None:
+            place = entry.place
+        else:
+            value = sum(line.quantity * line.unit_price_minor for line in edited.lines)
+            place = (demand.rank_of(core.time_ms(now_ms), record.priority, value), demand.RANK_LAST)
+        return core.demand.keeping.lifted(place, items)
 
     def change(self, core: ShardCore, record: OrderRecord, plan: Plan, change: Change, *, time_ms: int) -> None:
         if core.hold_caps is not None and self.holds:
@@ -267,7 +281,7 @@ class Edits:
     ) -> None:
         """Plan an edit and take the plan, or refuse it. last = enough rounds: other shards never held what was planned."""
         core = self._core
-        with _kept_for_others(core, found, record, now_ms):
+        with found.taking_kept(core, record, now_ms=now_ms):
             plan = self._chosen(found, record, excluded, now_ms)
         if last or plan is None:
             if self._look_again(found, record, now_ms):
@@ -331,23 +345,6 @@ class Edits:
                 own[at] = own.get(at, 0) + units
         problem = caps.refusal_of_more(record, found.prepared, plan, more, own) if more > 0 else None
         return _at(problem, found.edited) if problem is not None else None
-
-
-@contextmanager
-def _kept_for_others(core: ShardCore, found: Edit, record: OrderRecord, now_ms: int) -> Iterator[None]:
-    """Within it, units that are kept for waiting orders are kept only from those who rank behind (demand_keeping.py)."""
-    if not core.state.kept:
-        yield
-        return
-    entry = core.demand.entries.get(found.order_no)
-    items = dict.fromkeys(found.edited.lines[i].item for i, units in enumerate(found.edited.wanted) if units)
-    if entry is not None:
-        place = entry.place
-    else:
-        value = sum(line.quantity * line.unit_price_minor for line in found.edited.lines)
-        place = (demand.rank_of(core.time_ms(now_ms), record.priority, value), demand.RANK_LAST)
-    with core.demand.keeping.lifted(place, items):
-        yield
 
 
 def _is_on_its_way(core: ShardCore, record: OrderRecord) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -68,6 +68,10 @@ class Exchange(ABC):
     def still_wanted(self, core: ShardCore, record: OrderRecord, *, now_ms: int) -> bool:
         """Whether a record of the right version can still be changed."""
         return record.state == OrderState.COMMITTED
+
+    def taking_kept(self, core: ShardCore, record: OrderRecord, *, now_ms: int) -> AbstractContextManager[None]:
+        """Within it, units kept for waiting orders that this one may take are free. None are, unless a subclass says so."""
+        return nullcontext()
 
     def change(self, core: ShardCore, record: OrderRecord, plan: Plan, change: Change, *, time_ms: int) -> None:
         """Everything that changes beside the legs, before the old ones are given up. Nothing, unless a subclass says so."""
@@ -141,10 +145,16 @@ class Exchange(ABC):
 
     def journal(self, core: ShardCore, plan: Plan, *, first: int, txn: int, now_ms: int) -> OrderRecord | None:
         """Put the changed order; None where it, or the stock, is not what was planned for any more."""
-        state = core.state
-        record = state.order(self._slot, self._order_no)
+        record = core.state.order(self._slot, self._order_no)
         if record is None or record.version != self.version or not self.still_wanted(core, record, now_ms=now_ms):
             return None
+        with self.taking_kept(core, record, now_ms=now_ms):
+            return self._put(core, record, plan, first=first, txn=txn, now_ms=now_ms)
+
+    def _put(
+        self, core: ShardCore, record: OrderRecord, plan: Plan, *, first: int, txn: int, now_ms: int
+    ) -> OrderRecord | None:
+        state = core.state
         gone = [leg for leg in record.legs if leg.leg_no in self.gone]
         with legs_free(state, record, gone):
             if not fits(state, [(self.prepared, plan.legs)]):

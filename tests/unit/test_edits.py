@@ -185,6 +185,27 @@ def test_units_that_waited_may_go_on_waiting_and_keep_their_place() -> None:
     assert edit(shop, order, lines=(("1", 2),)).state == "allocated"
 
 
+def test_units_kept_for_an_order_are_there_for_its_edit() -> None:
+    shop = a_shop({})
+    order = place(shop, "A", [a_line("SKU-0", 10, group="g")], on_short=OnShort.PARK)
+    receive(shop, "N-0", {"SKU-0": 5})
+    shop.pass_time(10_000)
+    assert shop.state.kept
+    assert live(edit(shop, order, lines=(("1", 5),))) == {"N-0": 5}
+    shop.check_recovery({})
+
+
+def test_units_kept_for_an_order_that_ranks_behind_are_there_for_an_edit() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 2}})
+    first = place(shop, "A", {"SKU-0": 2}, priority=9)
+    place(shop, "B", [a_line("SKU-0", 10, group="g")], on_short=OnShort.PARK)
+    receive(shop, "N-0", {"SKU-0": 5})
+    shop.pass_time(10_000)
+    assert shop.state.kept
+    assert live(edit(shop, first, lines=(("1", 3),))) == {"N-0": 3}
+    shop.check_recovery({})
+
+
 def test_kits_and_groups_survive() -> None:
     items = [an_item("A"), an_item("B"), an_item("KIT", components={"A": 2, "B": 1})]
     shop = a_shop({"N-0": {"A": 9, "B": 2}, "N-1": {"A": 20, "B": 9}}, items=items)
