@@ -401,6 +401,7 @@ def _ship(record: OrderRecord, leg: LegRecord, command: ActOnLeg, change: Change
             ship_by_s=leg.ship_by_s,
             deliver_by_s=leg.deliver_by_s,
             source_leg=leg.leg_no,
+            ship_to=leg.ship_to,
             ready_s=leg.ready_s,
         )
         _split_capacity(leg, shipped, staying)

@@ -165,12 +165,14 @@ def _is_late(record: OrderRecord, leg: LegRecord, time_ms: int) -> bool:
 
 
 def _elsewhere(core: ShardCore, slot: str, record: OrderRecord, leg: LegRecord) -> Prepared:
-    """A leg's units as a request around its node and those that rejected the order. `max_legs`: the leg makes room for one."""
+    """A leg's units as a request around its node and those that rejected the order. `max_legs`: the leg makes room for one.
+
+    They go to the order's address: that the leg goes to an older one ends with it.
+    """
     keep = [0] * len(record.lines)
     for i, units in leg.lines:
         keep[i] += units
-    ship_to = leg.ship_to if leg.ship_to is not None else record.ship_to
-    prepared = prepare_again(core, slot, record, ship_to, keep)
+    prepared = prepare_again(core, slot, record, record.ship_to, keep)
     request = prepared.request
     max_legs = max(1, legs_left(record) + 1)
     return replace(prepared, request=replace(request, excluded=(*request.excluded, leg.node), max_legs=max_legs))

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from engine.domain.commands import ActOnLeg, AdjustStock, CancelOrder, GetOrder, StockMove
+from engine.domain.commands import ActOnLeg, AdjustStock, CancelOrder, EditOrder, GetOrder, StockMove
 from engine.domain.replies import LegView, OrderView
 from engine.protocol.acceptance import AGAIN_MS, GRACE_MS
-from tests.builders import a_node, a_place, an_order
+from tests.builders import a_destination, a_node, a_place, an_order
 from tests.sim.lone_core import LoneCore
 from tests.unit.test_edits import a_cluster, check, live
 from tests.unit.test_resourcing import a_shop, place, receive, switch
@@ -67,6 +67,25 @@ def test_a_leg_that_is_taken_up_in_time_stays(action: str) -> None:
     assert taken.legs[0].accept_by_ms == 0
     shop.pass_time(DEADLINE_S * 1_000)
     assert legs(now(shop, order)) == legs(taken)
+
+
+def test_a_leg_that_is_not_accepted_is_planned_for_the_address_that_its_order_has_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shop, order, first = a_released_order({f"N-{n}": {"SKU-0": 2} for n in range(2)})
+    shop.ask(EditOrder(order.slot, order.order_no, ship_to=a_destination("90210")))
+    asked: list[str] = []
+    plan = shop.core.planner.plan
+
+    def spy(requests: Any, *, now_ms: int) -> Any:
+        asked.extend(request.order.ship_to.postal_code for request in requests)
+        return plan(requests, now_ms=now_ms)
+
+    monkeypatch.setattr(shop.core.planner, "plan", spy)
+    shop.pass_time(first.accept_by_ms - shop.now_ms)
+    moved = now(shop, order)
+    assert (moved.legs[1].state, moved.legs[1].ship_to) == ("allocated", None), "it goes to the order's address"
+    assert asked == ["90210"]
 
 
 def test_where_nobody_else_has_it_the_leg_waits_and_can_still_be_accepted_or_moved() -> None:

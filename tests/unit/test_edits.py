@@ -144,6 +144,19 @@ def test_released_legs_stay_and_no_line_shrinks_below_them() -> None:
     shop.check_recovery({})
 
 
+def test_part_of_a_released_leg_goes_where_the_leg_goes() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 2}})
+    order = place(shop, "A", {"SKU-0": 2})
+    shop.ask(ActOnLeg(order.slot, order.order_no, 1, "release"))
+    edit(shop, order, ship_to=a_destination("90210"))
+    part = shop.ask(ActOnLeg(order.slot, order.order_no, 1, "ship", lines=(("1", 1),)))
+    assert [(leg.state, leg.ship_to) for leg in part.legs] == [
+        ("released", a_destination()),
+        ("shipped", a_destination()),
+    ]
+    shop.check_recovery({})
+
+
 @pytest.mark.parametrize(
     ("on_short", "reasons"),
     [(OnShort.REFUSE, None), (OnShort.PARTIAL, False), (OnShort.PARK, True)],
