@@ -262,6 +262,7 @@ def refresh(leg: LegRecord, plan: Plan, place: int) -> None:
     leg.parcels = new.parcels
     leg.ship_by_s = new.ship_by_ms // 1_000
     leg.deliver_by_s = new.deliver_by_ms // 1_000
+    leg.ready_s = plan.terms[place].ready_ms // 1_000 if plan.terms else 0
     leg.cash_minor = new.cash_minor
 
 

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from engine.actors.planner import SolverPlanner
-from engine.domain.commands import ActOnLeg, AdjustStock, CancelOrder, GetOrder, StockMove
+from engine.domain.commands import ActOnLeg, AdjustStock, CancelOrder, EditOrder, GetOrder, StockMove
 from engine.domain.config import Carrier, Document, Node, NodeCapacity, RateCard
 from engine.domain.orders import LineRequest, Method, OnShort
 from engine.domain.replies import LegView, OrderView, Problem
@@ -98,6 +98,18 @@ def test_a_ship_to_store_line_is_ready_after_arrival_and_at_once_where_the_store
     assert local(there.deliver_by_ms) == "Thu 23:59"
     assert at(here) == ("ST", "Wed 11:30", 0)
     assert view.deliver_by_ms == there.ready_at_ms
+
+
+def test_a_leg_that_an_edit_leaves_where_it_is_is_ready_when_its_new_dates_say() -> None:
+    shop = a_town({"ST": {"SKU-0": 1}})
+    order = placed(shop, [pickup()])
+    shop.pass_time(3 * 3_600_000)
+    edited = shop.ask(
+        EditOrder(order.slot, order.order_no, added=(a_line("CODE", line_id="2", method=Method.DIGITAL),))
+    )
+    (leg,) = edited.legs
+    assert (local(leg.deliver_by_ms), local(leg.ready_at_ms)) == ("Wed 14:30", "Wed 14:30")
+    assert edited.deliver_by_ms == leg.ready_at_ms
 
 
 def test_one_order_is_shipped_collected_and_digital() -> None:
