@@ -41,7 +41,7 @@ LINES_PER_TURN = 256
 DAY_MS = 86_400_000
 MUST_KEEP = "kept"
 """The quote id of a request whose promised date is a must: planners price a later day out of reach."""
-_PICKUP = int(Method.PICKUP)
+_COLLECTED = (int(Method.PICKUP), int(Method.SHIP_TO_STORE))
 _CARRIED = (int(Method.SHIP), int(Method.SHIP_TO_STORE))
 
 
@@ -230,10 +230,10 @@ class Quoting:
     def _due(self, command: PlaceQuoted, now_ms: int) -> Quoted:
         """What a quote promised, as of now: goods to collect are ready as long after the order as they were to be after the quote."""
         quoted = command.quoted
-        later_ms = self._core.time_ms(now_ms) - quoted.made_at_ms
-        if later_ms <= 0 or not quoted.deliver_by_ms or not any(line.method == _PICKUP for line in command.order.lines):
+        later_ms = ready_later_ms(since_ms=quoted.made_at_ms, until_ms=self._core.time_ms(now_ms))
+        lines = command.order.lines
+        if not later_ms or not quoted.deliver_by_ms or not any(line.method in _COLLECTED for line in lines):
             return quoted
-        later_ms = -(-later_ms // 60_000) * 60_000  # such instants are full minutes
         ship_by_ms, deliver_by_ms = quoted.ship_by_ms + later_ms, quoted.deliver_by_ms + later_ms
         return replace(quoted, ship_by_ms=ship_by_ms, deliver_by_ms=deliver_by_ms)
 
@@ -262,6 +262,11 @@ class Quoting:
         by_ms = self._due(command, now_ms).deliver_by_ms
         if by_ms and record.promise[1] <= by_ms:
             record.quoted_by_ms = by_ms
+
+
+def ready_later_ms(*, since_ms: int, until_ms: int) -> int:
+    """How much later goods are ready at their node that are ordered later: such instants are full minutes."""
+    return max(0, -((since_ms - until_ms) // 60_000) * 60_000)
 
 
 def within(core: ShardCore, request: PlanRequest, quoted: Quoted, *, now_ms: int) -> tuple[PlanRequest, Plan] | None:

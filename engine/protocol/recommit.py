@@ -29,6 +29,7 @@ from engine.domain.decide_orders import (
     stock_of,
 )
 from engine.domain.events import Cause
+from engine.domain.ids import order_no_time_ms
 from engine.domain.orders import (
     Destination,
     LegState,
@@ -44,7 +45,7 @@ from engine.domain.replies import Problem, Reply
 from engine.domain.state import ShardState
 from engine.domain.views import order_view
 from engine.protocol.placing import answer_repeat, plan_alone
-from engine.protocol.quoting import within
+from engine.protocol.quoting import ready_later_ms, within
 from engine.protocol.two_phase import ROUNDS_MAX, Pending
 
 if TYPE_CHECKING:
@@ -145,10 +146,11 @@ def start(core: ShardCore, askers: list[tuple[int, int]], command: CommitHold, *
 
 def _use(core: ShardCore, recommit: Recommit, plan: Plan, *, now_ms: int) -> None:
     held = core.state.order(recommit.slot, recommit.order_no)
-    if held is not None and held.quoted_by_ms and not plan.unfilled and plan.promise_ms[1] > held.quoted_by_ms:
+    due_ms = _due_ms(held, recommit.order_no, core.time_ms(now_ms)) if held is not None else 0
+    if held is not None and due_ms and not plan.unfilled and plan.promise_ms[1] > due_ms:
         # A quote's date goes with its hold, wherever it is sent (quoting.py, Q3).
         ship_by_ms, _ = held.promise
-        quoted = Quoted(ship_by_ms=ship_by_ms, deliver_by_ms=held.quoted_by_ms, cost_minor=held.money_minor[0])
+        quoted = Quoted(ship_by_ms=ship_by_ms, deliver_by_ms=due_ms, cost_minor=held.money_minor[0])
         with own_units_free(core.state, held):
             found = within(core, recommit.prepared.request, quoted, now_ms=now_ms)
         if found is None:
@@ -176,6 +178,20 @@ def _use(core: ShardCore, recommit: Recommit, plan: Plan, *, now_ms: int) -> Non
                 recommit.overtaken(core, now_ms=now_ms)  # it is answered by what the hold has become
             else:
                 _answer(core, recommit.askers, Problem("internal", "the planner's plan does not fit the stock"))
+
+
+def _due_ms(held: OrderRecord, order_no: int, time_ms: int) -> int:
+    """The date of a hold's quote as of now; 0 = none.
+
+    Where the last of the hold is made ready at its own node, it is ready as long after the commit as it was to be after the hold.
+    """
+    legs = [leg for leg in held.legs if leg.state == LegState.HELD]
+    if not held.quoted_by_ms or not legs:
+        return held.quoted_by_ms
+    last = max(legs, key=lambda leg: max(leg.deliver_by_s, leg.ready_s))
+    if held.lines[last.lines[0][0]].pickup_node != last.node:
+        return held.quoted_by_ms
+    return held.quoted_by_ms + ready_later_ms(since_ms=order_no_time_ms(order_no), until_ms=time_ms)
 
 
 def _answer(core: ShardCore, askers: list[tuple[int, int]], reply: Reply) -> None:
@@ -263,6 +279,8 @@ def _exchange(
     record.rung = plan.rung
     record.config = core.catalog.version
     record.promise_ms = (0, 0) if plan.promise_ms == promise_of(record.legs) else plan.promise_ms
+    if record.quoted_by_ms:
+        record.quoted_by_ms = max(record.quoted_by_ms, record.promise[1])
     if plan.record:
         record.decided_at = [*record.decided_at, (core.epoch, batch.seq, len(batch.decisions), core.shard)]
         batch.decisions.append(plan.record)

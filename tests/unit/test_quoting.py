@@ -46,7 +46,7 @@ def a_carrier_service(
 
 def a_country(stock: dict[str, int], *, air_is_standard: bool = False, **near: Any) -> LoneCore:
     """Nodes NEAR in New York and FAR in Los Angeles; ground takes 1 or 5 days, air 1 or 1. Now = Tuesday noon."""
-    every_day = {"working_days": (0, 1, 2, 3, 4, 5, 6), "offers": ("ship", "pickup")}
+    every_day = {"working_days": (0, 1, 2, 3, 4, 5, 6), "offers": ("ship", "pickup", "ship_to_store")}
     nodes = [
         a_node("NEAR", **every_day, **near),
         a_node("FAR", postal_code="90001", lat=33.97, lon=-118.25, **every_day),
@@ -211,15 +211,29 @@ def test_a_paid_order_is_never_refused_for_its_quote() -> None:
     assert shop.core.counts["quotes_changed"] == 1
 
 
-def test_goods_to_collect_are_ready_as_long_after_the_order_as_was_quoted() -> None:
+@pytest.mark.parametrize("method", [Method.PICKUP, Method.SHIP_TO_STORE])
+def test_goods_to_collect_are_ready_as_long_after_the_order_as_was_quoted(method: Method) -> None:
     shop = a_country({"NEAR": 5})
-    line: LineRequest = a_line(method=Method.PICKUP, pickup_node_id="NEAR")
+    line: LineRequest = a_line(method=method, pickup_node_id="NEAR")
     order = an_order(lines=[line], ship_to=None)
-    (option,) = options_of(shop, order).values()
+    option = options_of(shop, order)["standard"]
     shop.now_ms += 10 * 60_000
     view = shop.ask(with_quote(order, option))
     assert isinstance(view, OrderView), view
     assert view.deliver_by_ms - option.deliver_by_ms == 10 * 60_000
+
+
+def test_goods_to_collect_are_ready_as_long_after_a_commit_elsewhere_as_after_the_hold() -> None:
+    shop = a_country({"NEAR": 5})
+    order = an_order(lines=[a_line(method=Method.PICKUP, pickup_node_id="NEAR")], ship_to=None)
+    option = options_of(shop, order)["standard"]
+    held = shop.ask(with_quote(order, option, ttl_s=900))
+    shop.now_ms += 2 * 60_000
+    committed = shop.ask(CommitHold(held.slot, held.order_no, ship_to=LA))
+    assert isinstance(committed, OrderView), committed
+    assert committed.deliver_by_ms - option.deliver_by_ms == 2 * 60_000
+    record = shop.state.order(held.slot, held.order_no)
+    assert record is not None and record.due_by_ms == committed.deliver_by_ms
 
 
 def pickups_of(shop: LoneCore, order: OrderRequest, *, most: int = 3, radius_km: int = 9_000) -> list[OptionView]:
