@@ -24,7 +24,7 @@ from engine.domain.commands import PlaceOrder, PlaceQuoted, Quoted, QuoteOrder
 from engine.domain.decide_orders import Prepared, build_record, is_refused, prepare, refuse, shortage, slot_for
 from engine.domain.demand import by_line
 from engine.domain.orders import Method, OrderRecord, Rung, collected_at
-from engine.domain.plan import Plan, PlanRequest
+from engine.domain.plan import LegTerms, Plan, PlanRequest
 from engine.domain.problems import CODES, instant
 from engine.domain.replies import OptionView, Problem, ProblemItem, QuoteReply, Reply, UnfilledView
 from engine.domain.views import RUNG_LABELS, leg_view
@@ -41,6 +41,8 @@ LINES_PER_TURN = 256
 DAY_MS = 86_400_000
 MUST_KEEP = "kept"
 """The quote id of a request whose promised date is a must: planners price a later day out of reach."""
+LATE_TRIES_MAX = 4
+"""Times that a plan is made again around nodes from which units would come late."""
 _COLLECTED = (int(Method.PICKUP), int(Method.SHIP_TO_STORE))
 _CARRIED = (int(Method.SHIP), int(Method.SHIP_TO_STORE))
 
@@ -272,16 +274,27 @@ def ready_later_ms(*, since_ms: int, until_ms: int) -> int:
 def within(core: ShardCore, request: PlanRequest, quoted: Quoted, *, now_ms: int) -> tuple[PlanRequest, Plan] | None:
     """The request and a plan of it that keep a quote, with its date as a must; None = there is none.
 
-    Planners know the door by local days: the day that the instant lies in, by UTC, or the one before.
+    Planners know the door by local days: the day that the instant lies in, by UTC, or the one before. They serve all they can:
+    units that the quote left out and that came since are left out again where they would be late.
     """
     if not quoted.deliver_by_ms or request.order.quote_id == MUST_KEEP:
         return None
     for by_ms in (quoted.deliver_by_ms + 1, quoted.deliver_by_ms + 1 - DAY_MS):
         strict = replace(request, order=replace(request.order, promised_by_ms=by_ms, quote_id=MUST_KEEP))
-        plan = plan_alone(core, strict, now_ms=now_ms)
-        if _keeps(plan, quoted):
-            return strict, plan
+        for _ in range(1 + LATE_TRIES_MAX if quoted.unfilled_units else 1):
+            plan = plan_alone(core, strict, now_ms=now_ms)
+            if _keeps(plan, quoted):
+                return strict, plan
+            if _fills_less(plan, quoted):
+                break
+            strict = replace(strict, excluded=(*strict.excluded, *_late_nodes(plan, quoted.deliver_by_ms)))
     return None
+
+
+def _late_nodes(plan: Plan, by_ms: int) -> list[int]:
+    terms = plan.terms or (LegTerms(),) * len(plan.legs)
+    legs = zip(plan.legs, terms, strict=True)
+    return list(dict.fromkeys(leg.node for leg, term in legs if max(leg.deliver_by_ms, term.ready_ms) > by_ms))
 
 
 def _offers(place: PlaceOrder, prepared: Prepared, plan: Plan) -> bool:

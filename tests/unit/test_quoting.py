@@ -174,6 +174,18 @@ def test_fewer_units_than_quoted_are_a_change_line_by_line() -> None:
     assert isinstance(shop.ask(with_quote(partial, part)), OrderView)
 
 
+@pytest.mark.parametrize("on_short", [OnShort.PARTIAL, OnShort.PARK])
+def test_units_that_were_left_out_and_came_since_make_no_order_late(on_short: OnShort) -> None:
+    shop = a_country({"NEAR": 2})
+    order = an_order(lines={"SKU-0": 3}, on_short=on_short)
+    option = options_of(shop, order)["standard"]
+    move(shop, "FAR", "received", 1)
+    view = shop.ask(with_quote(order, option))
+    assert isinstance(view, OrderView), view
+    assert view.deliver_by_ms == option.deliver_by_ms
+    assert [(leg.node_id, sum(line.quantity for line in leg.lines)) for leg in view.legs] == [("NEAR", 2)]
+
+
 def test_a_day_that_filled_up_meanwhile_is_a_change() -> None:
     shop = a_country({"NEAR": 5}, capacity=NodeCapacity(unit="orders", per_day=1, hard=True))
     order = an_order()
