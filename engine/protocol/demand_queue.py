@@ -8,7 +8,7 @@ Q4  Until those who wait have had their turn, units that came back are kept for 
     An order that lacks some units at a node that could serve it keeps collecting there, in its turn: smaller orders that come
     later do not starve it. Only who ranks before them may take kept units, and nothing is kept that is not free.
 Q5  An order that units did not help waits longer and longer before it is planned again for them, at most RETRY_MAX_MS.
-Q6  Demand whose date has come is given up by an event, judged by entry time (P4).
+Q6  Demand whose date has come is given up by an event, judged by entry time (P4), but not while a plan may still cover it.
 Q7  Orders of other homes stand in the same line for what this shard's nodes have (demand_guests.py).
 """
 
@@ -88,7 +88,7 @@ class DemandQueue:
         self._due: list[tuple[int, int]] = []
         """(due_ms, order number), a heap; entries that do not confirm it are out of date."""
         self._cancels: list[tuple[int, int]] = []
-        """(cancel_at_ms, order number), a heap, likewise."""
+        """(when to look whether it is given up, order number), a heap, likewise."""
         self._sweep: Place | None = None
         """Where the walk over all that wait is."""
         self._sweep_at_ms = 0
@@ -446,9 +446,14 @@ class DemandQueue:
         core = self._core
         time_ms = core.time_ms(now_ms)
         while self._cancels and self._cancels[0][0] <= time_ms and room():
-            at_ms, order_no = heapq.heappop(self._cancels)
+            _, order_no = heapq.heappop(self._cancels)
             entry = self.entries.get(order_no)
-            if entry is None or entry.cancel_at_ms != at_ms:
+            if entry is None or not 0 < entry.cancel_at_ms <= time_ms:
+                continue
+            if core.replans.is_busy(
+                order_no
+            ):  # units that lost their node after the date are on their way to another one
+                heapq.heappush(self._cancels, (time_ms + RETRY_MS, order_no))
                 continue
             record = core.state.order(entry.slot, order_no)
             change = demand.expire(record, now_ms=time_ms) if record is not None else None

@@ -445,6 +445,30 @@ def test_units_that_begin_to_wait_later_end_at_the_order_s_own_date() -> None:
     assert state_of(shop, order) == "cancelled"
 
 
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("why", ["rejected", "short"])
+def test_units_that_lose_their_node_after_the_order_s_date_are_served_by_another_shard_s_too(
+    why: str, shards: int
+) -> None:
+    """The date is for what finds no node: while other shards are asked, that is not known yet."""
+    cluster = LittleCluster(shards=shards, nodes=2)
+    cluster.ask(0, AdjustStock("N-0", (StockMove("SKU-0", "received", 2),)))
+    order = cluster.ask(0, a_place(an_order(lines={"SKU-0": 2}, cancel_after_ms=cluster.now_ms + 60_000)))
+    assert isinstance(order, OrderView)
+    cluster.ask(shards - 1, AdjustStock("N-1", (StockMove("SKU-0", "received", 5),)))
+    cluster.now_ms += 120_000
+    cluster.settle()
+    if why == "rejected":
+        cluster.ask(0, ActOnLeg(order.slot, order.order_no, 1, "reject"))
+    else:
+        cluster.ask(0, AdjustStock("N-0", (StockMove("SKU-0", "damaged", 2),)))
+    cluster.now_ms += 2_000
+    cluster.settle()
+    after = cluster.ask(0, GetOrder(order.slot, order.order_no))
+    assert isinstance(after, OrderView)
+    assert (after.state, after.legs[-1].node_id) == ("allocated", "N-1")
+
+
 def test_units_that_come_back_while_an_order_is_placed_across_shards_serve_it() -> None:
     """It waits only once its transaction is through: what came meanwhile found nobody to wake."""
     cluster = LittleCluster(shards=2)
