@@ -159,7 +159,7 @@ def units_in_legs(record: OrderRecord, states: tuple[int, ...]) -> list[int]:
 
 
 def kept_by(record: OrderRecord, command: CommitHold, *, now_ms: int, expires_at_ms: int) -> list[int] | Problem:
-    """Units by line that a commit keeps of a hold: all of them, or those that it names."""
+    """Units by line that a commit keeps of a hold, whether they are held, wait or need no stock: all, or those that it names."""
     if record.state == OrderState.COMMITTED:  # whoever comes second learns what the first made
         made = public_id("alc", OrderRef(command.slot, command.order_no))
         return wrong_state(record, "commit", allocation_id=made)
@@ -167,10 +167,10 @@ def kept_by(record: OrderRecord, command: CommitHold, *, now_ms: int, expires_at
         return wrong_state(record, "commit")
     if now_ms >= expires_at_ms:
         return Problem("expired", CODES["expired"].title, (ProblemItem("", "the hold has expired", {}),))
-    have = units_in_legs(record, (LegState.HELD,))
+    there = [line.quantity - line.cancelled for line in record.lines]
     if command.lines is None:
-        return have
-    keep = by_line(record, command.lines, have, "/lines")
+        return there
+    keep = by_line(record, command.lines, there, "/lines")
     if isinstance(keep, list) and not any(keep):
         return refuse("invalid_field", "/lines", "nothing to commit: release the hold instead")
     return keep
@@ -181,19 +181,12 @@ def commit(record: OrderRecord, command: CommitHold, *, now_ms: int, expires_at_
     keep = kept_by(record, command, now_ms=now_ms, expires_at_ms=expires_at_ms)
     if isinstance(keep, Problem):
         return keep
-    if record.ship_to is None and any(is_sent(line) and keep[i] for i, line in enumerate(record.lines)):
+    held = units_in_legs(record, (LegState.HELD,))
+    if record.ship_to is None and any(is_sent(line) and keep[i] and held[i] for i, line in enumerate(record.lines)):
         detail = "it was held without a destination: lines that are shipped need one to be committed"
         return refuse("invalid_field", "/ship_to", detail)
     change = Change(Cause.COMMITTED, [], [], [])
-    if command.lines is not None:
-        have = units_in_legs(record, (LegState.HELD,))
-        for i, line in enumerate(record.lines):
-            drop = have[i] - keep[i]
-            line.cancelled += drop
-            for leg in reversed(record.legs):
-                if drop <= 0:
-                    break
-                drop -= take_from_leg(record, leg, i, drop, change)
+    leave_out(record, keep, change)
     record.state = OrderState.COMMITTED
     record.expires_at_ms = 0
     for leg in record.legs:
@@ -207,6 +200,30 @@ def commit(record: OrderRecord, command: CommitHold, *, now_ms: int, expires_at_
             leg.driving = True
     _end_empty(record, LegState.CANCELLED)
     return change
+
+
+def leave_out(record: OrderRecord, keep: list[int], change: Change) -> None:
+    """Cancel what a commit does not keep of a hold: units without a node first, then held ones, last leg first."""
+    for i, line in enumerate(record.lines):
+        drop = line.quantity - line.cancelled - keep[i]
+        line.cancelled += drop
+        drop -= _take_waiting(record, i, drop)
+        for leg in reversed(record.legs):
+            if drop <= 0:
+                break
+            drop -= take_from_leg(record, leg, i, drop, change)
+    record.demand = [demand for demand in record.demand if demand.quantity]
+
+
+def _take_waiting(record: OrderRecord, line: int, units: int) -> int:
+    """Take up to `units` of a line out of what waits; returns how many were taken. Demand may be left without units."""
+    left = units
+    for demand in record.demand:
+        if demand.line == line:
+            taken = min(left, demand.quantity)
+            demand.quantity -= taken
+            left -= taken
+    return units - left
 
 
 def is_sent(line: LineRecord) -> bool:
@@ -286,11 +303,7 @@ def cancel(
     change = Change(Cause.DUPLICATE_ORDER if is_duplicate else Cause.CANCELLED, [], [], [])
     for i, units in enumerate(drop):
         record.lines[i].cancelled += units
-        for demand in record.demand:
-            if demand.line == i:
-                taken = min(units, demand.quantity)
-                demand.quantity -= taken
-                units -= taken
+        units -= _take_waiting(record, i, units)
         for leg in reversed(record.legs):
             if units <= 0:
                 break

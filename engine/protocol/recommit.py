@@ -57,11 +57,15 @@ _HELD = (int(LegState.HELD),)
 class Recommit:
     """One commit on its way: the purpose of a transaction for the new legs."""
 
-    __slots__ = ("askers", "command", "prepared", "rounds", "version")
+    __slots__ = ("askers", "command", "keep", "prepared", "rounds", "version")
 
-    def __init__(self, askers: list[tuple[int, int]], command: CommitHold, prepared: Prepared, version: int) -> None:
+    def __init__(
+        self, askers: list[tuple[int, int]], command: CommitHold, keep: list[int], prepared: Prepared, version: int
+    ) -> None:
         self.askers = askers
         self.command = command
+        self.keep = keep
+        """Units by line that are committed. What of them waits is not planned here."""
         self.prepared = prepared
         self.version = version
         """Version of the hold that was planned for."""
@@ -138,7 +142,9 @@ def start(core: ShardCore, askers: list[tuple[int, int]], command: CommitHold, *
     if isinstance(keep, Problem):
         _answer(core, askers, keep)
         return
-    recommit = Recommit(askers, command, prepare_again(core, command.slot, record, ship_to, keep), record.version)
+    held = decide_legs.units_in_legs(record, _HELD)
+    prepared = prepare_again(core, command.slot, record, ship_to, [*map(min, keep, held)])
+    recommit = Recommit(askers, command, keep, prepared, record.version)
     with own_units_free(state, record):
         plan = plan_alone(core, recommit.prepared.request, now_ms=now_ms)
     _use(core, recommit, plan, now_ms=now_ms)
@@ -263,9 +269,7 @@ def _exchange(
             return None
     batch = core.batch(now_ms)
     change = Change(Cause.COMMITTED, [], [], [])
-    keep = dict(zip(prepared.planned, (line.quantity for line in prepared.request.lines), strict=True))
-    for i, have in enumerate(decide_legs.units_in_legs(record, (LegState.HELD,))):
-        record.lines[i].cancelled += have - keep.get(i, 0)
+    decide_legs.leave_out(record, recommit.keep, change)
     decide_legs.give_up_held(record, change)
     legs = legs_of(state, prepared.planned, plan, leg_state=LegState.ALLOCATED, first=first, txn=txn)
     for leg in legs:

@@ -213,8 +213,8 @@ ROUTES = [
         commit,
         "Commit a reservation, wholly or in part",
         "reservations",
-        "What is not committed is released in the same step. With another `ship_to` it is planned again with its own units counted as free; a "
-        "refusal leaves it held.",
+        "What is not committed is released in the same step, and does not wait either; units that wait and digital lines are named like "
+        "held ones. With another `ship_to` it is planned again with its own units counted as free; a refusal leaves it held.",
         body=Commit,
         body_required=False,
         answer=Allocation,

@@ -20,10 +20,10 @@ from engine.domain.commands import (
 )
 from engine.domain.config import NodeCapacity
 from engine.domain.ids import OrderRef, encode_number, public_id
-from engine.domain.orders import Method, OnShort
+from engine.domain.orders import Destination, Method, OnShort
 from engine.domain.replies import OrderView, Problem
 from engine.domain.state import HOLD_LIFE_MAX_MS
-from tests.builders import a_destination, a_network, a_node, a_place, an_order
+from tests.builders import a_destination, a_line, a_network, a_node, a_place, an_order
 from tests.sim.lone_core import LoneCore
 from tests.unit.test_domain_orders import a_shop, free, problem
 
@@ -64,6 +64,35 @@ def test_what_a_partial_commit_leaves_out_is_released_in_the_same_step() -> None
         ("N-1", "allocated", [("SKU-0", 1)]),
     ]
     assert (free(shop, "SKU-0", "N-1"), free(shop, "SKU-1", "N-0")) == (1, 5)
+
+
+@pytest.mark.parametrize("ship_to", [None, a_destination("90001")], ids=["here", "elsewhere"])
+@pytest.mark.parametrize(
+    ("lines", "cancelled", "waits"),
+    [
+        ((("1", 1),), [4, 2, 1], 0),
+        ((("1", 4),), [1, 2, 1], 1),
+        ((("1", 3), ("2", 1), ("3", 1)), [2, 1, 0], 1),
+        ((("2", 2),), [5, 0, 1], 2),
+    ],
+    ids=["some held", "held and waiting", "of each line", "waiting alone"],
+)
+def test_a_partial_commit_cancels_what_waits_and_what_is_digital_unless_it_names_it(
+    lines: Any, cancelled: list[int], waits: int, ship_to: Destination | None
+) -> None:
+    """3 of line 1 are held and 2 wait, 2 of line 2 wait, line 3 is digital."""
+    shop = a_shop({"N-0": {"SKU-0": 3}})
+    asked = [
+        a_line("SKU-0", 5),
+        a_line("SKU-1", 2, line_id="2"),
+        a_line("SKU-2", 1, line_id="3", method=Method.DIGITAL),
+    ]
+    held = shop.ask(a_place(an_order(lines=asked, on_short=OnShort.PARK), ttl_s=60))
+    view = shop.ask(CommitHold(held.slot, held.order_no, lines, ship_to=ship_to))
+    assert [line.cancelled for line in view.lines] == cancelled
+    assert sum(line.quantity for line in view.unfilled) == waits
+    assert position(shop) == (3, 0, min(3, 5 - cancelled[0]))
+    shop.check_recovery({})
 
 
 @pytest.mark.parametrize(
