@@ -25,6 +25,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from engine.domain.boxes import Box, digest_of
 from engine.domain.commands import Command
 from engine.domain.config import Move
@@ -138,13 +140,23 @@ class Moves:
     def turn_away(
         self, conn: int, corr: int, command: Command, problem: Problem, *, slot: str = "", node: int = -1
     ) -> None:
-        """A command for a part that is not ours: it waits where the part is closed or boxed here, else it has `moved` (M4)."""
+        """A command for a part that is not ours: it waits where the part is on its way from or to here, else it has `moved` (M4)."""
         catalog = self._core.catalog
         is_here = catalog.away and (f"node:{node}" in catalog.away if node >= 0 else catalog.is_away(slot))
-        if is_here and len(self._parked) < PARKED_MAX:
+        if (is_here or (node >= 0 and self._is_coming(f"node:{node}"))) and len(self._parked) < PARKED_MAX:
             self._parked.append((conn, corr, command))
+            self.active = True
         else:
             self._core.answer(conn, corr, problem)
+
+    def _is_coming(self, part: str) -> bool:
+        """Whether the map says that a part, or "" = any, is on its way to this shard."""
+        moving = self._core.catalog.placement.moving
+        return (
+            moving is not None
+            and moving.target == self._core.shard
+            and part in ("", _internal(self._core, moving.part))
+        )
 
     def note(self, events: Sequence[Event]) -> None:
         """Orders changed while a part is being made ready."""
@@ -183,6 +195,8 @@ class Moves:
             mine = core.state.boxes.get(_internal(core, moving.part))
             if mine is not None and mine.target >= 0 and mine.move_id == moving.move_id:
                 self._hand_over(_internal(core, moving.part), mine, now_ms)
+        if self._parked and not core.catalog.away and not self._is_coming(""):
+            self._release_parked(now_ms)  # given up before a chunk came
         self._ask_for_nodes(now_ms)
         self.active = bool(core.state.boxes or self._leaving or self._shows or self._parked)
 
@@ -327,9 +341,11 @@ class Moves:
         core = self._core
         move, part = leaving.move, leaving.part
         kept = self._slots_kept(leaving)
+        seen = None
         if leaving.slot:
             slot_leaves(core, leaving.slot)
         elif leaving.node >= 0:
+            seen = core.views.node_update(leaving.node)
             node_leaves(core, leaving.node)
         core.put(core.batch(now_ms), PartBoxed(move.move_id, part, move.target, kept))
         self._leaving = None
@@ -337,6 +353,8 @@ class Moves:
         self._acked = 0
         self._again_ms = 0
         self._set_away()
+        if seen is not None:  # M4
+            core.views.update(replace(seen, shard=move.target), now_ms)
 
     # -- the source, with a box -------------------------------------------------------------------------------------
 

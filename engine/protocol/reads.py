@@ -76,6 +76,8 @@ def availability(core: ShardCore, conn: int, corr: int, command: GetAvailability
     if len(command.skus) > SKUS_MAX:
         core.answer(conn, corr, refuse("invalid_field", "/sku", f"at most {SKUS_MAX} SKUs", skus=len(command.skus)))
         return
+    if _is_elsewhere(core, conn, corr, command):
+        return
     tag = METHOD_TAGS[Method(command.method)]
     views = []
     for n, sku in enumerate(command.skus):
@@ -109,6 +111,32 @@ def availability(core: ShardCore, conn: int, corr: int, command: GetAvailability
     seq = core.state.seq
     settled = core.driver.settled(seq)
     core.answer(conn, corr, StockReply(tuple(views), core.shard, core.epoch, seq, core.token(), settled=settled))
+
+
+def _is_elsewhere(core: ShardCore, conn: int, corr: int, command: GetAvailability) -> bool:
+    """Whether a read is turned away: the node that it names is another shard's, or one with stock of its items is on its way.
+
+    Between two shards a node is nobody's: who summed the answers would count it at neither.
+    """
+    catalog, positions = core.catalog, core.state.positions
+    moved_by = catalog.version
+    if command.node_id is not None:
+        node = catalog.node_of.get(command.node_id, -1)
+        if node < 0 or catalog.owns_node(node):
+            return False
+        problem = refuse("moved", "/node_id", f"{command.node_id} belongs to another shard", version=moved_by)
+        core.moves.turn_away(conn, corr, command, problem, node=node)
+        return True
+    away = [int(part.partition(":")[2]) for part in catalog.away if part.startswith("node:")]
+    if not away:
+        return False
+    items = [catalog.item_of[sku] for sku in command.skus if sku in catalog.item_of]
+    for kit in [catalog.items[item] for item in items]:
+        items += [item for item, _ in (tracked_components(catalog, kit) or ())] if kit is not None else []
+    if not any(positions.find(item, node) >= 0 for item in items for node in away):
+        return False
+    core.answer(conn, corr, refuse("moved", "", "a node with such stock is on its way", version=moved_by))
+    return True
 
 
 def _kit_views(core: ShardCore, kit: Item, command: GetAvailability, tag: str, now_ms: int) -> list[StockView]:

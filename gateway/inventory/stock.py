@@ -200,7 +200,7 @@ async def stock_of(
 
 
 async def _asked(gateway: Gateway, wanted: Wanted, after: Points | None) -> Stocks | Problem | None:
-    """The owners' own answer; None = what `after` names has not reached all of them yet."""
+    """The owners' own answer; None = what `after` names has not reached all of them yet, or a node is on its way between two."""
     cluster = gateway.cluster
     command = GetAvailability(wanted.skus, wanted.node_id, wanted.channel, wanted.method, wanted.ship_to)
     asked_s = time.monotonic()
@@ -220,6 +220,8 @@ async def _asked(gateway: Gateway, wanted: Wanted, after: Points | None) -> Stoc
     points: dict[int, tuple[int, int]] = {}
     as_of = []
     for reply in replies:
+        if type(reply) is Problem and reply.code == "moved":
+            return None
         if type(reply) is not StockReply:
             return unexpected(reply)
         positions += [position_shown(view) for view in reply.positions]

@@ -1,0 +1,60 @@
+"""What is asked of a part while it is on its way: it is refused to nobody, and is counted once."""
+
+from __future__ import annotations
+
+from engine.domain.commands import GetAvailability, TryLegs
+from engine.domain.config import Placement
+from engine.domain.move_commands import OfferPart
+from engine.domain.replies import Done, Problem, StockReply
+from tests.builders import a_destination, a_network, a_place, an_order
+from tests.sim.lone_core import LoneCore
+from tests.unit.test_moves_late_answers import a_source, moving, sent
+
+NODE_ITEM_UNIT = ((1, 0, 20_700, 0, ((0, 1),)),)
+"""One leg of a TRY: a unit of SKU-0 at N-0."""
+
+
+def boxed_node() -> LoneCore:
+    """A source whose node N-0 is boxed for shard 1."""
+    source = a_source()
+    moving(source, "node:N-0", 1)
+    ready = sent(source, OfferPart, after_ms=150)
+    source.core.peer_replied(1, ready.corr, Done(0), now_ms=source.now_ms)
+    sent(source, OfferPart, after_ms=50)
+    assert "node:0" in source.state.boxes
+    return source
+
+
+def test_an_order_asks_the_next_owner_of_a_node_on_its_way() -> None:
+    source = boxed_node()
+    corr = source.send(a_place(an_order("B", lines={"SKU-0": 8}, ship_to=a_destination("01001"))))
+    source.settle()
+    assert corr not in source.replies, "the units are neither here nor there, but there they are"
+    [asked] = [send for send in source.take_sent() if type(send.command) is TryLegs]
+    assert (asked.shard, asked.command.legs[0][1]) == (1, 0)
+
+
+def test_the_next_owner_of_a_node_keeps_who_asks_too_early() -> None:
+    target = LoneCore(a_network(nodes=3, shards=3), shard=1)
+    moving(target, "node:N-0", 1)
+    corr = target.send(TryLegs(0, 1, "US010", 1, NODE_ITEM_UNIT))
+    target.pass_time(100)
+    assert corr not in target.replies
+    target.put(Placement(shard_count=3))
+    target.pass_time(100)
+    (reply,) = target.replies[corr]
+    assert isinstance(reply, Problem) and reply.code == "moved"
+
+
+def test_a_read_of_a_node_on_its_way_is_not_answered_without_it() -> None:
+    source = boxed_node()
+    summed = source.ask(GetAvailability(("SKU-0",)))
+    assert isinstance(summed, Problem) and summed.code == "moved"
+    assert isinstance(source.ask(GetAvailability(("SKU-1",))), StockReply), "nothing of it is on its way"
+    corr = source.send(GetAvailability(("SKU-0",), "N-0"))
+    source.settle()
+    assert corr not in source.replies, "it waits"
+    source.put(Placement(shard_count=3, nodes={"N-0": 1}))
+    source.settle()
+    (named,) = source.replies[corr]
+    assert isinstance(named, Problem) and named.code == "moved"
