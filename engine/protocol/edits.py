@@ -168,6 +168,12 @@ class Edit(Exchange):
         self.gone = self.edited.movable
         core.edits.decide(self, record, excluded, now_ms=now_ms, last=self.rounds > ROUNDS_MAX)
 
+    def committed(self, core: ShardCore, pending: Pending, *, now_ms: int) -> OrderRecord | None:
+        record = core.state.order(self.slot, self.order_no)
+        if record is not None and core.edits.too_much(self, record, self.whole) is not None:
+            return None  # other holds came first meanwhile
+        return super().committed(core, pending, now_ms=now_ms)
+
     def over_cap(self, core: ShardCore, pending: Pending) -> bool:
         problem = (
             core.hold_caps.position_problem(self.prepared, pending.plan, pending.over_cap) if core.hold_caps else None
@@ -289,7 +295,7 @@ class Edits:
             core.count("edits_refused")
             _answer(core, found.askers, self._shortage(found, record, now_ms))
             return
-        problem = self._too_much(found, record, plan)
+        problem = self.too_much(found, record, plan)
         if problem is not None:
             core.count("holds_capped")
             _answer(core, found.askers, problem)
@@ -331,7 +337,7 @@ class Edits:
         with legs_free(self._core.state, record, legs):
             return _at(shortage(self._core.state, found.prepared, found.whole, now_ms=now_ms), found.edited)
 
-    def _too_much(self, found: Edit, record: OrderRecord, plan: Plan) -> Problem | None:
+    def too_much(self, found: Edit, record: OrderRecord, plan: Plan) -> Problem | None:
         """Why a hold would become larger than holds may be; None = it may, or it is none."""
         caps = self._core.hold_caps
         if caps is None or not found.holds:

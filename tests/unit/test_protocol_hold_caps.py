@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from engine.domain.commands import AdjustStock, CancelOrder, CommitHold, ReleaseHold, StockMove, TryLegs
+from engine.domain.commands import AdjustStock, CancelOrder, CommitHold, EditOrder, ReleaseHold, StockMove, TryLegs
 from engine.domain.replies import OrderView, Problem, TryReply
-from engine.protocol.hold_caps import HoldLimits
-from tests.builders import a_network, a_place, an_order
+from engine.protocol.hold_caps import HoldCaps, HoldLimits
+from tests.builders import a_line, a_network, a_place, an_order
+from tests.sim.little_cluster import LittleCluster
 from tests.sim.lone_core import LoneCore
 from tests.unit.test_protocol_two_phase import Home, Owner, a_try
 
@@ -145,3 +146,19 @@ def test_a_hold_that_was_tried_while_others_came_first_is_refused_at_the_end() -
     home.core.peer_replied(1, tried.corr, TryReply(True, token="1:1:5"), now_ms=home.now_ms)
     home.settle()
     assert capped(home.answer(corr))["held"] == 5
+
+
+def test_an_edit_that_was_tried_while_others_came_first_is_refused_at_the_end() -> None:
+    cluster = LittleCluster(shards=2, nodes=2)
+    home = cluster.cores[0]
+    home.hold_caps = HoldCaps(home, HoldLimits(units_per_customer=4))
+    for shard in range(2):
+        cluster.ask(shard, AdjustStock(f"N-{shard}", (StockMove(f"SKU-{shard}", "received", 9),)))
+    cluster.now_ms += 100
+    cluster.settle()
+    held = [cluster.ask(0, a_place(an_order(f"H-{n}", {"SKU-0": 1}, customer_id="C-1"), ttl_s=600)) for n in range(2)]
+    more = (a_line("SKU-1", 2, line_id="9"),)
+    first, second = cluster.ask_each(0, [EditOrder(hold.slot, hold.order_no, added=more) for hold in held])
+    assert isinstance(first, OrderView), first
+    assert capped(second)["held"] == 4
+    assert home.hold_caps.by_customer == {"C-1": 4}
