@@ -18,7 +18,14 @@ _CAUSES = (
     "leg picked", "leg shipped", "leg delivered", "leg rejected", "planned again", "demand cancelled", "demand expired",
     "prioritised", "re-sourced", "holds cleared",
 )  # fmt: skip
-_LATER_CAUSES = {33: "edited", 34: "not accepted", 36: "leg overdue", 37: "duplicate order", 38: "delivery assumed"}
+_LATER_CAUSES = {
+    33: "edited",
+    34: "not accepted",
+    36: "leg overdue",
+    37: "duplicate order",
+    38: "delivery assumed",
+    39: "repeated",
+}
 _decode = msgspec.msgpack.Decoder().decode
 
 
