@@ -371,19 +371,23 @@ class IndexReader:
     def balance_before(self, node: int, item: int, at: tuple[int, int, int, int] | None) -> tuple[int, int, int] | None:
         """(on hand, held, allocated) of a position after everything up to `at`, itself included (None = up to the end); None =
         the position is not known."""
-        c = movements.c
-        sums = [sa.func.coalesce(sa.func.sum(column), 0) for column in (c.on_hand, c.held, c.allocated)]
-        later = sa.select(*sums).where(c.node == node, c.item == item)
+        c, p = movements.c, positions.c
+        sums = (sa.func.coalesce(sa.func.sum(of), 0).label(of.name) for of in (c.on_hand, c.held, c.allocated))
+        newer = sa.select(*sums).where(c.node == node, c.item == item)
         if at is not None:
-            later = later.where(sa.tuple_(c.at_ms, c.shard, c.seq, c.n) > sa.tuple_(*map(sa.literal, at)))
+            newer = newer.where(sa.tuple_(c.at_ms, c.shard, c.seq, c.n) > sa.tuple_(*map(sa.literal, at)))
         else:
-            later = later.where(sa.false())
-        p = positions.c
-        total = sa.select(p.on_hand, p.held, p.allocated).where(p.node == node, p.item == item)
-        now, newer = self._rows(total, later)
-        if not now:
-            return None
-        return (int(now[0][0] - newer[0][0]), int(now[0][1] - newer[0][1]), int(now[0][2] - newer[0][2]))
+            newer = newer.where(sa.false())
+        # One statement, so one state of the database: what is written between two would be taken off and was never in the sum.
+        taken_off = newer.subquery()
+        n = taken_off.c
+        query = (
+            sa.select(p.on_hand - n.on_hand, p.held - n.held, p.allocated - n.allocated)
+            .join_from(positions, taken_off, sa.true())
+            .where(p.node == node, p.item == item)
+        )
+        (rows,) = self._rows(query)
+        return (int(rows[0][0]), int(rows[0][1]), int(rows[0][2])) if rows else None
 
 
 def _order_columns() -> Query:

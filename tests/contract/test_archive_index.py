@@ -27,7 +27,7 @@ from engine.archive.reader import IndexReader, OrderFilter, Window
 from engine.archive.segment import Record
 from engine.archive.tables import metadata, progress
 from engine.domain.commands import AdjustStock, CancelOrder, StockMove
-from engine.domain.events import ConfigPut, OrdersClosed
+from engine.domain.events import ConfigPut, OrdersClosed, StockMoved
 from engine.domain.ids import slot_of
 from engine.domain.replies import OrderView
 from engine.journal.chain import EPOCH_BEGIN
@@ -120,6 +120,21 @@ def test_a_gap_counts_however_entries_are_cut(engine: sa.Engine) -> None:
     written(engine, 0, after)
     written(engine, 1, before + after)
     assert [row[-2:] for row in contents(engine)["progress"]] == [(1, 1), (1, 1)]
+
+
+def test_a_balance_is_of_one_state_of_the_index(engine: sa.Engine, url: str) -> None:
+    records = chained([msgspec.msgpack.encode([StockMoved(0, ((0, "received", 10),))])] * 6)
+    written(engine, 0, records[:5])
+    reader = IndexReader(url)
+    newest, _ = reader.movements(0, 0, limit=1)
+
+    @sa.event.listens_for(reader._engine, "after_cursor_execute", once=True)
+    def meanwhile(*_: object) -> None:
+        written(engine, 0, records[5:])
+
+    assert reader.balance_before(0, 0, newest[:4]) == (50, 0, 0)
+    assert reader.balance_before(0, 0, None) == (60, 0, 0)
+    reader.close()
 
 
 def closing_engine(url: str) -> closing[sa.Engine]:
