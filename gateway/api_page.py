@@ -48,7 +48,8 @@ what they are: `alc_`, `res_`, `leg_`, `dec_`, `job_`.
 place with `status` and `body` or `problem`. A malformed order spoils only itself.
 
 **Imports** answer `202` and a job. Rows that cannot be taken are listed in the job by line (the first 1,000), all others are put. A
-job is cut short when its gateway stops; send the file again with the same key: chunks that were put are not put twice. Jobs are
+job is cut short when its gateway stops, and fails when a shard is away for minutes; send the file again with the same key, which
+starts it again: chunks that were put are not put twice. Jobs are
 seen at the gateway that took the file.
 
 **Limits.** Request line and headers 64 KiB, body 8 MiB (`QM_BODY_BYTES_MAX`), import 512 MiB (`QM_IMPORT_BYTES_MAX`), 1,000 lines

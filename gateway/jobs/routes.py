@@ -106,7 +106,7 @@ async def receive_file(call: Call) -> Upload | Problem:
 
 
 async def _start(call: Call, kind: str, work: Callable[[Job], Awaitable[None]], extra: bytes = b"") -> Answer | Problem:
-    """202 with the job; a repeat of the key gets the job that it started."""
+    """202 with the job; a repeat of the key gets the job that it started, or starts it again where it failed (J3)."""
     jobs = call.gateway.jobs
     refusal = jobs.refusal()
     if refusal is not None:
@@ -122,10 +122,11 @@ async def _start(call: Call, kind: str, work: Callable[[Job], Awaitable[None]], 
     body_hash = upload.hash ^ int.from_bytes(blake2b(kind.encode() + extra, digest_size=8).digest(), "big")
     key_id = call.principal.key_id
     known = jobs.with_key(key_id, call.key_hash)
-    if known is not None:
+    if known is not None and known.body_hash != body_hash:
         upload.file.close()
-        if known.body_hash != body_hash:
-            return problem("key_reused")
+        return problem("key_reused")
+    if known is not None and known.state != "failed":
+        upload.file.close()
         return _accepted(known, _REPLAYED)
     rows = max(0, upload.rows - (media_type(call.headers[b"content-type"]) == CSV.encode()))
     job = Job(

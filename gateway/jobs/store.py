@@ -2,7 +2,7 @@
 
 J1  A job belongs to the API key that started it; no other key sees it.
 J2  Its file is removed when it ends, however it ends.
-J3  What it has put is put: a job that is cut short (the process stops) is started again by the caller, with the same key.
+J3  What it has put is put: a job that failed or was cut short (the process stops) is started again by the caller, with the same key.
 """
 
 from __future__ import annotations
@@ -104,10 +104,11 @@ class JobStore:
         return job if job is not None and job.key_id == key_id else None
 
     def with_key(self, key_id: str, key_hash: int) -> Job | None:
-        """The job that an idempotency key started."""
+        """The newest job that an idempotency key started."""
         if not key_hash:
             return None
-        return next((j for j in self._jobs.values() if j.key_hash == key_hash and j.key_id == key_id), None)
+        newest_first = reversed(self._jobs.values())
+        return next((j for j in newest_first if j.key_hash == key_hash and j.key_id == key_id), None)
 
     def start(self, job: Job, work: Work) -> None:
         self._forget()

@@ -18,6 +18,7 @@ from engine.cli.formats.table import BadRow
 from engine.cli.imports import app
 from engine.cli.stock_uploads import StockUploader
 from engine.cli.uploads import Outcome, Uploader
+from gateway.jobs import imports
 from tests.builders import a_network, a_node, an_item
 from tests.conftest import eventually
 from tests.integration.gateway_engine import GatewayEngine, an_order_body, keyed
@@ -270,6 +271,34 @@ async def test_a_full_count_says_that_the_rest_is_gone(engine: GatewayEngine, tm
     assert taken.exit_code == 0, taken.output
     assert [await on_hand(engine, "NJ-1", sku) for sku in SKUS] == [2, 2, 0, 0, 0]
     assert [await on_hand(engine, "CHI", sku) for sku in SKUS] == [1, 0, 0, 0, 0]
+
+
+async def test_a_job_that_failed_is_tried_again_under_its_key(
+    engine: GatewayEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imports, "RETRY_FOR_S", 0.0)
+    runner = engine.stock[engine.cluster.shard_of_node("NJ-1")].runner
+    headers = {**keyed("file-7"), "content-type": "application/x-ndjson"}
+
+    async def send(units: int = 5) -> tuple[Any, str]:
+        body = b'{"node_id": "NJ-1", "sku": "PAN-24", "quantity": %d}\n' % units
+        answer = await engine.client.post("/v1/inventory/import", content=body, headers=headers)
+
+        async def ended() -> str | None:
+            state = (await engine.client.get(answer.headers["location"])).json()["state"]
+            return state if state in ("done", "failed") else None
+
+        return answer, await eventually(ended) if answer.status_code == 202 else ""
+
+    runner.unfit = "the journal's server is not durable any more"
+    assert (await send())[1] == "failed"
+    runner.unfit = ""
+    assert (await send(units=6))[0].json()["code"] == "key_reused"
+    answer, state = await send()
+    assert (state, "idempotent-replayed" in answer.headers) == ("done", False)
+    assert await on_hand(engine, "NJ-1", "PAN-24") == 5
+    again, _ = await send()
+    assert (again.headers["location"], "idempotent-replayed" in again.headers) == (answer.headers["location"], True)
 
 
 async def test_safety_of_a_file_leaves_trust_and_uncounted_supply_as_they_are(
