@@ -15,7 +15,16 @@ from engine.domain.decide_orders import given_up_at_ms, refuse
 from engine.domain.events import Cause
 from engine.domain.ids import OrderRef, public_id
 from engine.domain.labels import order_label
-from engine.domain.orders import DemandRecord, LegRecord, LegState, LineRecord, Method, OrderRecord, OrderState
+from engine.domain.orders import (
+    DemandRecord,
+    LegRecord,
+    LegState,
+    LineRecord,
+    Method,
+    OrderRecord,
+    OrderState,
+    nothing_left,
+)
 from engine.domain.problems import CODES
 from engine.domain.replies import Problem, ProblemItem
 from engine.domain.state import HOLD_LIFE_MAX_MS, LEG_NO_MAX
@@ -311,7 +320,7 @@ def cancel(
                 units -= take_from_leg(record, leg, i, units, change)
     record.demand = [d for d in record.demand if d.quantity]
     _end_empty(record, LegState.CANCELLED)
-    if not record.demand and all(leg.state in _ENDED for leg in record.legs):
+    if nothing_left(record):
         record.state = OrderState.CANCELLED
     return change
 

@@ -4,17 +4,17 @@ W1  Demand waits from the moment its order is committed until a leg covers it, i
 W2  The queue is one order of instants: `since - priority * PRIORITY_STEP - value`, earliest first. So priority goes before age, age
     before value, and age raises everybody: whoever came a priority step later for each level above is behind. The rank of what
     waits never changes by waiting, so nobody is overtaken for ever.
-W3  Demand of a kit's components is demand of its line: given up together.
+W3  Demand of a kit's components is demand of its line: given up together, and with them components that need no stock.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from engine.domain.decide_legs import Change
+from engine.domain.decide_legs import Change, without_stock
 from engine.domain.decide_orders import refuse
 from engine.domain.events import Cause
-from engine.domain.orders import DemandRecord, LegState, OrderRecord, OrderState
+from engine.domain.orders import DemandRecord, OrderRecord, OrderState, nothing_left
 from engine.domain.replies import Problem
 
 PRIORITY_STEP_MS = 24 * 3_600_000
@@ -26,7 +26,6 @@ VALUE_MINOR_PER_MS = 28
 PRIORITY_MAX = 1_000
 RANK_LAST = 1 << 62
 """Behind everybody: the rank of the general public where it takes units without waiting."""
-_ENDED = (LegState.CANCELLED, LegState.REJECTED)
 
 
 def rank_of(since_ms: int, priority: int, value_minor: int) -> int:
@@ -132,9 +131,19 @@ def _give_up(record: OrderRecord, gone: list[DemandRecord], cause: int) -> Chang
     for demand in gone:
         record.lines[demand.line].cancelled += demand.quantity
     record.demand = [demand for demand in record.demand if not any(demand is other for other in gone)]
-    if not record.demand and all(leg.state in _ENDED for leg in record.legs):
+    _give_up_loose(record)
+    if nothing_left(record):
         record.state = OrderState.CANCELLED
     return Change(cause, [], [], [])
+
+
+def _give_up_loose(record: OrderRecord) -> None:
+    """Cancel components that need no stock as far as their kit is (W3)."""
+    loose = without_stock(record)
+    for i, line in enumerate(record.lines):
+        if line.kits and loose[i]:
+            kit = [other for other in record.lines if other.line_id == line.line_id]
+            line.cancelled = max(other.cancelled * line.quantity // other.quantity for other in kit)
 
 
 def cancel(record: OrderRecord, no: int) -> Change | Problem:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.domain.orders import LegState, OrderRecord, OrderState
+from engine.domain.orders import LegState, OrderRecord, OrderState, nothing_left
 
 STATE_LABELS = tuple(state.name.lower() for state in OrderState)
 LEG_LABELS = tuple(state.name.lower() for state in LegState)
@@ -19,6 +19,6 @@ def order_label(record: OrderRecord) -> str:
     if record.demand:
         return "partially_allocated" if live else "parked"
     if not live:
-        return "cancelled" if any(line.cancelled for line in record.lines) else "allocated"
+        return "cancelled" if nothing_left(record) else "allocated"
     lowest = min(live)
     return LEG_LABELS[lowest] if lowest >= _SHIPPED else "allocated"

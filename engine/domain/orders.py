@@ -319,6 +319,11 @@ def has_ended(record: OrderRecord) -> bool:
     )
 
 
+def nothing_left(record: OrderRecord) -> bool:
+    """Whether every unit of an order was cancelled, those that need no stock as well."""
+    return all(line.cancelled >= line.quantity for line in record.lines)
+
+
 def is_at_end(record: OrderRecord) -> bool:
     """Whether nothing of an order can change any more: it has ended, and no leg is still to be told another shard."""
     return has_ended(record) and not record.demand and not any(leg.driving for leg in record.legs)

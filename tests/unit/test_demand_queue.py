@@ -10,6 +10,7 @@ from engine.domain import demand
 from engine.domain.commands import (
     ActOnLeg,
     AdjustStock,
+    CancelDemand,
     CancelOrder,
     CommitHold,
     CountStock,
@@ -20,7 +21,7 @@ from engine.domain.commands import (
     StockMove,
 )
 from engine.domain.config import NodeCapacity
-from engine.domain.orders import DemandRecord, LineRecord, OnShort, OrderRecord, OrderState
+from engine.domain.orders import DemandRecord, LineRecord, Method, OnShort, OrderRecord, OrderState
 from engine.domain.replies import OrderView, Problem
 from engine.protocol.demand_queue import ATTEMPTS_PER_POLL
 from engine.protocol.view_feed import PUSH_INTERVAL_MS
@@ -333,6 +334,45 @@ def test_a_kit_waits_for_all_of_its_parts() -> None:
     receive(shop, "N-1", {"A": 1, "B": 2})
     shop.pass_time(5_000)
     assert state_of(shop, order) == "allocated"
+
+
+# -- beside what needs no stock -----------------------------------------------------------------------------------
+
+
+def expire(shop: LoneCore, order: OrderView) -> None:
+    shop.pass_time(61_000)
+
+
+def cancel_demand(shop: LoneCore, order: OrderView) -> None:
+    shop.ask(CancelDemand(order.slot, order.order_no, 0))
+
+
+def cancel_line(shop: LoneCore, order: OrderView) -> None:
+    shop.ask(CancelOrder(order.slot, order.order_no, (("1", 1),)))
+
+
+def remove_line(shop: LoneCore, order: OrderView) -> None:
+    shop.ask(EditOrder(order.slot, order.order_no, removed=("1",)))
+
+
+@pytest.mark.parametrize("method", [Method.SHIP, Method.DIGITAL])
+@pytest.mark.parametrize("end", [expire, cancel_demand, cancel_line, remove_line])
+def test_an_order_whose_other_lines_need_no_stock_outlasts_the_line_that_waits(end: Any, method: int) -> None:
+    items = [an_item("SKU-0"), an_item("CODE", tracked=False)]
+    shop = a_shop(items=items, channel=a_channel(auto_cancel_s=60))
+    order = park(shop, "P-1", [a_line("SKU-0"), a_line("CODE", line_id="2", method=method)])
+    end(shop, order)
+    assert (now(shop, order).state, [line.cancelled for line in now(shop, order).lines]) == ("allocated", [1, 0])
+    assert shop.ask(CancelOrder(order.slot, order.order_no)).state == "cancelled"
+    shop.check_recovery({})
+
+
+def test_a_kit_that_is_given_up_takes_its_components_along_that_need_no_stock() -> None:
+    items = [an_item("A"), an_item("CARD", tracked=False), an_item("KIT", components={"A": 2, "CARD": 1})]
+    shop = a_shop(items=items)
+    order = park(shop, "K-1", {"KIT": 3})
+    ended = shop.ask(CancelDemand(order.slot, order.order_no, 0))
+    assert (ended.state, ended.lines[0].cancelled) == ("cancelled", 3)
 
 
 # -- rules on records ---------------------------------------------------------------------------------------------
