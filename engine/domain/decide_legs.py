@@ -185,7 +185,9 @@ def kept_by(record: OrderRecord, command: CommitHold, *, now_ms: int, expires_at
     return keep
 
 
-def commit(record: OrderRecord, command: CommitHold, *, now_ms: int, expires_at_ms: int) -> Change | Problem:
+def commit(
+    record: OrderRecord, command: CommitHold, catalog: Catalog, *, now_ms: int, expires_at_ms: int
+) -> Change | Problem:
     """held -> committed, wholly or in part: what is not committed is released in the same step."""
     keep = kept_by(record, command, now_ms=now_ms, expires_at_ms=expires_at_ms)
     if isinstance(keep, Problem):
@@ -196,6 +198,7 @@ def commit(record: OrderRecord, command: CommitHold, *, now_ms: int, expires_at_
         return refuse("invalid_field", "/ship_to", detail)
     change = Change(Cause.COMMITTED, [], [], [])
     leave_out(record, keep, change)
+    begin_waiting(record, catalog, now_ms=now_ms)
     record.state = OrderState.COMMITTED
     record.expires_at_ms = 0
     for leg in record.legs:
@@ -222,6 +225,12 @@ def leave_out(record: OrderRecord, keep: list[int], change: Change) -> None:
                 break
             drop -= take_from_leg(record, leg, i, drop, change)
     record.demand = [demand for demand in record.demand if demand.quantity]
+
+
+def begin_waiting(record: OrderRecord, catalog: Catalog, *, now_ms: int) -> None:
+    """What waits of a hold does so from its commit on (demand.py, W1): until then no date comes for it."""
+    for demand in record.demand:
+        demand.cancel_at_ms = given_up_at_ms(catalog, record, since_ms=now_ms)
 
 
 def _take_waiting(record: OrderRecord, line: int, units: int) -> int:

@@ -162,7 +162,8 @@ def _commit(core: ShardCore, conn: int, corr: int, command: CommitHold, now_ms: 
         recommit.start(core, [(conn, corr)], command, now_ms=now_ms)
         return
     expires_at_ms = core.state.effective_expiry_ms(command.order_no, record)
-    change = decide_legs.commit(record, command, now_ms=core.time_ms(now_ms), expires_at_ms=expires_at_ms)
+    time_ms = core.time_ms(now_ms)
+    change = decide_legs.commit(record, command, core.catalog, now_ms=time_ms, expires_at_ms=expires_at_ms)
     if _settle(core, conn, corr, command, record, change, now_ms):
         core.count("committed")
 

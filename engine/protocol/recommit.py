@@ -270,6 +270,7 @@ def _exchange(
     batch = core.batch(now_ms)
     change = Change(Cause.COMMITTED, [], [], [])
     decide_legs.leave_out(record, recommit.keep, change)
+    decide_legs.begin_waiting(record, core.catalog, now_ms=batch.time_ms)
     decide_legs.give_up_held(record, change)
     legs = legs_of(state, prepared.planned, plan, leg_state=LegState.ALLOCATED, first=first, txn=txn)
     for leg in legs:

@@ -21,11 +21,22 @@ from engine.domain.commands import (
     StockMove,
 )
 from engine.domain.config import NodeCapacity
-from engine.domain.orders import DemandRecord, LineRecord, Method, OnShort, OrderRecord, OrderState
+from engine.domain.orders import DemandRecord, Destination, LineRecord, Method, OnShort, OrderRecord, OrderState
 from engine.domain.replies import OrderView, Problem
 from engine.protocol.demand_queue import ATTEMPTS_PER_POLL
 from engine.protocol.view_feed import PUSH_INTERVAL_MS
-from tests.builders import NOW_MS, a_channel, a_line, a_network, a_node, a_place, an_item, an_order, as_docs
+from tests.builders import (
+    NOW_MS,
+    a_channel,
+    a_destination,
+    a_line,
+    a_network,
+    a_node,
+    a_place,
+    an_item,
+    an_order,
+    as_docs,
+)
 from tests.sim.little_cluster import LittleCluster
 from tests.sim.lone_core import LoneCore
 
@@ -473,6 +484,19 @@ def test_the_channel_s_time_is_for_units_that_begin_to_wait_later_too(begin: Any
     ended = "allocated" if began.state == "partially_allocated" else "cancelled"
     assert state_of(shop, order) == (began.state if paid else ended)
     shop.check_recovery({})
+
+
+@pytest.mark.parametrize("ship_to", [None, a_destination("60601")], ids=["here", "elsewhere"])
+@pytest.mark.parametrize("stock", [0, 1], ids=["parked", "partial"])
+def test_the_channel_s_time_counts_from_the_commit_of_a_hold(stock: int, ship_to: Destination | None) -> None:
+    shop = a_shop({"N-0": {"SKU-0": stock}} if stock else None, channel=a_channel(auto_cancel_s=60))
+    held = shop.ask(a_place(an_order(lines={"SKU-0": 2}, on_short=OnShort.PARK), ttl_s=900))
+    shop.pass_time(120_000)
+    made = shop.ask(CommitHold(held.slot, held.order_no, ship_to=ship_to))
+    shop.pass_time(59_000)
+    assert now(shop, made).unfilled == made.unfilled != ()
+    shop.pass_time(2_000)
+    assert not now(shop, made).unfilled
 
 
 def test_units_that_begin_to_wait_later_end_at_the_order_s_own_date() -> None:
