@@ -35,6 +35,16 @@ def next_wave(node: Node, now_ms: int) -> int | None:
     return None
 
 
+def has_same_waves(node: Node, other: Node) -> bool:
+    """Whether the waves of two documents come at the same instants."""
+    return (node.waves, node.working_days, node.holidays, node.time_zone) == (
+        other.waves,
+        other.working_days,
+        other.holidays,
+        other.time_zone,
+    )
+
+
 class Wave:
     """One wave of a node."""
 

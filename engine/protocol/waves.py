@@ -5,7 +5,7 @@ W1  A home releases its own orders' legs, at whichever shard the node is. A wave
 W2  A wave takes the legs that were there when it began, in the order in which the orders came, a bounded number a batch.
 W3  What cannot be released (an order on hold, a node that is off) waits for the next wave.
 W4  A slot that is moving is left alone: its next home releases its legs with the wave after.
-W5  A node's first wave is the next one after its schedule was first seen.
+W5  A node's first wave is the next one after its schedule was first seen, or changed: times of a new schedule were not missed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from engine.domain.events import WaveDone
 from engine.domain.orders import LegState, OrderState
 from engine.domain.replies import Problem
 from engine.domain.state import LEG_NO_MAX
-from engine.domain.waves import Wave, last_wave, next_wave
+from engine.domain.waves import Wave, has_same_waves, last_wave, next_wave
 from engine.protocol.improving import LEAD_MS, improve
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class Waves:
         self._version = -1
         self._documents: dict[int, Node] = {}
         """Nodes with waves, as their schedule was read last."""
+        self._changed: set[int] = set()
+        """Nodes that got another schedule while this home was there to follow the old one (W5)."""
         self._todo: list[int] = []
         """Nodes whose next wave is to be worked out."""
         self._at_ms: dict[int, int] = {}
@@ -85,12 +87,15 @@ class Waves:
     def _read(self) -> None:
         """Find the nodes whose document a new version of the configuration changed."""
         core = self._core
-        self._version = core.catalog.version
+        is_first, self._version = self._version < 0, core.catalog.version
         known = self._documents
         for node, document in enumerate(core.catalog.nodes):
             if known.get(node) is document or document is None:
                 continue
             if document.waves:
+                before = known.get(node)
+                if not is_first and (before is None or not has_same_waves(before, document)):
+                    self._changed.add(node)
                 known[node] = document
                 self._todo.append(node)
             else:
@@ -104,8 +109,11 @@ class Waves:
         if document is None:
             return
         time_ms = core.time_ms(now_ms)
+        if self._at_ms.get(node, time_ms + 1) <= time_ms or (self._running is not None and self._running.node == node):
+            return  # what is due comes first: its end leads here again
         done_ms = core.state.waves_ms.get(node)
-        if done_ms is None:  # W5
+        if done_ms is None or node in self._changed:  # W5
+            self._changed.discard(node)
             core.put(core.batch(now_ms), WaveDone(node, time_ms))
             done_ms = time_ms
         missed_ms = last_wave(document, time_ms)

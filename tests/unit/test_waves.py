@@ -194,6 +194,23 @@ def test_a_new_schedule_begins_with_its_next_wave() -> None:
     assert states(shop, [order]) == ["released"]
 
 
+def test_times_of_a_changed_schedule_that_have_passed_were_not_missed() -> None:
+    fields: dict[str, Any] = {"cut_off": "23:00", "working_days": (0, 1, 2, 3, 4, 5, 6)}
+    shop = a_wave_shop(cut_off="23:00")
+    wait_until(shop, "2026-12-01T15:00")
+    order = place(shop, "A", {"SKU-0": 1})
+    switch(shop.core, 0, a_wave_node("14:00", "18:00", **fields))
+    shop.pass_time(1_000)
+    assert states(shop, [order]) == ["allocated"]
+    switch(shop.core, 0, a_wave_node(**fields))
+    wait_until(shop, "2026-12-01T16:00")
+    switch(shop.core, 0, a_wave_node("15:30", "18:00", **fields))
+    wait_until(shop, "2026-12-01T17:59")
+    assert states(shop, [order]) == ["allocated"]
+    wait_until(shop, "2026-12-01T18:00")
+    assert states(shop, [order]) == ["released"]
+
+
 def test_a_deadline_begins_with_the_wave() -> None:
     shop = a_wave_shop(acceptance_deadline_s=600)
     receive(shop, "N-1", {"SKU-0": 5})
