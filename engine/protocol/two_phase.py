@@ -5,7 +5,8 @@ The home shard's record is the only decision.
 T1  TRY holds units at the nodes' shards, journaled there, without a time limit of their own.
 T2  All hold -> the home shard journals the order: the only commit point. Then, and only then, it answers.
 T3  Any refusal or silence -> nothing is journaled at home; what was held is cancelled, and the order is planned again with
-    the fresh numbers, a bounded number of rounds, the last one with this shard's own nodes only.
+    the fresh numbers, a bounded number of rounds, the last one with this shard's own nodes only. A shard that says a node has
+    moved holds nothing: the map that says where to is awaited, as long as an answer would be.
 T4  Every later change (commit, release, expiry, cancel, ship, reject) is journaled at home first, then driven to the legs'
     shards, idempotently, until they acknowledge.
 T5  A shard that holds a leg it heard no more about asks home. Home answers `committed` (a leg of the record names the
@@ -30,7 +31,7 @@ from engine.domain.decide_orders import Prepared, fits
 from engine.domain.orders import LegState, OrderRecord
 from engine.domain.plan import Plan
 from engine.domain.promising import extra_safety
-from engine.domain.replies import Reply, TryReply, TxnState
+from engine.domain.replies import Problem, Reply, TryReply, TxnState
 from engine.protocol.exchange import Exchange
 from engine.protocol.flights import Flight
 from engine.protocol.placing import finish_place, moved, place, plan_alone, settle
@@ -80,6 +81,7 @@ class Pending:
         "asked",
         "deadline_ms",
         "first_leg",
+        "moved",
         "over_cap",
         "owners",
         "plan",
@@ -103,6 +105,8 @@ class Pending:
         """Correlation id by shard that has not answered."""
         self.asked: list[int] = []
         """Shards that may hold legs: those that refused are taken off."""
+        self.moved: list[int] = []
+        """Shards that say that a node is not theirs."""
         self.silent: list[int] = []
         """Shards that gave no answer, or none about stock."""
         self.refused = False
@@ -177,6 +181,8 @@ class TwoPhase:
         self._by_corr: dict[int, int] = {}
         self._decided: list[int] = []
         """Transactions whose answers are all in."""
+        self._behind: list[int] = []
+        """Of them, those that wait for a newer map (T3)."""
         self._deadlines: list[tuple[int, int]] = []
         """(deadline, txn), a heap; those decided before stay until they come up."""
 
@@ -293,6 +299,10 @@ class TwoPhase:
                 pending.over_cap += reply.over_cap
                 if core.views.point(shard) < points.get(shard, (0, 0)):  # else the view knows better
                     self._learn(reply, pending.purpose.order_no)
+        elif isinstance(reply, Problem) and reply.code == "moved":
+            pending.refused = True
+            pending.asked.remove(shard)
+            pending.moved.append(shard)
         else:  # it did not say whether it holds them: unknown
             pending.refused = True
             pending.silent.append(shard)
@@ -316,13 +326,28 @@ class TwoPhase:
 
     def tick(self, now_ms: int) -> None:
         """Decide transactions whose answers are in or overdue."""
-        decided, self._decided = self._decided, []
+        decided, self._decided, self._behind = [*self._behind, *self._decided], [], []
         while self._deadlines and self._deadlines[0][0] <= now_ms:
             decided.append(heapq.heappop(self._deadlines)[1])
         for txn in decided:
             pending = self._pending.get(txn)
-            if pending is not None:
-                self._conclude(pending, now_ms)
+            if pending is None:
+                continue
+            behind = self._not_by_map(pending)
+            if behind and now_ms < pending.deadline_ms:
+                self._behind.append(txn)
+                continue
+            pending.silent += behind
+            self._conclude(pending, now_ms)
+
+    def _not_by_map(self, pending: Pending) -> list[int]:
+        """Shards that say a node has moved, though by the map that is known here all are theirs still."""
+        if not pending.moved:
+            return []
+        owner = self._core.catalog.owner
+        legs = list(zip(pending.plan.legs, pending.owners, strict=True))
+        left = {was for leg, was in legs if owner[leg.node] != was}
+        return [shard for shard in pending.moved if shard not in left]
 
     def wake_at_ms(self, now_ms: int) -> int | None:
         if self._decided:

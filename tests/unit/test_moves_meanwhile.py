@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from engine.domain.commands import GetAvailability, TryLegs
 from engine.domain.config import Placement
+from engine.domain.decide_orders import refuse
 from engine.domain.move_commands import OfferPart
-from engine.domain.replies import Done, Problem, StockReply
+from engine.domain.replies import Done, OrderView, Problem, StockReply, TryReply, ViewUpdate
 from tests.builders import a_destination, a_network, a_place, an_order
 from tests.sim.lone_core import LoneCore
 from tests.unit.test_moves_late_answers import a_source, moving, sent
@@ -58,3 +61,25 @@ def test_a_read_of_a_node_on_its_way_is_not_answered_without_it() -> None:
     source.settle()
     (named,) = source.replies[corr]
     assert isinstance(named, Problem) and named.code == "moved"
+
+
+def test_a_node_that_has_moved_keeps_no_order_from_the_others_of_its_shard() -> None:
+    """N-1 and N-4 are at shard 1, and the order needs both. N-1 goes to shard 2, and the home hears of that last."""
+    home = LoneCore(a_network(nodes=5, shards=3))
+    shelves = np.array([(0, 1, 5, 0, 0), (1, 4, 5, 0, 0)], "<i4").tobytes()
+    home.core.peer_replied(1, 0, ViewUpdate(1, 1, 1, True, True, shelves, b""), now_ms=home.now_ms)
+    corr = home.send(a_place(an_order(lines={"SKU-0": 1, "SKU-1": 1})))
+    home.settle()
+    [asked] = home.take_sent()
+    home.core.peer_replied(1, asked.corr, refuse("moved", "", "N-1"), now_ms=home.now_ms)
+    home.settle()
+    assert not home.take_sent() and corr not in home.replies, "the map that says where N-1 is comes soon"
+    home.put(Placement(shard_count=3, nodes={"N-1": 2}))
+    home.settle()
+    tried = [send for send in home.take_sent() if type(send.command) is TryLegs]
+    assert sorted((send.shard, [leg[1] for leg in send.command.legs]) for send in tried) == [(1, [4]), (2, [1])]
+    for send in tried:
+        home.core.peer_replied(send.shard, send.corr, TryReply(True, token=""), now_ms=home.now_ms)
+    home.settle()
+    (placed,) = home.replies[corr]
+    assert isinstance(placed, OrderView), placed
