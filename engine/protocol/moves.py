@@ -37,7 +37,7 @@ from engine.domain.placement import CONTROL_SHARD, band_of_slot
 from engine.domain.problems import CODES
 from engine.domain.replies import Done, Problem, Reply, ViewUpdate
 from engine.protocol.effects import Answer
-from engine.protocol.moving_parts import node_came, node_leaves, part_legs, slot_came, slot_leaves
+from engine.protocol.moving_parts import keep_grace, node_came, node_leaves, part_legs, slot_came, slot_leaves
 
 if TYPE_CHECKING:
     from engine.domain.events import Event
@@ -297,7 +297,7 @@ class Moves:
             found = next(leaving.scan, None)
             if found is None:
                 break
-            part_legs(core, *found, leaving.node, now_ms=now_ms)
+            self._make_ready(leaving, *found, now_ms)
         else:
             return
         if not leaving.closed_ms:
@@ -312,8 +312,15 @@ class Moves:
         noted = list(leaving.noted)
         leaving.noted.clear()
         for slot, order_no in noted:
-            part_legs(core, slot, order_no, leaving.node, now_ms=now_ms)
+            self._make_ready(leaving, slot, order_no, now_ms)
         self._box(leaving, now_ms)
+
+    def _make_ready(self, leaving: _Leaving, slot: str, order_no: int, now_ms: int) -> None:
+        """What is said of an order elsewhere than in the part that leaves goes into it, or out of it (moving_parts.py)."""
+        core = self._core
+        if leaving.slot and core.state.grace_until_ms > now_ms:
+            keep_grace(core, slot, order_no, now_ms=now_ms)
+        part_legs(core, slot, order_no, leaving.node, now_ms=now_ms)
 
     def _is_quiet(self, slot: str) -> bool:
         """Nothing is under way for a slot's orders (M6)."""

@@ -1,7 +1,8 @@
 """What a part's coming and going means for the protocol's memory: all that is derived from a slot's orders or a node's stock.
 
 `part_legs` makes a part self-contained before it is boxed: legs of this shard's own orders at its own nodes become legs that the
-node's part holds for another home, though that home may be this very shard. Home then drives them like any other.
+node's part holds for another home, though that home may be this very shard. Home then drives them like any other. `keep_grace` does the
+same for the end of a hold.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from engine.domain.boxes import rows_of
 from engine.domain.decide_legs import drive_target
+from engine.domain.events import Cause
 from engine.domain.ids import order_no_time_ms
 from engine.domain.keys import hash_of
 from engine.domain.move_events import LegsParted
@@ -60,6 +62,17 @@ def part_legs(core: ShardCore, slot: str, order_no: int, node: int, *, now_ms: i
     for leg in legs:
         core.participant.took_over(order_no, leg.leg_no, now_ms)
     return True
+
+
+def keep_grace(core: ShardCore, slot: str, order_no: int, *, now_ms: int) -> None:
+    """Write the end of a hold that was open while this shard was away into its record: the grace period is this shard's own."""
+    record = core.state.order(slot, order_no)
+    if record is None or record.state != OrderState.HELD:
+        return
+    expires_at_ms = core.state.effective_expiry_ms(order_no, record)
+    if expires_at_ms > record.expires_at_ms:
+        record.expires_at_ms = expires_at_ms
+        core.put_order(core.batch(now_ms), Cause.EXTENDED, slot, order_no, record, [], [])
 
 
 def slot_leaves(core: ShardCore, slot: str) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.domain.commands import GetAvailability, TryLegs
+from engine.domain.commands import AdjustStock, GetAvailability, GetOrder, StockMove, TryLegs
 from engine.domain.config import Placement
 from engine.domain.decide_orders import refuse
 from engine.domain.move_commands import OfferPart
 from engine.domain.replies import Done, OrderView, Problem, StockReply, TryReply, ViewUpdate
+from engine.protocol.shard_core import GRACE_MS
 from tests.builders import a_destination, a_network, a_place, an_order
+from tests.sim.checker import JournalFold, Transit
 from tests.sim.lone_core import LoneCore
-from tests.unit.test_moves_late_answers import a_source, moving, sent
+from tests.unit.test_moves_late_answers import FIRST, a_source, moving, offered, sent
 
 NODE_ITEM_UNIT = ((1, 0, 20_700, 0, ((0, 1),)),)
 """One leg of a TRY: a unit of SKU-0 at N-0."""
@@ -83,3 +85,22 @@ def test_a_node_that_has_moved_keeps_no_order_from_the_others_of_its_shard() -> 
     home.settle()
     (placed,) = home.replies[corr]
     assert isinstance(placed, OrderView), placed
+
+
+def test_a_hold_keeps_its_grace_at_its_next_home() -> None:
+    """Its shard was away when it was to end."""
+    source, target = (LoneCore(a_network(nodes=2, shards=2), shard=shard) for shard in (0, 1))
+    transit = Transit()
+    source.fold, target.fold = JournalFold({0}, transit), JournalFold({1}, transit)
+    source.ask(AdjustStock("N-0", (StockMove("SKU-0", "received", 1),)))
+    held = source.ask(a_place(an_order(ship_to=a_destination("01001")), ttl_s=3))
+    target.now_ms = source.now_ms = source.now_ms + 10_000
+    source.core = source.recovered_from({})
+    said = source.ask(GetOrder(held.slot, held.order_no))
+    assert (said.state, said.expires_at_ms) == ("held", source.now_ms + GRACE_MS)
+    moving(target, FIRST, 1)
+    target.ask(offered(source, FIRST, 1).command)
+    target.put(Placement(shard_count=2, slots={held.slot: 1}))
+    target.settle()
+    there = target.ask(GetOrder(held.slot, held.order_no))
+    assert (there.state, there.expires_at_ms) == ("held", said.expires_at_ms)
