@@ -2,7 +2,8 @@
 
 W1  Followed only while somebody reads: begun by the first read, given up after IDLE_S without one.
 W2  A picture is built beside the one in use and takes its place when it is complete; until then the point of a shard stays where
-    it was, and its age goes on. Values only ever get newer, so a picture contains its point at least.
+    it was, and its age goes on. Values only ever get newer, so a picture contains its point at least. A refusal may stand in the
+    place of a push: nothing is taken up and nothing dated after one until the shard begins again.
 W3  The age of a picture counts from when its shard was last ASKED what it had then: news that were long on their way, or lay here
     unread, make nothing younger. Asked every PROBE_S.
 W4  A position counts where the placement says that its shard owns the node. When a node has another owner, pictures are void.
@@ -79,6 +80,8 @@ class ShardStock:
         self.settled: dict[int, Settling] = {}
         """How far the pictures of other shards contain what this one's orders did there (W5)."""
         self._building: StockColumns | None = None
+        self._refused = False
+        """The shard's newest word is a refusal: it is recovering, or cut off (W2)."""
         self._newest = (0, 0)
         self._changed = changed
         self._retry: asyncio.TimerHandle | None = None
@@ -87,8 +90,12 @@ class ShardStock:
         link.subscribe(STOCK_CORR, FollowStock, self._came)
 
     def _came(self, reply: Reply) -> None:
-        if type(reply) is not StockUpdate:  # it is recovering, or cut off: the link asks again
+        if type(reply) is not StockUpdate:  # the link asks again
+            self._refused, self._building = True, None
             return
+        if self._refused and not reply.begin:
+            return
+        self._refused = False
         self._newest = (reply.epoch, reply.seq)
         self._settling(reply)
         self.counts.update(reply.counts)
@@ -122,7 +129,7 @@ class ShardStock:
     def _probed(self, asked_s: float, reply: Reply) -> None:
         # What was due came before the reply, over the same connection. A new connection has begun a new picture first.
         self._probing = False
-        if type(reply) is StockPage and self._building is None and self.columns is not None:
+        if type(reply) is StockPage and not self._refused and self._building is None and self.columns is not None:
             self.heard_s = max(self.heard_s, asked_s)
 
     def _probe_forever(self) -> None:
@@ -131,6 +138,8 @@ class ShardStock:
 
     def fetch(self) -> None:
         """Ask for the whole picture, from the first page on (W2)."""
+        if self._refused:
+            return  # it begins with one
         self._building = StockColumns()
         self._ask(self._building, -1)
 

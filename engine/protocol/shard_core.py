@@ -256,7 +256,10 @@ class ShardCore:
     def peer_replied(self, shard: int, corr: int, reply: Reply, *, now_ms: int) -> None:
         """A peer's answer to a Send, or an update of its view. An answer that came before, or too late, says nothing."""
         if corr == self.views.corr:
-            self.views.update(reply, now_ms)
+            if type(reply) is Problem:
+                self.views.refused(shard)
+            else:
+                self.views.update(reply, now_ms)
         elif (
             self.resourcing.replied(corr, reply)
             or self.moves.replied(corr, reply)

@@ -2,7 +2,8 @@
 
 V1  Owners push absolute values of touched positions with the entry they contain at least; a view applies by assignment, so a
     repeat or a skipped intermediate value does no harm. What the entry being built touched is pushed again with that entry.
-V2  A new connection starts with a full picture.
+V2  A new connection starts with a full picture. So does what follows a refusal, which may stand in the place of a push: until then
+    the point of the view stays where it was.
 V3  A view is never a promise: a plan that rests on it is checked again by the owner (TryLegs).
 V4  Claims are not shown: they end within milliseconds, and their end touches nothing.
 """
@@ -49,6 +50,8 @@ class ViewFeed:
         self._pushed_seq = 0
         self._pushed_ms = 0
         self._heard_ms: dict[int, int] = {}
+        self._refused: set[int] = set()
+        """Owners whose newest word is a refusal (V2)."""
         self._slots: dict[str, bool] = {}
         self._places: dict[tuple[str, str], tuple[str, tuple[float, float] | None]] = {}
         self._slots_version = -1
@@ -202,6 +205,10 @@ class ViewFeed:
 
     # -- follower -------------------------------------------------------------------------------------------------
 
+    def refused(self, shard: int) -> None:
+        """An owner is recovering, or cut off."""
+        self._refused.add(shard)
+
     def update(self, reply: Reply, now_ms: int) -> None:
         """Apply an owner's values by assignment. A full picture first forgets what was seen of that owner."""
         core = self._core
@@ -209,6 +216,7 @@ class ViewFeed:
             return
         positions, capacity, owns_node = core.state.positions, core.state.capacity, core.catalog.owns_node
         if reply.full:
+            self._refused.discard(reply.shard)
             core.state.view_points.pop(reply.shard, None)
             theirs = [node for node, owner in enumerate(core.catalog.owner) if owner == reply.shard]
             rows = np.flatnonzero(np.isin(positions.node[: positions.size], theirs))
@@ -236,7 +244,7 @@ class ViewFeed:
         if reply.full or reply.counts:
             core.state.heard_counts.update(reply.counts)
             core.state.counts_heard += 1
-        if reply.last:
+        if reply.last and reply.shard not in self._refused:
             core.state.view_points[reply.shard] = (reply.epoch, reply.seq)
             self._heard_ms[reply.shard] = now_ms
         if reply.full:  # a new connection

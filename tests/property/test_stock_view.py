@@ -1,4 +1,4 @@
-"""A gateway's view of stock against the shard that it follows: any order of pushes, pages, breaks and restarts ends in the truth.
+"""A gateway's view of stock against the shard that it follows: any order of pushes, pages, refusals, breaks and restarts ends in the truth.
 
 The real owner (ShardCore with its StockFeed) and the real reader (ShardStock) are joined by a wire in memory that keeps order, as a
 socket does, and that the test delivers from, breaks, and connects to a new copy of the shard.
@@ -21,7 +21,7 @@ from engine.client import stock_view
 from engine.client.link import ShardLink
 from engine.client.stock_view import ShardStock
 from engine.domain.commands import AdjustStock, Command, StockMove
-from engine.domain.replies import Reply
+from engine.domain.replies import Problem, Reply
 from engine.protocol.stock_feed import HEARTBEAT_MS, PUSH_INTERVAL_MS
 from tests.builders import a_network, a_place, an_order
 from tests.sim.lone_core import LoneCore
@@ -98,10 +98,14 @@ class Wire:
             corr, command = self.out.popleft()
             self.owner.core.receive(self.conn, corr, command, now_ms=self.owner.now_ms)
 
-    def poll(self, *, durable: bool = True) -> None:
+    def poll(self, *, durable: bool = True, refused: bool = False) -> None:
+        """refused: the shard has not proved its epoch for too long, so what it would push it refuses instead."""
         core = self.owner.core
         effects = self.owner.poll(durable=durable)
-        self.back += [(answer.corr, answer.reply) for answer in effects.answers if answer.conn == self.conn]
+        for answer in effects.answers:
+            if answer.conn == self.conn:
+                push = answer.corr == stock_view.STOCK_CORR
+                self.back.append((answer.corr, Problem("unavailable", "") if refused and push else answer.reply))
         assert core is self.owner.core
 
     def answer(self) -> None:
@@ -112,6 +116,8 @@ class Wire:
             if told is not None:
                 told[1](reply)
             elif corr == stock_view.STOCK_CORR:
+                if type(reply) is Problem:
+                    self.out.append((corr, self._make()))
                 self._on_push(reply)
 
     def lose(self) -> None:
@@ -135,8 +141,20 @@ def shown(shard: ShardStock) -> Values:
     return found
 
 
-OPS = ("receive", "order", "ask", "poll", "poll_unacknowledged", "answer", "wait", "probe", "lose", "restart")
-WEIGHTS = (8, 6, 14, 14, 4, 14, 8, 5, 1, 1)
+OPS = (
+    "receive",
+    "order",
+    "ask",
+    "poll",
+    "poll_unacknowledged",
+    "poll_refused",
+    "answer",
+    "wait",
+    "probe",
+    "lose",
+    "restart",
+)
+WEIGHTS = (8, 6, 14, 14, 4, 2, 14, 8, 5, 1, 1)
 
 
 class Meeting:
@@ -176,6 +194,8 @@ class Meeting:
         elif op == "poll_unacknowledged":
             self.acknowledge()
             wire.poll(durable=False)
+        elif op == "poll_refused":
+            wire.poll(durable=False, refused=True)
         elif op == "answer":
             wire.answer()
         elif op == "wait":

@@ -6,7 +6,7 @@ from engine.domain.commands import (
     FollowView,
     TryLegs,
 )
-from engine.domain.replies import OrderView, TryReply, ViewUpdate
+from engine.domain.replies import OrderView, Problem, Reply, TryReply, ViewUpdate
 from engine.protocol.view_feed import HEARTBEAT_MS, PUSH_INTERVAL_MS
 from tests.builders import a_place, an_order
 from tests.unit.test_domain_legs import position
@@ -59,6 +59,24 @@ def test_what_the_next_entry_touches_is_pushed_again_with_that_entry() -> None:
     update = owner.replies[corr][-1]
     assert isinstance(update, ViewUpdate)
     assert (update.seq, update.positions) == (len(owner.entries), rows_of((0, 1, 5, 3, 0)))
+
+
+def test_a_view_does_not_move_on_from_a_refusal_until_the_owner_begins_again() -> None:
+    # V2: a push may have been lost in its place.
+    home = Home(own=1, others=5)
+
+    def hears(reply: Reply) -> tuple[int, int]:
+        home.core.peer_replied(OTHER, home.core.views.corr, reply, now_ms=home.now_ms)
+        return home.core.views.point(OTHER)
+
+    def update(seq: int, *, full: bool = False, last: bool = True) -> ViewUpdate:
+        return ViewUpdate(OTHER, 1, seq, full, last, rows_of((0, 1, 5, seq, 0)), b"")
+
+    assert hears(update(2)) == (1, 2)
+    assert hears(Problem("unavailable", "")) == (1, 2)
+    assert hears(update(4)) == (1, 2)
+    hears(update(4, full=True, last=False))
+    assert hears(update(4)) == (1, 4)
 
 
 def test_a_hold_is_counted_once_whether_the_push_comes_first_or_not() -> None:
