@@ -1,7 +1,8 @@
 """All journals of a server out to a folder, and back into an empty server. The shards need not stop for the first.
 
-T1  The moment of an export is one transaction of the server, which reads every shard's tail and snapshot references. What lies behind them
-    is read afterwards: entries are never changed, and where trimming was faster the export begins anew.
+T1  The moment of an export is one transaction of the server, which reads every shard's tail and snapshot references. Entries never change,
+    so nearly all are copied before it, which may take long. After it come first the snapshots, because a busy part's are replaced within
+    seconds, then the entries that are new. Where trimming was faster the export begins anew.
 T2  A restore checks every byte before it writes the first, and writes each shard's tail last: a half-restored shard does not start.
 T3  A restored shard's epoch is above every epoch given out before, so a copy of the old engine that still runs somewhere is fenced.
 """
@@ -38,6 +39,9 @@ TIMEOUT_S = 60.0
 PAGE_ENTRIES = 256
 CHUNK_BYTES = 1024 * 1024
 ATTEMPTS = 5
+ROUNDS_BEFORE = 3
+"""Of copying entries before the moment. The first may take minutes, the last one copies what came in during the one before it."""
+PARTS_AT_ONCE = 8
 WRITE_AHEAD = 128
 
 Segments = Callable[[dict[int, int]], list[SegmentFile]]
@@ -60,7 +64,6 @@ class _Moment(NamedTuple):
     shard: int
     epoch: int
     tail: Tail
-    first_seq: int
     refs: dict[str, list[PartRef]]
 
 
@@ -74,19 +77,13 @@ async def export_all(
     connection = await connect(parse_url(url), timeout_s=TIMEOUT_S, name="qm-export")
     try:
         for attempt in range(1, ATTEMPTS + 1):
-            moments = await _moment(connection)
-            made_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-            files: list[ShardFile] = []
             try:
-                for moment in moments:
-                    files.append(await _write_shard(connection, folder, moment, progress))
+                made_at, files = await _write_shards(connection, folder, progress)
             except Corrupt:
-                for one in files:
-                    (folder / one.file).unlink()
                 if attempt == ATTEMPTS:
                     raise
                 continue  # T1: trimmed under our hands
-            copied = segments({moment.shard: moment.tail.seq for moment in moments})
+            copied = segments({one.shard: one.tail_seq for one in files})
             manifest = Manifest(version=version, made_at=made_at, shards=files, segments=copied)
             write_manifest(folder, manifest)
             return read_manifest(folder)
@@ -120,64 +117,117 @@ async def _moment(connection: Connection) -> list[_Moment]:
         calls += [
             connection.call("HMGET", keys.meta, "e", "t"),
             connection.call("HGETALL", keys.parts),
-            connection.call("XRANGE", keys.entries, "-", "+", "COUNT", 1),
         ]
     *_, replies = await asyncio.gather(*calls, connection.call("EXEC"))
     moments = []
     for n, shard in enumerate(shards):
-        (epoch, tail), flat, first = replies[3 * n : 3 * n + 3]
+        (epoch, tail), flat = replies[2 * n : 2 * n + 2]
         if tail is None:
             continue  # taken over once, and nothing was ever written
         names = [name.decode() for name in flat[::2]]
         refs = {name: unpack_refs(name, packed) for name, packed in zip(names, flat[1::2], strict=True)}
-        first_seq = int(first[0][0].partition(b"-")[0]) if first else 1
-        moments.append(_Moment(shard, int(epoch), unpack_tail(tail), first_seq, refs))
+        moments.append(_Moment(shard, int(epoch), unpack_tail(tail), refs))
     if not moments:
         raise NothingThere("the server has no journals")
     return moments
 
 
-async def _write_shard(connection: Connection, folder: Path, moment: _Moment, progress: Progress) -> ShardFile:
-    """Raises Corrupt where something is damaged, or was trimmed meanwhile."""
-    keys, tail = Keys(moment.shard), moment.tail
-    writer = ShardWriter(folder, moment.shard)
+async def _write_shards(connection: Connection, folder: Path, progress: Progress) -> tuple[str, list[ShardFile]]:
+    """T1. Returns when the moment was. Raises Corrupt where something is damaged, or was trimmed or replaced meanwhile."""
+    copies: dict[int, _ShardCopy] = {}
+
+    def copy_of(moment: _Moment) -> _ShardCopy:
+        if moment.shard not in copies:
+            copies[moment.shard] = _ShardCopy(connection, folder, moment.shard, progress)
+        return copies[moment.shard]
+
     try:
-        for name, refs in sorted(moment.refs.items()):
-            for ref in reversed(refs):  # the older one first, so that a restore publishes them in order
-                data = await _snapshot(connection, keys, ref)
-                writer.part(PartRecord(name, ref.seq, ref.schema, ref.hash, data))
-        verifier = Verifier(after_seq=moment.first_seq - 1)
-        seq = moment.first_seq - 1
-        while seq < tail.seq:
+        for _ in range(ROUNDS_BEFORE):
+            for moment in await _moment(connection):
+                await copy_of(moment).entries(moment.tail)
+        moments = await _moment(connection)
+        made_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        for moment in moments:
+            await copy_of(moment).snapshots(moment.refs)
+        for moment in moments:
+            await copy_of(moment).entries(moment.tail)
+        return made_at, [copy_of(moment).finish(moment) for moment in moments]
+    except BaseException:
+        for copy in copies.values():
+            copy.abandon()
+        raise
+
+
+class _ShardCopy:
+    """One shard on its way into its file."""
+
+    def __init__(self, connection: Connection, folder: Path, shard: int, progress: Progress) -> None:
+        self._call = connection.call
+        self._keys = Keys(shard)
+        self._name = _name(shard)
+        self._progress = progress
+        self._writer = ShardWriter(folder, shard)
+        self._verifier = Verifier(after_seq=0)
+        self._seq = 0
+        """Of the newest entry that was written; 0 = none was."""
+
+    async def entries(self, tail: Tail) -> None:
+        """Write those up to a tail that are not written yet, at first from the oldest that is there."""
+        writer, keys = self._writer, self._keys
+        while self._seq < tail.seq:
             page, decided = await asyncio.gather(
-                connection.call("XRANGE", keys.entries, seq + 1, tail.seq, "COUNT", PAGE_ENTRIES),
-                connection.call("XRANGE", keys.decisions, seq + 1, tail.seq, "COUNT", PAGE_ENTRIES),
+                self._call("XRANGE", keys.entries, self._seq + 1, tail.seq, "COUNT", PAGE_ENTRIES),
+                self._call("XRANGE", keys.decisions, self._seq + 1, tail.seq, "COUNT", PAGE_ENTRIES),
             )
             decisions = {entry_id: fields[1] for entry_id, fields in decided}
             if not page:
                 break
             for entry_id, fields in page:
                 seq, epoch = (int(number) for number in entry_id.split(b"-"))
-                verifier.check(unpack_entry(epoch, seq, fields[1]))
+                if not self._seq:
+                    self._verifier = Verifier(after_seq=seq - 1)
+                self._verifier.check(unpack_entry(epoch, seq, fields[1]))
                 writer.entry(EntryRecord(seq, epoch, fields[1], decisions.get(entry_id, b"")))
-            progress(_name(moment.shard), seq - moment.first_seq + 1, tail.seq - moment.first_seq + 1)
-        verifier.check_end(tail)
-        return writer.finish(epoch=moment.epoch, tail=tail)
-    except BaseException:
-        writer.abandon()
-        raise
+                self._seq = seq
+            self._progress(self._name, self._seq - writer.first_seq + 1, tail.seq - writer.first_seq + 1)
 
+    async def snapshots(self, refs: dict[str, list[PartRef]]) -> None:
+        """Write all snapshots, those first that are replaced first."""
+        newest_first = sorted(refs.items(), key=lambda part: (-part[1][0].seq, part[0]))
+        for start in range(0, len(newest_first), PARTS_AT_ONCE):
+            some = [held for _, held in newest_first[start : start + PARTS_AT_ONCE]]
+            for found in await asyncio.gather(*map(self._part, some)):
+                for record in found:
+                    self._writer.part(record)
 
-async def _snapshot(connection: Connection, keys: Keys, ref: PartRef) -> bytes:
-    key = keys.snapshot(ref.part, ref.seq)
-    chunks = [
-        await connection.call("GETRANGE", key, start, start + CHUNK_BYTES - 1)
-        for start in range(0, ref.size_bytes, CHUNK_BYTES)
-    ]
-    data = b"".join(chunks)
-    if part_hash(ref.part, ref.seq, ref.schema, data) != ref.hash:
-        raise Corrupt(f"the snapshot of {ref.part} at {ref.seq} is damaged")
-    return data
+    async def _part(self, refs: list[PartRef]) -> list[PartRecord]:
+        """The snapshots of a part, the older one first, so that a restore publishes them in order. That one may be gone already."""
+        newest, *older = await asyncio.gather(*map(self._snapshot, refs))
+        if newest is None:
+            raise Corrupt(f"the snapshot of {refs[0].part} at {refs[0].seq} was replaced before it was read")
+        return [record for record in (*reversed(older), newest) if record is not None]
+
+    async def _snapshot(self, ref: PartRef) -> PartRecord | None:
+        """None = newer ones have replaced it."""
+        key = self._keys.snapshot(ref.part, ref.seq)
+        chunks = [
+            await self._call("GETRANGE", key, start, start + CHUNK_BYTES - 1)
+            for start in range(0, ref.size_bytes, CHUNK_BYTES)
+        ]
+        data = b"".join(chunks)
+        if part_hash(ref.part, ref.seq, ref.schema, data) == ref.hash:
+            return PartRecord(ref.part, ref.seq, ref.schema, ref.hash, data)
+        held = await self._call("HGET", self._keys.parts, ref.part)
+        if held is not None and ref in unpack_refs(ref.part, held):
+            raise Corrupt(f"the snapshot of {ref.part} at {ref.seq} is damaged")
+        return None
+
+    def finish(self, moment: _Moment) -> ShardFile:
+        self._verifier.check_end(moment.tail)
+        return self._writer.finish(epoch=moment.epoch, tail=moment.tail)
+
+    def abandon(self) -> None:
+        self._writer.abandon()
 
 
 def verify_export(folder: Path, *, progress: Progress = lambda *_: None) -> Manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from engine.cli.transfer_archive import ArchiveRestore, archive_folder, copy_seg
 from engine.journal.embedded import EmbeddedServer
 from engine.journal.port import Corrupt
 from engine.journal.redis_journal import RedisJournal
-from engine.journal.transfer import NotEmpty, export_all, restore_all
+from engine.journal.transfer import NotEmpty, export_all, restore_all, verify_export
 from engine.settings import Settings
 from tests.contract.journal_backends import started
 from tests.integration.test_archive_follow import Writer, dispose, drained, index_at
@@ -110,6 +111,29 @@ async def test_the_archive_goes_on_after_a_restore_of_an_older_export(
     rebuild(rebuilt, store, 0)
     assert contents(rebuilt._engine) == contents(two._index._engine)
     await writer.journal.close()
+
+
+async def test_an_export_does_not_mind_that_snapshots_are_replaced_while_it_reads_entries(
+    server: EmbeddedServer, tmp_path: Path
+) -> None:
+    async def publish(shard: int) -> None:
+        journal = RedisJournal(server.url, shard)
+        for n in range(3):
+            acquired = await journal.acquire(str(n), [])
+            await journal.write_part("node:1", acquired.tail.seq - 1, b"%d" % n)
+        await journal.close()
+
+    def replace(*_: object) -> None:  # in a loop of its own: the export waits
+        thread = threading.Thread(target=lambda: asyncio.run(publish(1)))
+        thread.start()
+        thread.join()
+
+    await publish(0)
+    await publish(1)
+    (tmp_path / "export").mkdir()
+    await export_all(server.url, tmp_path / "export", version="1", progress=replace)
+    manifest = verify_export(tmp_path / "export")
+    assert [(one.shard, one.parts) for one in manifest.shards] == [(0, 2), (1, 2)]
 
 
 async def test_nothing_is_touched_where_the_server_is_refused(server: EmbeddedServer, tmp_path: Path) -> None:
