@@ -45,6 +45,7 @@ from engine.domain.events import (
     WaveDone,
 )
 from engine.domain.expected import Expected
+from engine.domain.feeds import Feeds, note_count
 from engine.domain.ids import EPOCH_2020_MS, order_no_time_ms
 from engine.domain.keys import KeyTable, hash_of
 from engine.domain.movements import Movements
@@ -97,8 +98,7 @@ class NodePart:
 
     def __init__(self) -> None:
         self.dedupe = KeyTable()
-        self.feeds: dict[str, tuple[int, int]] = {}
-        """Newest (source_seq, as_of_ms) by source."""
+        self.feeds: Feeds = {}
         self.movements = Movements()
         self.settings: dict[int, tuple[str, int, int]] = {}
         """Supply mode, trust in basis points and daily cap by item, where they differ from plain counted."""
@@ -402,9 +402,7 @@ def _apply_counted(state: ShardState, event: StockCounted, seq: int, time_ms: in
         row = change_on_hand(state, event.node, item, change, time_ms, true_at_ms=event.as_of_ms)
         state.positions.v_counted_s[row] = counted_s
         state.positions.v_counted_ms[row] = counted_ms
-    feeds = state.node(event.node).feeds
-    newest_seq, newest_ms = feeds.get(event.source, (-1, 0))
-    feeds[event.source] = (max(newest_seq, event.source_seq), max(newest_ms, event.as_of_ms))
+    note_count(state.node(event.node).feeds, event, time_ms)
     state.touched_counts[event.node] = None
     state.counts_heard += 1
     _remember_at_node(state, event, time_ms)

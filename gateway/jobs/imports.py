@@ -19,6 +19,7 @@ from msgspec import structs
 from engine.domain.commands import Command, CountStock, GetConfig, PutConfig
 from engine.domain.config import KEY_FIELD, Document
 from engine.domain.decide_stock import ROWS_MAX
+from engine.domain.feeds import upload_source
 from engine.domain.placement import CONTROL_SHARD
 from engine.domain.replies import ConfigReply, Problem, Reply, StockReply
 from gateway.config.follow import IMPORT_WAIT_S, in_use
@@ -245,7 +246,7 @@ async def _put_count(
     """One command; unknown SKUs, kits and repeated ones are noted by row, the others are put. Returns where and why all were refused."""
     group = _without_repeats(job, group)
     # From the key, not from the job: the file sent again with its key, to another process perhaps, is the same commands.
-    source = query.source or f"import-{job.key_id}-{job.key_hash:016x}"
+    source = query.source or upload_source(job.key_id, job.key_hash)
     source_seq = query.source_seq if query.source_seq is not None else part_no
     attempt = 0
     while group or listed:  # the last of several takes what none of them lists, whatever becomes of its own rows

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from engine.domain.commands import ActOnLeg, AdjustStock, CountStock, GetAvailability, SetPosition, StockMove
+from engine.domain.feeds import LOOK_EVERY, upload_source
 from engine.domain.movements import CHUNK, KEPT_MAX, KEPT_MS, Movements
 from engine.domain.orders import Method
 from engine.domain.parts import UnknownSchema, load_live, pack_live
@@ -116,6 +117,21 @@ def test_a_late_count_does_not_put_shipped_units_back() -> None:
     assert position(shop) == (6, 0, 0)
     count(shop, {"SKU-0": 6}, seq=2)
     assert position(shop) == (6, 0, 0)
+
+
+def test_uploads_are_forgotten_once_their_counts_are_too_old_and_feeds_never() -> None:
+    """An import every hour, for ever: its node is written with every snapshot."""
+    shop = a_shop()
+    count(shop, {"SKU-0": 1}, seq=7)
+    for n in range(1_000):
+        shop.pass_time(3_600_000)
+        count(shop, {"SKU-0": n}, seq=0, source=upload_source("key", n))
+    feeds = shop.state.nodes[0].feeds
+    assert len(feeds) <= 48 + 2 * LOOK_EVERY
+    assert upload_source("key", 999) in feeds
+    assert problem(count(shop, {"SKU-0": 1}, seq=7)) == ("stale_count", "/source_seq")
+    again = count(shop, {"SKU-0": 1}, seq=0, source=upload_source("key", 0), ago_ms=999 * 3_600_000)
+    assert problem(again) == ("stale_count", "/as_of"), "sent again, what was forgotten is refused"
 
 
 def test_no_count_is_taken_while_the_clock_is_behind_the_journal() -> None:
