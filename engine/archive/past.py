@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from engine.archive.places import archive_url, index_url
-from engine.archive.reader import IndexReader, NoIndex, OrderRow
+from engine.archive.reader import IndexReader, OrderRow
 from engine.archive.store import SegmentStore
 from engine.domain.catalog import Catalog
-from engine.domain.orders import decode_record
+from engine.domain.ids import order_no_time_ms, shard_of_order_no
+from engine.domain.orders import decode_record, has_ended
 from engine.domain.replies import DecisionReply, OrderView
 from engine.domain.views import order_view
 from engine.journal.chain import unpack_decision
+from engine.journal.port import Unavailable
 from engine.settings import Settings
 
 
@@ -34,13 +36,28 @@ class Past:
             self._reader = IndexReader(index_url(self._settings), readers=self._readers)
         return self._reader
 
-    def order(self, order_no: int) -> OrderView | None:
-        """An order as the index knows it; None = it does not know it."""
-        try:
-            row = self.reader.order(order_no)
-        except NoIndex:  # so nothing has ever left a shard
+    def order(self, slot: str, order_no: int, *, has_left: bool = True) -> OrderView | None:
+        """An order as the index knows it; None = there is none. Raises Unavailable also where an index that is being made has not got so far.
+
+        has_left: it is in no shard, so it has ended, and a record that says otherwise is not its last.
+        """
+        row = self.reader.order(order_no)
+        if row is None:
+            self._must_have_passed(order_no)
+            row = self.reader.order(order_no)  # which may have come meanwhile
+        if row is None or row.slot != slot:
             return None
-        return self.views([row])[0] if row is not None else None
+        if has_left and not has_ended(decode_record(row.record)):
+            raise Unavailable("the index does not have the end of this order yet")
+        return self.views([row])[0]
+
+    def _must_have_passed(self, order_no: int) -> None:
+        """Raises Unavailable unless the index is beyond the instant at which an order of this number was opened, if one was."""
+        shard, opened_ms = shard_of_order_no(order_no), order_no_time_ms(order_no)
+        if shard >= self._catalog().placement.shard_count or opened_ms > self._settings.pace.now_ms():
+            return
+        if not any(point.shard == shard and point.time_ms > opened_ms for point in self.reader.as_of()):
+            raise Unavailable("the index has not got to the time of this order yet")
 
     def views(self, rows: Iterable[OrderRow]) -> list[OrderView]:
         """Records with their names."""
@@ -52,10 +69,7 @@ class Past:
 
     def decision(self, order_no: int, number: int) -> DecisionReply | None:
         """A decision record out of the archive; None where it is not there (yet)."""
-        try:
-            place = self.reader.decision(order_no, number)
-        except NoIndex:
-            return None
+        place = self.reader.decision(order_no, number)
         if place is None:
             return None
         if self._store is None:

@@ -105,7 +105,7 @@ def _from_past(
     past = Past(settings, lambda: engine.cluster.catalog)
     try:
         if _code(order) in _GONE:
-            order = past.order(ref.order_no) or order
+            order = past.order(*ref) or order
         if _code(reply) in _GONE:
             reply = past.decision(ref.order_no, number) or reply
     except JournalError as error:

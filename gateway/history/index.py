@@ -54,9 +54,11 @@ class History:
         finally:
             self._asked -= 1
 
-    async def order(self, order_no: int) -> OrderView | Problem | None:
-        """An order as the index knows it; None = it does not know it."""
-        return await self._run(lambda: self.past.order(order_no)) if self.is_kept else None
+    async def order(self, slot: str, order_no: int, *, has_left: bool) -> OrderView | Problem | None:
+        """An order as the index knows it; None = there is none. has_left: it is in no shard."""
+        if not self.is_kept:
+            return None
+        return await self._run(lambda: self.past.order(slot, order_no, has_left=has_left))
 
     async def decision(self, order_no: int, number: int) -> DecisionReply | Problem | None:
         """A decision record out of the archive; None where it is not there (yet)."""

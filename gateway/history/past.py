@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from engine.domain.commands import Command, GetOrder
 from engine.domain.replies import Problem, Reply
-from gateway.errors import refuse
+from gateway.errors import problem, refuse
 
 if TYPE_CHECKING:
     from gateway.history.index import History
@@ -24,12 +24,16 @@ async def from_past(history: History, slot: str, command: Command, reply: Proble
     order_no = facts.get("order_no") or getattr(command, "order_no", None)
     if not isinstance(order_no, int):
         return reply
-    found = await history.order(order_no)
+    is_of_key = "order_no" in facts
+    found = await history.order(slot, order_no, has_left=is_of_key or isinstance(command, GetOrder))
     if isinstance(found, Problem):
         return found
-    if found is None or found.slot != slot:
+    if found is None and is_of_key:  # never that there is none: who hears that may place the order again
+        detail = "this key made an order that has left its shard, and the index does not have it"
+        return problem("unavailable", detail, retry_after_ms=1_000)
+    if found is None:
         return reply
-    if "order_no" in facts:
+    if is_of_key:
         return replace(found, replayed=True)
     if isinstance(command, GetOrder):
         return found

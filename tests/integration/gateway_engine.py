@@ -77,7 +77,7 @@ class GatewayEngine:
     """`client` speaks ASGI to the gateway with the admin key; `token` makes more keys."""
 
     def __init__(self, folder: Path, *, shards: int = 2, **settings: Any) -> None:
-        self.settings = Settings(**settings)
+        self.settings = Settings(**{"archive_url": "off", **settings})  # nobody here archives
         self.server = MemoryServer()
         self.directory = Directory()
         self.control = HostedShard(CONTROL_SHARD, folder, self.server, self.directory)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.archive.fold import Fold
-from engine.archive.index import IndexWriter, connect_index, migrate, sqlite_url
+from engine.archive.index import IndexWriter, connect_index, drop_tables, migrate, sqlite_url
 from engine.archive.segment import Record
 from engine.archive.store import SegmentStore
 from engine.archive.writer import ArchiveWriter
@@ -78,6 +78,19 @@ class Past:
             shard.runner.wake()
         await eventually(lambda: sum(s.core.counts["closed"] for s in self.engine.stock) > 0)  # type: ignore[union-attr]
         self.fold()
+
+    def forget(self, segments: int) -> None:
+        """The index is being made anew, and has so many segments of every shard so far."""
+        drop_tables(self._database)
+        if not segments:
+            return
+        migrate(self._database)
+        for shard in (CONTROL_SHARD, 0, 1):
+            fold = Fold(shard)
+            for first_seq in self.store.first_seqs(shard)[:segments]:
+                for record in self.store.load(shard, first_seq).records():
+                    fold.add(record.unpacked())
+            IndexWriter(self._database).write(fold)
 
     async def get(self, path: str, **params: Any) -> Any:
         answer = await self.engine.client.get(path, params=params)
@@ -283,6 +296,23 @@ async def test_a_batch_sent_again_gets_the_orders_that_have_left_the_shard_too(p
     assert (new["status"], new["replayed"]) == (201, False), new
 
 
+@pytest.mark.parametrize("up_to", ["nothing", "the time before", "its opening"])
+async def test_while_the_index_is_made_anew_nobody_hears_that_a_closed_order_is_none(past: Past, up_to: str) -> None:
+    before = await past.allocated(1)
+    past.fold()
+    opened = await past.allocated(2)
+    past.fold()
+    path = f"/v1/allocations/{opened['allocation_id']}"
+    await past.engine.client.post(f"{path}/cancel", json={}, headers=keyed("cancel"))
+    await past.close_ended()
+    past.forget({"nothing": 0, "the time before": 1, "its opening": 2}[up_to])
+    read = await past.engine.client.get(path)
+    again = await past.engine.client.post("/v1/allocations", json=an_order_body("A-2"), headers=keyed("key-2"))
+    for answer in (read, again):
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable"), answer.text
+    assert (await past.get(f"/v1/allocations/{before['allocation_id']}"))["order_id"] == "A-1"
+
+
 async def test_nothing_of_a_closed_order_changes(past: Past) -> None:
     shown = await past.cancelled(1)
     await past.close_ended()
@@ -343,5 +373,8 @@ async def test_without_an_index_lists_are_unavailable_and_reads_are_not(past: Pa
     listed = await past.engine.client.get("/v1/allocations")
     assert (listed.status_code, listed.json()["code"]) == (503, "unavailable")
     assert (await past.get(f"/v1/allocations/{shown['allocation_id']}"))["order_id"] == "A-1"
+    unknown = await past.engine.client.get("/v1/allocations/alc_US100_0000000000001")
+    assert (unknown.status_code, unknown.json()["code"]) == (503, "unavailable"), "it may have left its shard"
+    past.fold()
     unknown = await past.engine.client.get("/v1/allocations/alc_US100_0000000000001")
     assert (unknown.status_code, unknown.json()["code"]) == (404, "not_found")

@@ -19,8 +19,8 @@ class _History:
     def __init__(self, known: OrderView) -> None:
         self.known = known
 
-    async def order(self, order_no: int) -> OrderView | None:
-        return self.known if order_no == self.known.order_no else None
+    async def order(self, slot: str, order_no: int, *, has_left: bool) -> OrderView | None:
+        return self.known if (slot, order_no) == (self.known.slot, self.known.order_no) else None
 
 
 @pytest.mark.parametrize("command", [CommitHold, ReleaseHold])
