@@ -390,7 +390,7 @@ def _apply_moved(state: ShardState, event: StockMoved, seq: int, time_ms: int, r
     if not _newer(state, event.node, seq, replay):
         return
     for item, _kind, change in event.moves:
-        change_on_hand(state, event.node, item, change, time_ms)
+        change_on_hand(state, event.node, item, change, moved_ms=time_ms)
     _remember_at_node(state, event, time_ms)
 
 
@@ -399,7 +399,7 @@ def _apply_counted(state: ShardState, event: StockCounted, seq: int, time_ms: in
         return
     counted_s, counted_ms = divmod(max(1_000, event.as_of_ms - EPOCH_2020_MS), 1_000)
     for item, change in event.rows:
-        row = change_on_hand(state, event.node, item, change, time_ms, true_at_ms=event.as_of_ms)
+        row = change_on_hand(state, event.node, item, change, moved_ms=None)
         state.positions.v_counted_s[row] = counted_s
         state.positions.v_counted_ms[row] = counted_ms
     note_count(state.node(event.node).feeds, event, time_ms)

@@ -63,16 +63,16 @@ def apply_capacity(state: ShardState, capacity: tuple[int, ...], seq: int, repla
         state.dirty[node] = None
 
 
-def change_on_hand(
-    state: ShardState, node: int, item: int, change: int, time_ms: int, *, true_at_ms: int | None = None
-) -> int:
-    """Add to the shelf and remember the movement at the instant it is true of (a count's as_of). Returns the row."""
+def change_on_hand(state: ShardState, node: int, item: int, change: int, *, moved_ms: int | None) -> int:
+    """Add to the shelf, and remember it as a movement of then. Returns the row.
+
+    None = a count: nothing moved. A count before it leaves the position alone, so it is never netted.
+    """
     positions = state.positions
     row = positions.ensure(item, node)
     positions.v_on_hand[row] += change
-    if change:
-        true_at_ms = time_ms if true_at_ms is None else true_at_ms
-        state.node(node).movements.add(true_at_ms, item, change, now_ms=time_ms)
+    if change and moved_ms is not None:
+        state.node(node).movements.add(moved_ms, item, change, now_ms=moved_ms)
     refence(state, node, item, row)
     state.touched[item << 32 | node] = None
     note_short(state, node, item, row)

@@ -302,6 +302,16 @@ def test_the_age_of_a_feed_is_shown() -> None:
     assert reply.positions[0].feed_age_s == 30
 
 
+def test_what_a_count_corrects_is_no_movement_to_net_another_by() -> None:
+    """Else a long count takes the room of the movements, and its own tail is refused once one of them is forgotten."""
+    shop = a_shop({"N-0": {"SKU-0": 9}})
+    remembered = len(shop.state.node(0).movements)
+    count(shop, {"SKU-0": 5, "SKU-1": 7}, seq=2)
+    assert len(shop.state.node(0).movements) == remembered
+    count(shop, {"SKU-0": 3, "SKU-2": 4}, seq=1, ago_ms=500, source="robot")
+    assert [free(shop, sku, "N-0") for sku in ("SKU-0", "SKU-1", "SKU-2")] == [5, 7, 4]
+
+
 def test_a_count_in_parts_is_one_count() -> None:
     """The last part takes what none of them lists, and a part belongs to the newest count, not to an older one."""
     shop = a_shop({"N-0": {"SKU-0": 9, "SKU-1": 9, "SKU-2": 9}})
