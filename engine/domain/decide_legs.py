@@ -192,8 +192,7 @@ def commit(
     keep = kept_by(record, command, now_ms=now_ms, expires_at_ms=expires_at_ms)
     if isinstance(keep, Problem):
         return keep
-    held = units_in_legs(record, (LegState.HELD,))
-    if record.ship_to is None and any(is_sent(line) and keep[i] and held[i] for i, line in enumerate(record.lines)):
+    if record.ship_to is None and any(is_sent(line) and keep[i] for i, line in enumerate(record.lines)):
         detail = "it was held without a destination: lines that are shipped need one to be committed"
         return refuse("invalid_field", "/ship_to", detail)
     change = Change(Cause.COMMITTED, [], [], [])

@@ -200,6 +200,15 @@ def test_a_commit_to_another_destination_is_planned_again_with_its_own_units() -
     ).replayed
 
 
+@pytest.mark.parametrize("stock", [0, 1, 2], ids=["all waits", "some waits", "all is held"])
+def test_a_hold_of_shipped_lines_is_committed_with_an_address_only(stock: int) -> None:
+    shop = a_shop({"N-0": {"SKU-0": stock}} if stock else {})
+    held = shop.ask(a_place(an_order(lines={"SKU-0": 2}, ship_to=None, on_short=OnShort.PARK), ttl_s=60))
+    assert problem(shop.ask(CommitHold(held.slot, held.order_no))) == ("invalid_field", "/ship_to")
+    view = shop.ask(CommitHold(held.slot, held.order_no, ship_to=a_destination("90001")))
+    assert (view.ship_to, sum(line.quantity for line in view.unfilled)) == (a_destination("90001"), 2 - stock)
+
+
 def test_a_commit_to_a_place_nobody_knows_leaves_the_hold() -> None:
     shop = a_shop({"N-0": {"SKU-0": 2}})
     held = shop.ask(a_place(ttl_s=60))
