@@ -2,7 +2,7 @@
 
 A node ships on local day D an order that arrives before `order_by(D)`:
     without waves   cut-off of D - processing
-    with waves      the latest wave on a working day, so that wave + processing is not after the cut-off of D
+    with waves      the latest wave on a day that has waves, so that wave + processing is not after the cut-off of D
 Before means strictly before: at 15:00:00.000 a cut-off of 15:00 has passed. `ship_by` is the cut-off itself, the instant at
 which the carrier collects. Local times that a clock change skips or repeats are read with the earlier offset.
 """
@@ -32,6 +32,8 @@ class CalendarSpec(NamedTuple):
     cut_off_minute: int = 15 * 60
     processing_minutes: int = 0
     waves: tuple[int, ...] = ()
+    wave_days: tuple[int, ...] | None = None
+    """Days of the week that have waves; None = the working days."""
 
 
 class ShipOption(NamedTuple):
@@ -97,6 +99,7 @@ class _Rolling:
         self.spec = spec
         self.zone = ZoneInfo(spec.time_zone)
         self._working = frozenset(spec.working_days)
+        self._wave_days = frozenset(spec.working_days if spec.wave_days is None else spec.wave_days)
         self._holidays = frozenset(spec.holidays)
         self.next_day = 0
         self.options: list[ShipOption] = []
@@ -138,7 +141,7 @@ class _Rolling:
         if not spec.waves:
             return ShipOption(day, ship_by, latest)
         for back in range(spec.processing_minutes // 1_440 + _SEARCH_DAYS):
-            if not self.works(day - back):
+            if weekday(day - back) not in self._wave_days or day - back in self._holidays:
                 continue
             for wave in reversed(spec.waves):
                 instant = instant_ms(self.zone, day - back, wave)

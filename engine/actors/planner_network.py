@@ -37,7 +37,7 @@ def node_spec(node: Node) -> NodeSpec:
     if "pickup" in node.offers or "ship_to_store" in node.offers:
         days = tuple(sorted(set(node.pickup_days))) if node.pickup_days is not None else working
         closes, minutes = minute_of(node.pickup_closes), node.pickup_ready_minutes
-        pickup = CalendarSpec(node.time_zone, days, holidays, closes, minutes)
+        pickup = CalendarSpec(node.time_zone, days, holidays, closes, minutes, waves if working else (), working)
     capacity = node.capacity
     return NodeSpec(
         node.lat,

@@ -99,7 +99,7 @@ class Node(Document, kw_only=True):
     on_stale: Literal["serve", "extra_safety", "exclude"] = "serve"
     safety_by_method: dict[Tag, Count] = {}
     pickup_ready_minutes: Annotated[int, Meta(ge=0, le=100_000)] = 60
-    """From the order, or from the opening after it, until goods that lie at this node can be collected."""
+    """From the order (of a node with waves: from its next wave), or from the opening after it, until goods that lie at this node can be collected."""
     pickup_opens: Clock = "09:00"
     pickup_closes: Clock = "18:00"
     """Local hours in which goods are made ready and handed to customers."""

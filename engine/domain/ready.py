@@ -1,7 +1,7 @@
 """When goods can be collected at a node: its pickup days and hours, and the time that making them ready takes.
 
 A pickup day D takes what is ordered before `closes(D) - ready minutes`. Goods are ready `pickup_ready_minutes` after the order, or
-after the opening that follows it; where making ready takes longer than a node is open, clock time counts, open or not. So D is
+after the opening that follows it. Where a node releases its work in waves, the first wave after the order stands for it; where making ready takes longer than a node is open, clock time counts, open or not. So D is
 also the ship day that planners give such a leg (solvers.calendar, with the closing time as cut-off): the tests hold them together.
 Local times that a clock change skips or repeats are read with the earlier offset, as everywhere.
 
@@ -11,36 +11,19 @@ The instants are results that the journal keeps: replay never computes them agai
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import date, datetime, timedelta
-from functools import lru_cache
-from zoneinfo import ZoneInfo
+from datetime import date, datetime
 
 from msgspec.structs import replace
 
 from engine.domain.catalog import Catalog
 from engine.domain.config import Node
+from engine.domain.local_time import EPOCH_ORDINAL, MINUTE_MS, instant_ms, minute_of, zone_of
 from engine.domain.orders import LineRecord, Method
 from engine.domain.plan import LegTerms, Plan, PlannedLeg, PlanRequest
+from engine.domain.waves import next_wave
 
-MINUTE_MS = 60_000
-EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 _SEARCH_DAYS = 800
 _SHIP, _PICKUP, _STORE = int(Method.SHIP), int(Method.PICKUP), int(Method.SHIP_TO_STORE)
-
-
-@lru_cache(maxsize=1_024)
-def zone_of(name: str) -> ZoneInfo:
-    return ZoneInfo(name)
-
-
-def minute_of(clock: str) -> int:
-    return int(clock[:2]) * 60 + int(clock[3:])
-
-
-def instant_ms(zone: ZoneInfo, day: int, minute: int) -> int:
-    local = datetime.fromordinal(EPOCH_ORDINAL + day) + timedelta(minutes=minute)
-    offset = local.replace(tzinfo=zone).utcoffset() or timedelta()
-    return (day * 1_440 + minute) * MINUTE_MS - (offset.days * 86_400 + offset.seconds) * 1_000
 
 
 def _collects(node: Node, day: int) -> bool:
@@ -65,18 +48,30 @@ def ready_on(node: Node, day: int, from_ms: int) -> int:
 
 
 def ready_at(node: Node, from_ms: int) -> int | None:
-    """When goods that are at a node from an instant on can be collected; None = it has no pickup day within two years."""
-    return first_ready(node, from_ms, lambda day: True)
+    """When goods that are brought to a node at an instant can be collected; None = it has no pickup day within two years."""
+    return _first_ready(node, from_ms, lambda day: True)
 
 
-def first_ready(node: Node, from_ms: int, has_room: Callable[[int], bool]) -> int | None:
-    """The same, on the first pickup day (days since 1970) that has room."""
+def begins_at(node: Node, ordered_ms: int) -> int:
+    """When a node begins to make ready what is ordered of its own stock: with its next wave, if it has any."""
+    wave_ms = next_wave(node, ordered_ms) if node.waves else None
+    return wave_ms if wave_ms is not None else ordered_ms
+
+
+def first_ready(node: Node, ordered_ms: int, has_room: Callable[[int], bool]) -> int | None:
+    """When goods of a node's own stock can be collected, on the first pickup day (days since 1970) that has room."""
+    from_ms = begins_at(node, ordered_ms)
+    return _first_ready(node, from_ms, has_room, in_time_ms=0 if from_ms == ordered_ms else 1)
+
+
+def _first_ready(node: Node, from_ms: int, has_room: Callable[[int], bool], *, in_time_ms: int = 0) -> int | None:
+    """`in_time_ms` = 1: work that begins at the very last instant is in time."""
     zone = zone_of(node.time_zone)
     today = datetime.fromtimestamp(from_ms // 1_000, zone).toordinal() - EPOCH_ORDINAL
     closes = minute_of(node.pickup_closes)
     for day in range(today, today + _SEARCH_DAYS):
         last_ms = instant_ms(zone, day, closes) - node.pickup_ready_minutes * MINUTE_MS
-        if _collects(node, day) and from_ms < last_ms and has_room(day):
+        if _collects(node, day) and from_ms < last_ms + in_time_ms and has_room(day):
             return ready_on(node, day, from_ms)
     return None
 
@@ -97,11 +92,11 @@ def _ready_ms(catalog: Catalog, request: PlanRequest, leg: PlannedLeg, now_ms: i
     if leg.node != line.pickup_node:
         return ready_at(store, leg.deliver_by_ms) or leg.deliver_by_ms
     from_ms = max(now_ms, request.order.ship_after_ms or 0)
-    first = ready_at(store, from_ms)
+    first = first_ready(store, from_ms, lambda day: True)
     if first is None:
         return leg.deliver_by_ms
     if leg.ship_day:  # where the first day has no capacity left, the planner took a later one
-        return max(first, ready_on(store, leg.ship_day, from_ms))
+        return max(first, ready_on(store, leg.ship_day, begins_at(store, from_ms)))
     return first
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from engine.domain.events import StockCounted
-from engine.domain.ready import EPOCH_ORDINAL, zone_of
+from engine.domain.local_time import EPOCH_ORDINAL, zone_of
 from engine.domain.state import NodePart, ShardState
 
 UNCOUNTED = "uncounted"

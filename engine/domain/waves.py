@@ -9,8 +9,8 @@ from __future__ import annotations
 from datetime import date, datetime
 
 from engine.domain.config import Node
+from engine.domain.local_time import EPOCH_ORDINAL, MINUTE_MS, instant_ms, minute_of, zone_of
 from engine.domain.orders import LegRecord
-from engine.domain.ready import EPOCH_ORDINAL, MINUTE_MS, instant_ms, minute_of, zone_of
 
 _SEARCH_DAYS = 400
 
@@ -51,15 +51,16 @@ class Wave:
     def __init__(self, node: Node, at_ms: int) -> None:
         self.at_ms = at_ms
         self._day = _day_of(node, at_ms)
-        following = next_wave(node, at_ms)
-        self._later_ms = following + node.processing_minutes * MINUTE_MS if following is not None else None
-        """When what the next wave releases can leave."""
+        self._node = node
+        self._following_ms = next_wave(node, at_ms)
 
     def takes(self, leg: LegRecord) -> bool:
         """Whether it is this wave that releases an allocated leg."""
-        if leg.ship_day <= self._day or self._later_ms is None:
+        if leg.ship_day <= self._day or self._following_ms is None:
             return True
-        return leg.ship_by_s * 1_000 < self._later_ms
+        is_made_ready_here = leg.ready_s > 0 and leg.ready_s == leg.ship_by_s
+        minutes = self._node.pickup_ready_minutes if is_made_ready_here else self._node.processing_minutes
+        return leg.ship_by_s * 1_000 < self._following_ms + minutes * MINUTE_MS
 
 
 def _day_of(node: Node, at_ms: int) -> int:

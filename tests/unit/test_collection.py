@@ -90,6 +90,15 @@ def test_a_pickup_line_is_ready_at_its_node_without_parcel_or_carrier() -> None:
     assert (code, pointer) == ("out_of_stock", "/lines/0")
 
 
+def test_where_work_is_released_in_waves_a_pickup_is_ready_after_the_next_one() -> None:
+    shop = a_town({"ST": {"SKU-0": 1}}, nodes=[a_node("WH", time_zone=ZONE), a_store(waves=["12:00"])])
+    order = placed(shop, [pickup()])
+    assert local(order.legs[0].ready_at_ms) == "Wed 13:30"
+    shop.pass_time(2 * 3_600_000)
+    released = shop.ask(GetOrder(order.slot, order.order_no))
+    assert (local(shop.now_ms), released.legs[0].state) == ("Wed 12:00", "released")
+
+
 def test_a_ship_to_store_line_is_ready_after_arrival_and_at_once_where_the_store_has_it() -> None:
     shop = a_town({"WH": {"SKU-0": 5}, "ST": {"SKU-1": 1}})
     view = placed(shop, [sent("SKU-0"), sent("SKU-1", line_id="2")])

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from engine.actors.planner_network import node_spec
-from engine.domain.ready import ready_at, ready_on
+from engine.domain.ready import begins_at, first_ready, ready_at, ready_on
 from solvers.calendar import Calendars
 from tests.builders import a_node
 
@@ -61,7 +61,7 @@ def test_the_clock_change_is_read_with_the_earlier_offset() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_planners_and_ready_times_agree_on_the_pickup_day(seed: int) -> None:
-    """The ship day that the solver's calendar gives a pickup leg is the day that `ready_at` finds."""
+    """The ship day that the solver's calendar gives a pickup leg is the day that `first_ready` finds, with waves and without."""
     rng = random.Random(seed)
     zone = rng.choice(["UTC", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu"])
     node = a_node(
@@ -73,6 +73,8 @@ def test_planners_and_ready_times_agree_on_the_pickup_day(seed: int) -> None:
         pickup_closes=rng.choice(["12:00", "18:00", "23:59"]),
         pickup_days=tuple(sorted(rng.sample(range(7), rng.randint(1, 7)))),
         holidays=["2026-11-26", "2026-12-25"],
+        working_days=tuple(sorted(rng.sample(range(7), rng.randint(1, 7)))),
+        waves=rng.choice([[], [], ["08:00"], ["10:00", "16:00"], ["22:30"]]),
     )
     spec = node_spec(node).pickup
     assert spec is not None
@@ -81,7 +83,8 @@ def test_planners_and_ready_times_agree_on_the_pickup_day(seed: int) -> None:
         now_ms = ms("2026-09-01") + rng.randrange(200 * 86_400_000)
         calendars.refresh(now_ms)
         day = int(calendars.options[0, 0, 0])
-        assert ready_at(node, now_ms) == ready_on(node, day, now_ms)
-        local = datetime.fromtimestamp(ready_on(node, day, now_ms) / 1_000, ZoneInfo(zone))
+        ready_ms = ready_on(node, day, begins_at(node, now_ms))
+        assert first_ready(node, now_ms, lambda day: True) == ready_ms
+        local = datetime.fromtimestamp(ready_ms / 1_000, ZoneInfo(zone))
         assert local.date() == (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=day)).date()
         assert node.pickup_opens <= local.strftime("%H:%M") <= node.pickup_closes
