@@ -134,8 +134,12 @@ def _end_empty(record: OrderRecord, state: int) -> None:
 def by_line(
     record: OrderRecord, lines: tuple[tuple[str, int], ...], limits: list[int], pointer: str
 ) -> list[int] | Problem:
-    """Units by line index from (line id, units) pairs; kits count in kits. More than the limit of a line is a problem."""
+    """Units by line index from (line id, units) pairs; kits count in kits. More than the limit of a line is a problem.
+
+    A kit's component that needs no stock is in no leg: there it goes with the others and limits nothing.
+    """
     wanted = [0] * len(record.lines)
+    loose = without_stock(record)
     for n, (line_id, units) in enumerate(lines):
         found = [i for i, line in enumerate(record.lines) if line.line_id == line_id]
         if not found:
@@ -144,6 +148,8 @@ def by_line(
             return refuse("invalid_field", f"{pointer}/{n}/quantity", f"{units} is not a quantity", line_id=line_id)
         for i in found:
             line = record.lines[i]
+            if line.kits and loose[i] and not limits[i]:
+                continue
             wanted[i] += units * (line.quantity // line.kits) if line.kits else units
             if wanted[i] > limits[i]:
                 return refuse(
@@ -209,6 +215,7 @@ def commit(
                 change.stock.extend((leg.node, record.lines[i].item, 0, -units, units))
         else:
             leg.driving = True
+    _cancel_loose(record)
     _end_empty(record, LegState.CANCELLED)
     return change
 
@@ -327,10 +334,19 @@ def cancel(
             if _is_cancellable(record, leg, is_duplicate):
                 units -= take_from_leg(record, leg, i, units, change)
     record.demand = [d for d in record.demand if d.quantity]
+    _cancel_loose(record)
     _end_empty(record, LegState.CANCELLED)
     if nothing_left(record):
         record.state = OrderState.CANCELLED
     return change
+
+
+def _cancel_loose(record: OrderRecord) -> None:
+    """Cancel components that need no stock as far as the others of their kit are."""
+    for line, units in zip(record.lines, without_stock(record), strict=True):
+        if line.kits and units:
+            kit = [other for other in record.lines if other.line_id == line.line_id]
+            line.cancelled = max(other.cancelled * line.quantity // other.quantity for other in kit)
 
 
 def _is_cancellable(record: OrderRecord, leg: LegRecord, is_duplicate: bool) -> bool:

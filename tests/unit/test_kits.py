@@ -11,6 +11,7 @@ from engine.domain.commands import (
     ActOnLeg,
     AdjustStock,
     CancelOrder,
+    CommitHold,
     CountStock,
     GetAvailability,
     GetOrder,
@@ -103,6 +104,26 @@ def test_a_part_that_leaves_first_is_whole_kits() -> None:
         act(shop, view, 1, action)
     act(shop, view, 1, "ship", lines=(("1", 1),))
     assert live(shop, view) == [("N-0", "picking", {"A": 4, "B": 2}), ("N-0", "shipped", {"A": 2, "B": 1})]
+
+
+def test_a_component_that_needs_no_stock_goes_with_the_others_of_its_kit() -> None:
+    items = [an_item("WRAP", tracked=False), an_item("A"), an_item("KIT", components={"WRAP": 1, "A": 2})]
+    shop = LoneCore(a_network(items=items))
+    shop.ask(AdjustStock("N-0", (StockMove("A", "received", 12),)))
+    shop.ask(AdjustStock("N-1", (StockMove("A", "received", 2),)))
+    held = shop.ask(a_place(an_order(lines=[a_line("KIT", 5)]), ttl_s=60))
+    view = shop.ask(CommitHold(held.slot, held.order_no, (("1", 4),)))
+    act(shop, view, 1, "release")
+    act(shop, view, 1, "reject", lines=(("1", 1),))
+    act(shop, view, 1, "ship", lines=(("1", 1),))
+    rest = shop.ask(CancelOrder(view.slot, view.order_no, (("1", 2),)))
+    assert [(leg.node_id, leg.state, [(line.sku, line.quantity) for line in leg.lines]) for leg in rest.legs] == [
+        ("N-0", "released", [("A", 2)]),
+        ("N-1", "cancelled", []),
+        ("N-0", "shipped", [("A", 2)]),
+    ]
+    record = shop.state.order(view.slot, view.order_no)
+    assert record is not None and [line.cancelled for line in record.lines] == [3, 6]
 
 
 def test_cancelled_kits_go_back_whole() -> None:
