@@ -14,6 +14,7 @@ N6  A connection beyond the limit gets one answer, 503, to its first bytes; what
     REFUSED_S. Beyond TURNED_AWAY_MAX of those, new ones are just closed.
 N7  HEAD_MAX bytes that are neither the end of a head nor part of a body (an endless head, trailers, chunk extensions) end the
     connection: the parser keeps them all and copies them each time more come.
+N8  A client that takes nothing of its answers for UNTAKEN_S is cut off, closing or not: an orderly close would wait for it for ever.
 
 It rests on uvicorn's HttpToolsProtocol (pinned); tests/integration/test_gateway_lean.py shows each of the above over raw sockets.
 """
@@ -40,6 +41,8 @@ from gateway.pipeline import STANDARD_HEADERS, Rendered, admit, flood, internal,
 BODY_MAX = 256 * 1024
 HEAD_MAX = 64 * 1024
 REFUSED_S = 1.0
+UNTAKEN_S = 60.0
+"""More than a stream's heartbeat and SLOW_READER_S: streams are cut off by their own rule, which counts them."""
 _STANDARD = b"".join([name + b": " + value + b"\r\n" for name, value in STANDARD_HEADERS])
 _STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _BAD_HTTP = "the bytes received are not an HTTP request"
@@ -121,6 +124,9 @@ def lean_protocol(door: Door) -> type[HttpToolsProtocol]:
             self._late_timer: asyncio.TimerHandle | None = None
             self._idle_timer: asyncio.TimerHandle | None = None
             self._idle_since = 0.0
+            self._untaken = 0
+            """N8: bytes of answers that the client has not taken, when last looked at, and the last moment when they were others."""
+            self._taken_s = 0.0
             self._head: tuple[Any, bytes] = (None, b"")
             self._served = False
             """N6: whether it is within the limit of connections."""
@@ -373,16 +379,20 @@ def lean_protocol(door: Door) -> type[HttpToolsProtocol]:
             self.transport.close()
 
         def _idle(self) -> None:
-            """N4: close what has been idle long enough, look again later at the rest."""
+            """N4 and N8: close what has been idle long enough, cut off who does not read, look again later at the rest."""
             self._idle_timer = None
-            if self.transport.is_closing():
+            now_s, untaken = self.loop.time(), self.transport.get_write_buffer_size()
+            if untaken != self._untaken or not untaken:
+                self._untaken, self._taken_s = untaken, now_s
+            elif now_s - self._taken_s >= UNTAKEN_S:
+                self.transport.abort()
                 return
             busy = self._begun or (self.cycle is not None and not self.cycle.response_complete)
-            left_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
-            if busy or left_s > 0:
-                self._idle_timer = self.loop.call_later(max(left_s, 1.0), self._idle)
-            else:
+            left_s = self._idle_since + self.timeout_keep_alive - now_s
+            if not busy and left_s <= 0:
                 self.transport.close()
+            if untaken or not self.transport.is_closing():
+                self._idle_timer = self.loop.call_later(max(left_s, 1.0), self._idle)
 
         def connection_lost(self, exc: Exception | None) -> None:
             if self._served:

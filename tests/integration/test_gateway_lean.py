@@ -1,4 +1,4 @@
-"""The lean way in over raw sockets: pipelining, back-pressure, limits, keep-alive, time-outs (N1 to N7 of gateway/lean.py)."""
+"""The lean way in over raw sockets: pipelining, back-pressure, limits, keep-alive, time-outs (N1 to N8 of gateway/lean.py)."""
 
 from __future__ import annotations
 
@@ -320,6 +320,24 @@ async def test_silent_connections_are_closed(engine: GatewayEngine) -> None:
     """N4: a connection that never sends a byte does not keep its place."""
     async with engine.served(timeout_keep_alive=1) as url, wire(url) as one:
         assert await one.closed()
+
+
+@pytest.mark.parametrize("requests", [60, 1], ids=["held up in an answer", "closing"])
+async def test_a_client_that_does_not_read_loses_its_place(
+    engine: GatewayEngine, monkeypatch: pytest.MonkeyPatch, requests: int
+) -> None:
+    """N8: whether its answers are more than is written ahead, or only what an orderly close would wait for."""
+    monkeypatch.setattr("gateway.lean.UNTAKEN_S", 0.1)
+    async with engine.served(timeout_keep_alive=1) as url, wire(url) as one:
+        connections = engine.door.gateway.connections
+        await eventually(lambda: connections.now == 1)
+        [protocol] = protocols(engine)
+        for transport, buffer in ((one.writer.transport, socket.SO_RCVBUF), (protocol.transport, socket.SO_SNDBUF)):
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, buffer, 4096)
+        one.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        one.writer.write(b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n" * requests)
+        await eventually(lambda: protocol.transport.get_write_buffer_size() > 0)
+        await eventually(lambda: connections.now == 0)
 
 
 async def test_connections_beyond_the_limit_are_turned_away(tmp_path: Path) -> None:
