@@ -7,7 +7,9 @@ Q3  A batch plans at most ATTEMPTS_PER_POLL waiting orders and looks at LOOKS_PE
 Q4  Until those who wait have had their turn, units that came back are kept for them: in `ShardState.kept`, counted as fenced.
     An order that lacks some units at a node that could serve it keeps collecting there, in its turn: smaller orders that come
     later do not starve it. Only who ranks before them may take kept units, and nothing is kept that is not free.
-Q5  An order that units did not help waits longer and longer before it is planned again for them, at most RETRY_MAX_MS.
+Q5  An order that units did not help waits longer and longer before it is planned again for them, at most RETRY_MAX_MS. One that
+    other shards refuse waits REFUSED_RETRY_MS. After PATIENT_MISSES in a row of either nothing that comes back wakes it earlier: the
+    end of an attempt's own claims would, for ever.
 Q6  Demand whose date has come is given up by an event, judged by entry time (P4), but not while a plan may still cover it.
 Q7  Orders of other homes stand in the same line for what this shard's nodes have (demand_guests.py).
 """
@@ -53,7 +55,7 @@ LAST: Place = (RANK_LAST, 0)
 class Entry:
     """One order that waits."""
 
-    __slots__ = ("cancel_at_ms", "due_ms", "items", "misses", "no_room", "order_no", "place", "slot")
+    __slots__ = ("cancel_at_ms", "due_ms", "items", "misses", "no_room", "order_no", "place", "refusals", "slot")
 
     def __init__(self, slot: str, order_no: int) -> None:
         self.slot = slot
@@ -66,6 +68,8 @@ class Entry:
         """It lacks capacity rather than units."""
         self.misses = 0
         """Times in a row that free units did not help it."""
+        self.refusals = 0
+        """Times in a row that other shards did not hold what was planned for it."""
         self.due_ms = 0
         """When it is tried whatever comes back; 0 = it is not set."""
 
@@ -177,7 +181,7 @@ class DemandQueue:
         before = entry.items
         entry.items = demand.units_by_item(record)
         if before and entry.items != before:
-            entry.misses = 0
+            entry.misses = entry.refusals = 0
             self.keeping.forget(order_no)
             self.visits.kept(order_no).clear()
         entry.place = (demand.order_rank(record), order_no)
@@ -352,7 +356,8 @@ class DemandQueue:
                 del self._passes[item]
                 self.keeping.close(item)
                 continue
-            its_turn = first.misses <= PATIENT_MISSES or first.due_ms == 0 or first.due_ms <= now_ms
+            in_vain = first.misses if isinstance(first, Guest) else max(first.misses, first.refusals)
+            its_turn = in_vain <= PATIENT_MISSES or first.due_ms == 0 or first.due_ms <= now_ms
             if type(first) is Guest:
                 its_turn = its_turn and first.shard not in self.guests.silent
                 if its_turn and len(turns) >= TURNS_MAX:
@@ -428,9 +433,11 @@ class DemandQueue:
         if entry is None:
             return
         if refused:  # a view was old, or a shard is away: that says nothing about the order
+            entry.refusals += 1
             self._wait_until(entry, now_ms + REFUSED_RETRY_MS)
             self.visits.attempt_ended(order_no)
             return
+        entry.refusals = 0
         if not self.visits.is_out(order_no):  # else the owner that let it try counts how often that did not help
             entry.misses += 1
             self.wait_longer(entry, now_ms)

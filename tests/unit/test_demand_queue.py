@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from engine.domain import demand
 from engine.domain.commands import (
@@ -23,7 +24,7 @@ from engine.domain.commands import (
 from engine.domain.config import NodeCapacity
 from engine.domain.orders import DemandRecord, Destination, LineRecord, Method, OnShort, OrderRecord, OrderState
 from engine.domain.replies import OrderView, Problem
-from engine.protocol.demand_queue import ATTEMPTS_PER_POLL
+from engine.protocol.demand_queue import ATTEMPTS_PER_POLL, PATIENT_MISSES, REFUSED_RETRY_MS
 from engine.protocol.view_feed import PUSH_INTERVAL_MS
 from tests.builders import (
     NOW_MS,
@@ -39,6 +40,7 @@ from tests.builders import (
 )
 from tests.sim.little_cluster import LittleCluster
 from tests.sim.lone_core import LoneCore
+from tests.unit.test_resourcing import switch
 
 DAY_MS = 86_400_000
 
@@ -345,6 +347,29 @@ def test_a_kit_waits_for_all_of_its_parts() -> None:
     receive(shop, "N-1", {"A": 1, "B": 2})
     shop.pass_time(5_000)
     assert state_of(shop, order) == "allocated"
+
+
+def test_who_is_refused_by_another_shard_is_tried_now_and_then_and_served_in_the_end() -> None:
+    """An owner that has heard of a drained node before the home has: no numbers tell the home that it asks in vain."""
+    cluster = LittleCluster(shards=2, nodes=2)
+    order = cluster.ask(0, a_place(an_order("P-1", {"SKU-0": 2}, on_short=OnShort.PARK)))
+    assert isinstance(order, OrderView)
+    home, owner = cluster.cores
+    node = owner.catalog.nodes[1]
+    assert node is not None
+    switch(owner, 1, replace(node, state="drain"))
+    cluster.send(1, AdjustStock("N-1", (StockMove("SKU-0", "received", 5),)))
+
+    def pass_time(ms: int) -> None:
+        for _ in range(ms // 10):
+            cluster.now_ms += 10
+            cluster.step()
+
+    pass_time(2 * REFUSED_RETRY_MS)
+    assert PATIENT_MISSES < home.counts["demand_tried"] <= PATIENT_MISSES + 3
+    switch(owner, 1, node)
+    pass_time(REFUSED_RETRY_MS + 200)
+    assert home.state.open_orders and not home.demand.entries
 
 
 # -- beside what needs no stock -----------------------------------------------------------------------------------
