@@ -75,6 +75,7 @@ class Cluster:
             self.on_config(reply.documents, reply.version)
             self._leave_ended()
             if not reply.more:
+                self.catalog.point = reply.point
                 self._configured.set()
         elif isinstance(reply, Problem):
             self.refusal = reply

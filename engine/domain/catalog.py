@@ -26,6 +26,8 @@ class Catalog:
     def __init__(self, shard: int = 0) -> None:
         self.shard = shard
         self.version = 0
+        self.point = (0, 0)
+        """(epoch, seq) of the control shard that this contains at least."""
         self.items: list[Item | None] = []
         self.nodes: list[Node | None] = []
         self.channels: list[Channel | None] = []

@@ -259,12 +259,14 @@ class ConfigReply(Struct, array_like=True, tag=8, frozen=True):
     """Documents, in version order for a follower and in name order for a list. A put answers every document it named.
 
     version: for a follower, the version it has now reached; else the newest one. more = another page follows at once.
+    point: for a follower, (epoch, seq) of the control shard that a last page brings it to: what a commit token names.
     """
 
     documents: tuple[ConfigDoc, ...]
     version: int
     cursor: str = ""
     more: bool = False
+    point: tuple[int, int] = (0, 0)
 
 
 class Done(Struct, array_like=True, tag=9, frozen=True, gc=False):

@@ -305,7 +305,7 @@ class ControlCore:
         more = len(documents) < len(found)
         follower.version = documents[-1].version if more else self.durable_version
         follower.caught_up = not more
-        return ConfigReply(tuple(documents), follower.version, "", more)
+        return ConfigReply(tuple(documents), follower.version, "", more, (self.epoch, self.durable_seq))
 
     def _durable(self, kind: str, index: int, version: int) -> Stored | None:
         """The document as of a version, where that is its newest durable one."""

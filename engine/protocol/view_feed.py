@@ -17,6 +17,7 @@ import numpy as np
 from engine.domain.boxes import rows_of
 from engine.domain.commands import FollowView
 from engine.domain.feed_age import counts_of
+from engine.domain.placement import CONTROL_SHARD
 from engine.domain.replies import Reply, ViewUpdate
 from engine.protocol.effects import Answer
 from engine.protocol.tokens import parse_token
@@ -265,7 +266,9 @@ class ViewFeed:
         return True
 
     def point(self, shard: int) -> tuple[int, int]:
-        """(epoch, seq) that the view of a shard contains; (0, 0) = there is none."""
+        """(epoch, seq) that the view of a shard contains, or the catalogue of the control shard; (0, 0) = there is none."""
+        if shard == CONTROL_SHARD:
+            return self._core.catalog.point
         return self._core.state.view_points.get(shard, (0, 0))
 
     def contains(self, token: str) -> bool | None:

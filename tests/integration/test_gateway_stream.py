@@ -76,6 +76,23 @@ async def test_it_tells_what_happens(engine: GatewayEngine) -> None:
         assert (await client.until("stock.settings_changed")).data["skus"] == ["SKU-0"]
 
 
+async def test_an_order_can_go_by_the_token_of_a_configuration_event(engine: GatewayEngine) -> None:
+    await engine.seen_by_all(await engine.stock_up("N-0", "SKU-0", 5))
+    async with engine.served() as url, listening(url, engine.admin, kind=["config"]) as client:
+        await client.next()
+        await engine.client.put("/v1/items/NEW", json={"sku": "NEW", "weight_g": 5})
+        token = (await client.until("config.changed")).data["token"]
+    await engine.seen_by_all(token)
+    after = {"x-qm-after": token}
+    placed = await engine.client.post("/v1/allocations", json=an_order_body(), headers=keyed("k-1", **after))
+    assert placed.status_code == 201, placed.text
+    quoted = await engine.client.post("/v1/quotes", json=an_order_body("Q-1"), headers=after)
+    assert quoted.status_code == 200, quoted.text
+    ahead = "255:{}:{}".format(*[int(part) + 1 for part in token.split(":")[1:]])
+    early = await engine.client.post("/v1/quotes", json=an_order_body("Q-2"), headers={"x-qm-after": ahead})
+    assert (early.status_code, early.json()["code"]) == (503, "view_behind")
+
+
 async def test_whoever_comes_back_misses_nothing_and_hears_nothing_twice(engine: GatewayEngine) -> None:
     for n in range(4):
         await engine.stock_up(f"N-{n}", "SKU-0", 500)
