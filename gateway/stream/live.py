@@ -316,12 +316,13 @@ class Live:
         return Folded(entry.seq, entry.epoch, told)
 
     async def _name(self, shard: int, items: Sequence[int]) -> None:
-        """Look up SKUs: first at the shard that wrote them, and again until somebody knows them. Items are never removed."""
+        """Look up SKUs: first at the shard that wrote them, if it still serves, and again until somebody knows them. Items are
+        never removed."""
         if len(self._skus) + len(items) > ITEMS_KEPT_MAX:
             self._skus.clear()
-        asked = [shard, *[other for other in self._cluster.shards if other != shard]]
         missing, attempt = list(items), 0
         while missing:
+            asked = sorted(self._cluster.shards, key=lambda other: other != shard)
             part = tuple(missing[:ITEMS_ASKED_MAX])
             reply = await self._cluster.submit(asked[attempt % len(asked)], FindItems(indexes=part))
             if type(reply) is ItemsReply:
