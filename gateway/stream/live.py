@@ -308,29 +308,31 @@ class Live:
         """What an entry tells, under the names that things have."""
         events = decode(shard, entry)
         items = items_of(events)
-        missing = [item for item in items if item not in self._skus]
+        skus = {item: self._skus[item] for item in items if item in self._skus}
+        missing = [item for item in items if item not in skus]
         if missing:
-            await self._name(shard, missing)
-        skus = self._skus
-        told = tell(shard, entry, events, self._cluster.catalog, lambda item: skus.get(item, ""))
-        return Folded(entry.seq, entry.epoch, told)
+            skus |= await self._named(shard, missing)
+        return Folded(entry.seq, entry.epoch, tell(shard, entry, events, self._cluster.catalog, skus.__getitem__))
 
-    async def _name(self, shard: int, items: Sequence[int]) -> None:
+    async def _named(self, shard: int, items: Sequence[int]) -> dict[int, str]:
         """Look up SKUs: first at the shard that wrote them, if it still serves, and again until somebody knows them. Items are
         never removed."""
-        if len(self._skus) + len(items) > ITEMS_KEPT_MAX:
-            self._skus.clear()
+        found: dict[int, str] = {}
         missing, attempt = list(items), 0
         while missing:
             asked = sorted(self._cluster.shards, key=lambda other: other != shard)
             part = tuple(missing[:ITEMS_ASKED_MAX])
             reply = await self._cluster.submit(asked[attempt % len(asked)], FindItems(indexes=part))
             if type(reply) is ItemsReply:
-                self._skus.update({item: sku for item, sku in zip(part, reply.skus, strict=True) if sku})
-            missing = [item for item in missing if item not in self._skus]
+                found.update({item: sku for item, sku in zip(part, reply.skus, strict=True) if sku})
+            missing = [item for item in missing if item not in found]
             attempt += 1
             if missing and (type(reply) is not ItemsReply or part[0] in missing):
                 await asyncio.sleep(NAMES_RETRY_S)
+        if len(self._skus) + len(found) > ITEMS_KEPT_MAX:
+            self._skus.clear()
+        self._skus.update(found)
+        return found
 
     def lag_s(self) -> dict[int, float]:
         """Seconds since each journal's end was seen; up to WAIT_MS is nothing but waiting there."""

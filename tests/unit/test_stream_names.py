@@ -1,4 +1,4 @@
-"""How the live stream finds the names of items: whom it asks."""
+"""How the live stream finds the names of items: whom it asks, and what it keeps."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import asyncio
 import json
 from typing import Any, cast
 
+import pytest
+
 from engine.domain.commands import FindItems
 from engine.domain.events import StockMoved
 from engine.domain.replies import ItemsReply, Reply
 from gateway.gateway import ClusterPort
+from gateway.stream import live as stream_live
 from gateway.stream.live import Live
 from tests.builders import a_catalog
 from tests.unit.test_stream_told import an_entry
@@ -47,3 +50,12 @@ async def test_a_shard_that_has_ended_is_asked_for_no_names() -> None:
     assert await told_skus(live, 1, 7) == ["SKU-7"]
     assert await told_skus(live, 2, 8) == ["SKU-8"]
     assert shards.asked == [0, 2]
+
+
+async def test_names_that_are_forgotten_for_want_of_room_are_still_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_live, "ITEMS_KEPT_MAX", 2)
+    shards = Shards()
+    live = a_live(shards)
+    assert await told_skus(live, 0, 7) == ["SKU-7"]
+    assert await told_skus(live, 0, 8) == ["SKU-8"]
+    assert await told_skus(live, 0, 7, 9) == ["SKU-7", "SKU-9"]
