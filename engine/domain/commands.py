@@ -87,6 +87,8 @@ class CancelOrder(Struct, array_like=True, tag=5, frozen=True, gc=False):
     fingerprint: int = 0
     is_duplicate: bool = False
     key_ms: int = 0
+    of_hold: bool | None = None
+    """Whether the caller knows it as a hold, which ends whole; None = either will do."""
 
 
 class ClearHolds(Struct, array_like=True, tag=17, frozen=True, gc=False):

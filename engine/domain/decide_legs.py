@@ -291,13 +291,19 @@ def extend(record: OrderRecord, *, ttl_s: int, now_ms: int, expires_at_ms: int, 
 
 
 def cancel(
-    record: OrderRecord, lines: tuple[tuple[str, int], ...] | None, *, is_duplicate: bool = False
+    record: OrderRecord,
+    lines: tuple[tuple[str, int], ...] | None,
+    *,
+    is_duplicate: bool = False,
+    of_hold: bool | None = None,
 ) -> Change | Problem:
     """Cancel units of a committed order: those without a node first, then legs that picking has not reached, last leg first.
 
     What was made ready for a customer to collect can be cancelled until it is handed over: it lies at the node. Of a duplicate
     only legs that were not released are cancelled: nobody asked its node.
     """
+    if of_hold is False and record.state in (OrderState.HELD, OrderState.RELEASED, OrderState.EXPIRED):
+        return refuse("not_found", "", "no such allocation")
     if record.state == OrderState.HELD:
         return end_hold(record, expired=False)
     if record.state != OrderState.COMMITTED:

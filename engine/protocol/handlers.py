@@ -204,7 +204,7 @@ def _cancel(core: ShardCore, conn: int, corr: int, command: CancelOrder, now_ms:
     if record.state == OrderState.CANCELLED and command.lines is None:
         _show(core, conn, corr, command, record)
         return
-    change = decide_legs.cancel(record, command.lines, is_duplicate=command.is_duplicate)
+    change = decide_legs.cancel(record, command.lines, is_duplicate=command.is_duplicate, of_hold=command.of_hold)
     if _settle(core, conn, corr, command, record, change, now_ms, command.reason):
         core.count("cancelled")
         if command.is_duplicate:

@@ -239,7 +239,9 @@ async def cancel(call: Call) -> Answer | Problem:
     if refusal is not None:
         return refusal
     mark = fingerprint(_CANCEL, (ref, lines, body.reason))
-    command = CancelOrder(ref.slot, ref.order_no, lines, body.reason, call.key_hash, mark, key_ms=call.key_ms)
+    command = CancelOrder(
+        ref.slot, ref.order_no, lines, body.reason, call.key_hash, mark, key_ms=call.key_ms, of_hold=False
+    )
     return shown_order(call, await call.gateway.ask_slot(ref.slot, command))
 
 

@@ -106,6 +106,18 @@ async def test_cancel_gives_the_units_back(engine: GatewayEngine) -> None:
     assert again.status_code == 201
 
 
+async def test_a_reservation_is_no_allocation_to_cancel(engine: GatewayEngine) -> None:
+    answer = await engine.client.post(
+        "/v1/reservations", json={**an_order_body(quantity=2), "ttl_s": 60}, headers=keyed("k-1")
+    )
+    path = answer.headers["location"]
+    for n, body in enumerate(({}, {"lines": [{"line_id": "1", "quantity": 1}]})):
+        wrong = path.replace("reservations/res_", "allocations/alc_")
+        refused = await engine.client.post(f"{wrong}/cancel", json=body, headers=keyed(f"k-2{n}"))
+        assert (refused.status_code, refused.json()["code"]) == (404, "not_found")
+    assert (await engine.client.get(path)).json()["state"] == "held"
+
+
 async def test_an_order_on_hold_is_released_once_its_reasons_are_cleared(engine: GatewayEngine) -> None:
     body = {**an_order_body(), "hold_reasons": ["fraud", "address"]}
     first = await engine.client.post("/v1/allocations", json=body, headers=keyed("k-1"))
