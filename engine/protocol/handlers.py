@@ -158,14 +158,10 @@ def _commit(core: ShardCore, conn: int, corr: int, command: CommitHold, now_ms: 
     record = _find(core, conn, corr, command, now_ms)
     if record is None:
         return
-    if recommit.differs(record, command.ship_to):
+    if recommit.is_to_be_planned(core, command, record, now_ms=now_ms):
         recommit.start(core, [(conn, corr)], command, now_ms=now_ms)
-        return
-    expires_at_ms = core.state.effective_expiry_ms(command.order_no, record)
-    time_ms = core.time_ms(now_ms)
-    change = decide_legs.commit(record, command, core.catalog, now_ms=time_ms, expires_at_ms=expires_at_ms)
-    if _settle(core, conn, corr, command, record, change, now_ms):
-        core.count("committed")
+    else:
+        recommit.commit_as_held(core, [(conn, corr)], command, record, now_ms=now_ms)
 
 
 def _release(core: ShardCore, conn: int, corr: int, command: ReleaseHold, now_ms: int) -> None:

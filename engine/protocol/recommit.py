@@ -1,10 +1,12 @@
-"""Committing a hold to another destination: planned again, and old units exchanged for new ones in one entry.
+"""Committing a hold to another destination, or after it was to be shipped: planned again, old units exchanged for new in one entry.
 
 M1  The hold's own units count as free for the new plan: at this shard's nodes while it is planned, at others in their answer to
     the TRY, which names the legs that it replaces (participant.py, R6).
 M2  New remote legs are held by a transaction first; the entry that commits the order gives up all old legs and takes all new ones.
     One at a time (T7): a repeat waits for the same answer, another one is refused.
 M3  Where the new plan falls short, or the hold changed meanwhile, the hold stays as it is and the caller is told.
+M4  A hold whose ship date has passed keeps its nodes and gets new dates. It is never refused for them: where its nodes cannot serve
+    it as it is planned now, it is committed as it was held.
 """
 
 from __future__ import annotations
@@ -104,18 +106,57 @@ class Recommit:
         with own_units_free(core.state, record):
             plan = plan_alone(core, self.prepared.request, now_ms=now_ms)
         if self.rounds > ROUNDS_MAX:
-            _answer(core, self.askers, shortage(core.state, self.prepared, plan, now_ms=now_ms))
+            _falls_short(core, self, record, plan, now_ms=now_ms)
         else:
             _use(core, self, plan, now_ms=now_ms)
 
 
-def differs(record: OrderRecord, ship_to: Destination | None) -> bool:
-    """Whether a commit names another destination than the one that the hold was planned for."""
-    return ship_to is not None and ship_to != record.ship_to
+def is_to_be_planned(core: ShardCore, command: CommitHold, record: OrderRecord, *, now_ms: int) -> bool:
+    """Whether a commit names another destination than the one that the hold was planned for, or comes after its ship date."""
+    return _differs(command, record) or (
+        core.two_phase.pending_of(command.order_no) is None and _is_late(record, core.time_ms(now_ms))
+    )
+
+
+def _differs(command: CommitHold, record: OrderRecord) -> bool:
+    return command.ship_to is not None and command.ship_to != record.ship_to
+
+
+def _is_late(record: OrderRecord, time_ms: int) -> bool:
+    if record.state != OrderState.HELD or not any(
+        leg.state == LegState.HELD and 0 < leg.ship_by_s * 1_000 <= time_ms for leg in record.legs
+    ):
+        return False
+    return record.ship_to is not None or not any(decide_legs.is_sent(line) for line in record.lines)
+
+
+def commit_as_held(
+    core: ShardCore, askers: list[tuple[int, int]], command: CommitHold, record: OrderRecord, *, now_ms: int
+) -> None:
+    """Commit the legs that a hold has."""
+    expires_at_ms = core.state.effective_expiry_ms(command.order_no, record)
+    time_ms = core.time_ms(now_ms)
+    change = decide_legs.commit(record, command, core.catalog, now_ms=time_ms, expires_at_ms=expires_at_ms)
+    if isinstance(change, Problem):
+        _answer(core, askers, change)
+        return
+    core.put_order(
+        core.batch(now_ms),
+        change.cause,
+        command.slot,
+        command.order_no,
+        record,
+        change.stock,
+        change.capacity,
+        command.key_hash,
+        command.fingerprint,
+    )
+    core.count("committed")
+    _answer(core, askers, core.view(command.slot, command.order_no, record))
 
 
 def start(core: ShardCore, askers: list[tuple[int, int]], command: CommitHold, *, now_ms: int) -> None:
-    """Plan a hold again for another destination and commit it there. `askers` = (conn, corr) of all that wait for it."""
+    """Plan a hold again for where it is to go and commit it there. `askers` = (conn, corr) of all that wait for it."""
     state = core.state
     part = state.slots.get(command.slot)
     known = part.dedupe.get(command.key_hash) if part is not None and command.key_hash else None
@@ -132,10 +173,13 @@ def start(core: ShardCore, askers: list[tuple[int, int]], command: CommitHold, *
             _answer(core, askers, refuse("wrong_state", "", "the hold is being committed", state="held"))
         return
     record = state.order(command.slot, command.order_no)
-    ship_to = command.ship_to
-    assert record is not None and ship_to is not None
-    if core.planner.locate(ship_to) is None:
-        _answer(core, askers, not_on_the_map(ship_to.country, ship_to.postal_code))
+    assert record is not None
+    ship_to = command.ship_to if command.ship_to is not None else record.ship_to
+    if ship_to is not None and core.planner.locate(ship_to) is None:
+        if _differs(command, record):
+            _answer(core, askers, not_on_the_map(ship_to.country, ship_to.postal_code))
+        else:
+            commit_as_held(core, askers, command, record, now_ms=now_ms)
         return
     expires_at_ms = state.effective_expiry_ms(command.order_no, record)
     keep = decide_legs.kept_by(record, command, now_ms=core.time_ms(now_ms), expires_at_ms=expires_at_ms)
@@ -144,6 +188,10 @@ def start(core: ShardCore, askers: list[tuple[int, int]], command: CommitHold, *
         return
     held = decide_legs.units_in_legs(record, _HELD)
     prepared = prepare_again(core, command.slot, record, ship_to, [*map(min, keep, held)])
+    if not _differs(command, record):  # M4
+        own = {leg.node for leg in record.legs if leg.state == LegState.HELD}
+        others = tuple([node for node in range(len(core.catalog.nodes)) if node not in own])
+        prepared = replace(prepared, request=replace(prepared.request, excluded=others))
     recommit = Recommit(askers, command, keep, prepared, record.version)
     with own_units_free(state, record):
         plan = plan_alone(core, recommit.prepared.request, now_ms=now_ms)
@@ -159,7 +207,7 @@ def _use(core: ShardCore, recommit: Recommit, plan: Plan, *, now_ms: int) -> Non
         quoted = Quoted(ship_by_ms=ship_by_ms, deliver_by_ms=due_ms, cost_minor=held.money_minor[0])
         with own_units_free(core.state, held):
             found = within(core, recommit.prepared.request, quoted, now_ms=now_ms)
-        if found is None:
+        if found is None and _differs(recommit.command, held):
             core.count("quotes_changed")
             _answer(
                 core,
@@ -167,10 +215,11 @@ def _use(core: ShardCore, recommit: Recommit, plan: Plan, *, now_ms: int) -> Non
                 core.quoting.changed(quoted, recommit.prepared, plan, now_ms=now_ms, pointer="/ship_to"),
             )
             return
-        request, plan = found
-        recommit.prepared = replace(recommit.prepared, request=request)
+        if found is not None:
+            request, plan = found
+            recommit.prepared = replace(recommit.prepared, request=request)
     if plan.unfilled:
-        _answer(core, recommit.askers, shortage(core.state, recommit.prepared, plan, now_ms=now_ms))
+        _falls_short(core, recommit, held, plan, now_ms=now_ms)
     elif any(core.catalog.owner[leg.node] != core.shard for leg in plan.legs):
         core.two_phase.attempt(recommit, plan, now_ms=now_ms)
     else:
@@ -182,8 +231,18 @@ def _use(core: ShardCore, recommit: Recommit, plan: Plan, *, now_ms: int) -> Non
             )
             if record is None or record.version != recommit.version or expired:
                 recommit.overtaken(core, now_ms=now_ms)  # it is answered by what the hold has become
+            elif not _differs(recommit.command, record):
+                commit_as_held(core, recommit.askers, recommit.command, record, now_ms=now_ms)
             else:
                 _answer(core, recommit.askers, Problem("internal", "the planner's plan does not fit the stock"))
+
+
+def _falls_short(core: ShardCore, recommit: Recommit, held: OrderRecord | None, plan: Plan, *, now_ms: int) -> None:
+    """M3, M4."""
+    if held is not None and not _differs(recommit.command, held):
+        commit_as_held(core, recommit.askers, recommit.command, held, now_ms=now_ms)
+    else:
+        _answer(core, recommit.askers, shortage(core.state, recommit.prepared, plan, now_ms=now_ms))
 
 
 def _due_ms(held: OrderRecord, order_no: int, time_ms: int) -> int:
@@ -279,7 +338,9 @@ def _exchange(
     record.legs += legs
     record.state = OrderState.COMMITTED
     record.expires_at_ms = 0
-    record.ship_to = command.ship_to
+    goes_elsewhere = _differs(command, record)
+    if goes_elsewhere:
+        record.ship_to = command.ship_to
     record.money_minor = plan.money_minor
     record.rung = plan.rung
     record.config = core.catalog.version
@@ -302,6 +363,7 @@ def _exchange(
         command.fingerprint,
     )
     core.count("committed")
-    core.count("committed_elsewhere")
+    if goes_elsewhere:
+        core.count("committed_elsewhere")
     _answer(core, recommit.askers, order_view(core.catalog, command.slot, command.order_no, record, token=core.token()))
     return record

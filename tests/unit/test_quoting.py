@@ -27,6 +27,7 @@ from engine.protocol import quoting
 from engine.settings import Settings
 from tests.builders import a_destination, a_line, a_network, a_node, a_place, a_service, an_item, an_order
 from tests.sim.lone_core import LoneCore
+from tests.unit.test_resourcing import switch
 
 NOW_MS = int(datetime(2026, 11, 24, 14, 0, tzinfo=UTC).timestamp() * 1_000)
 TTL_MS = 900_000
@@ -332,6 +333,31 @@ def test_a_hold_keeps_its_quoted_date_wherever_it_is_committed() -> None:
     assert (refused.code, refused.errors[0].pointer) == ("quote_changed", "/ship_to")
     kept = shop.ask(CommitHold(held.slot, held.order_no))
     assert isinstance(kept, OrderView) and kept.deliver_by_ms == option.deliver_by_ms
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+def test_a_hold_that_is_committed_after_its_ship_date_gets_the_dates_of_an_order_placed_then(quoted: bool) -> None:
+    shop = a_country({"NEAR": 2, "FAR": 2})
+    order = an_order()
+    option = options_of(shop, order)["standard"]
+    held = shop.ask(with_quote(order, option, ttl_s=86_400) if quoted else a_place(order, ttl_s=86_400))
+    shop.pass_time(held.ship_by_ms - shop.now_ms)
+    committed = shop.ask(CommitHold(held.slot, held.order_no))
+    fresh = shop.ask(a_place(replace(order, order_id="A-2")))
+    assert (committed.ship_by_ms, committed.deliver_by_ms) == (fresh.ship_by_ms, fresh.deliver_by_ms)
+    assert committed.deliver_by_ms > held.deliver_by_ms
+    shop.check_recovery({})
+
+
+def test_a_hold_that_cannot_be_planned_again_after_its_ship_date_is_committed_as_it_is() -> None:
+    shop = a_country({"NEAR": 1})
+    held = shop.ask(a_place(an_order(), ttl_s=86_400))
+    move(shop, "FAR", "received", 1)
+    shop.pass_time(held.ship_by_ms - shop.now_ms)
+    switch(shop.core, 0, a_node("NEAR", state="drain"))
+    committed = shop.ask(CommitHold(held.slot, held.order_no))
+    assert isinstance(committed, OrderView), committed
+    assert [(leg.state, leg.ship_by_ms) for leg in committed.legs] == [("allocated", held.ship_by_ms)]
 
 
 @pytest.mark.parametrize(
