@@ -53,7 +53,7 @@ FIELD_HELP = {
     "paid": "A paid order is never refused for want of stock: what cannot be served waits.",
     "promised_by": "What the customer was told: later costs money in the plan.",
     "ship_after": "No leg leaves before it.",
-    "max_legs": "Legs that an order may have at the most.",
+    "max_legs": "Legs that each way of delivery may have at the most: what is shipped, and what is collected at one store, by method.",
     "unit_price_minor": "What a day in transit costs is measured by it; nothing is charged.",
     "Order.tags": "Of your own; the engine keeps them.",
     "OrderLine.tags": "Handling tags beside those of the item, for every plan that is ever made for the line.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.actors.planner_network import NetworkView
-from engine.domain.orders import LineRecord, Method, OnShort, OrderRequest
+from engine.domain.orders import LineRecord, Method, OnShort, OrderRequest, way_of
 from engine.domain.plan import PlanRequest
 from solvers import layout as at
 from solvers.calendar import add_business_days
@@ -143,8 +143,7 @@ class Flattener:
         """Parts of a request whose lines differ in method or store; how many. Its lines are put into the parts' order."""
         found: dict[tuple[int, int], Part] = {}
         for i, line in enumerate(asked):
-            store = line.pickup_node if line.method in (Method.PICKUP, Method.SHIP_TO_STORE) else -1
-            key = (line.method, store)
+            key = way_of(line)
             if key not in found:
                 found[key] = Part(*key)
             found[key].lines.append(i)

@@ -140,6 +140,11 @@ class LineRecord(Struct, array_like=True, gc=False):
     """Handling tags beside those of the item; those of a kit's line are in each of its components."""
 
 
+def way_of(line: LineRecord) -> tuple[int, int]:
+    """(method, node where it is collected or -1): lines of one way are delivered together, and a leg has lines of one way only."""
+    return line.method, line.pickup_node if line.method in (Method.PICKUP, Method.SHIP_TO_STORE) else -1
+
+
 class LegRecord(Struct, array_like=True, gc=False):
     """What one node ships. `lines` = (position in the record's lines, units still in the leg)."""
 

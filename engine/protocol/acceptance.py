@@ -174,5 +174,5 @@ def _elsewhere(core: ShardCore, slot: str, record: OrderRecord, leg: LegRecord) 
         keep[i] += units
     prepared = prepare_again(core, slot, record, record.ship_to, keep)
     request = prepared.request
-    max_legs = max(1, legs_left(record) + 1)
+    max_legs = max(1, legs_left(record, record.lines[leg.lines[0][0]]) + 1)
     return replace(prepared, request=replace(request, excluded=(*request.excluded, leg.node), max_legs=max_legs))

@@ -33,6 +33,7 @@ from engine.domain.views import order_view
 from engine.protocol.exchange import Exchange, legs_free, plan_with_own
 from engine.protocol.placing import answer_repeat, no_room_for_key
 from engine.protocol.recommit import prepare_again
+from engine.protocol.replan import legs_left
 from engine.protocol.two_phase import ROUNDS_MAX, Pending
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ PATIENCE_MS = 1_000
 LOOK_AGAIN_MS = 20
 LATER_MAX = 1_000
 """Edits that are looked at again later; more are answered at once."""
-_FIXED_OPEN = (int(LegState.RELEASED), int(LegState.ACCEPTED), int(LegState.PICKING))
 Asker = tuple[int, int]
 """(conn, corr)"""
 
@@ -383,9 +383,10 @@ def _prepare(
     prepared = prepare_again(core, command.slot, wanted, edited.ship_to, units)
     request = prepared.request
     on_short = OnShort.REFUSE if whole else OnShort.PARTIAL
-    legs_left = record.max_legs - sum(leg.state in _FIXED_OPEN for leg in record.legs)
-    order = replace(request.order, on_short=on_short, max_legs=max(1, legs_left))
-    request = replace(request, order=order, excluded=excluded, max_legs=max(0, legs_left))
+    left = [legs_left(record, line, since=LegState.RELEASED) for line in request.lines]
+    max_legs = max(0, min(left, default=0))
+    order = replace(request.order, on_short=on_short, max_legs=max(1, max_legs))
+    request = replace(request, order=order, excluded=excluded, max_legs=max_legs)
     return replace(prepared, request=request, on_short=on_short)
 
 

@@ -6,18 +6,21 @@ N2  What finds no node stays parked demand of the order.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from engine.domain.decide_orders import Prepared, fits, legs_of, line_to_plan, stock_of
 from engine.domain.events import Cause
 from engine.domain.orders import (
     LegState,
+    LineRecord,
     LineRequest,
     OnShort,
     OrderRecord,
     OrderRequest,
     OrderState,
     promise_of,
+    way_of,
 )
 from engine.domain.plan import Plan, PlanRequest
 from engine.domain.state import LEG_NO_MAX
@@ -96,10 +99,12 @@ class Replans:
         record = core.state.order(slot, order_no)
         if record is None or record.state != OrderState.COMMITTED or not record.demand:
             return
-        if legs_left(record) <= 0:
+        full = [d.line for d in record.demand if legs_left(record, record.lines[d.line]) <= 0]
+        prepared = prepare_waiting(core, slot, record, without=full)
+        if not prepared.planned:
             core.demand.ended(order_no, now_ms)
             return
-        replan = Replan(slot, order_no, prepare_waiting(core, slot, record), attempts)
+        replan = Replan(slot, order_no, prepared, attempts)
         self._under_way[order_no] = replan
         with core.demand.trying(order_no):
             self.use(replan, plan_alone(core, replan.prepared.request, now_ms=now_ms), now_ms=now_ms)
@@ -141,20 +146,27 @@ def _next_leg_no(record: OrderRecord) -> int:
     return max((leg.leg_no for leg in record.legs), default=0) + 1
 
 
-def legs_left(record: OrderRecord) -> int:
-    """Legs that an order may have beside those that have not left yet: what waits is no way around `max_legs`."""
-    return record.max_legs - sum(leg.state < LegState.SHIPPED for leg in record.legs)
+def legs_left(record: OrderRecord, line: LineRecord, *, since: int = LegState.HELD) -> int:
+    """Legs that a line's way of delivery may have beside those that have not left yet: what waits is no way around `max_legs`.
+
+    since = the first state of those that count.
+    """
+    way = way_of(line)
+    return record.max_legs - sum(
+        since <= leg.state < LegState.SHIPPED and way_of(record.lines[leg.lines[0][0]]) == way for leg in record.legs
+    )
 
 
-def prepare_waiting(core: ShardCore, slot: str, record: OrderRecord) -> Prepared:
-    """The units of an order that no leg covers as a request to plan."""
+def prepare_waiting(core: ShardCore, slot: str, record: OrderRecord, *, without: Collection[int] = ()) -> Prepared:
+    """The units of an order that no leg covers as a request to plan, but for some lines."""
     catalog = core.catalog
     channel = catalog.channels[record.channel]
     parked: dict[int, int] = {}
     for demand in record.demand:
-        parked[demand.line] = parked.get(demand.line, 0) + demand.quantity
+        if demand.line not in without:
+            parked[demand.line] = parked.get(demand.line, 0) + demand.quantity
     lines = [line_to_plan(record.lines[i], units) for i, units in parked.items()]
-    max_legs = max(1, legs_left(record))
+    max_legs = max(1, min([legs_left(record, line) for line in lines], default=1))
     request = OrderRequest(
         record.order_id,
         channel.channel_id if channel else "",

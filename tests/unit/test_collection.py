@@ -245,3 +245,19 @@ def test_units_that_are_there_and_may_not_leave_are_told_without_a_rest_of_the_o
     assert isinstance(reply, Problem)
     assert reply.code == "no_capable_node"
     assert said in reply.errors[0].detail
+
+
+def test_each_way_of_delivery_may_have_so_many_legs() -> None:
+    """As it was placed, so it is edited, and so units that wait are planned."""
+    shop = a_town({"WH": {"SKU-0": 5}})
+    lines = [a_line("SKU-0", 1, line_id="1"), pickup("SKU-1", 1, "2")]
+    view = placed(shop, lines, max_legs=1, on_short=OnShort.PARTIAL)
+    assert [leg.node_id for leg in view.legs] == ["WH"]
+    shop.ask(AdjustStock("ST", (StockMove("SKU-1", "received", 5),)))
+    shop.pass_time(60_000)
+    assert [leg.node_id for leg in shop.ask(GetOrder(view.slot, view.order_no)).legs] == ["WH", "ST"]
+    shop.ask(ActOnLeg(view.slot, view.order_no, 2, "release"))
+    edited = shop.ask(EditOrder(view.slot, view.order_no, ship_to=a_destination("10002")))
+    assert isinstance(edited, OrderView), edited
+    more = shop.ask(EditOrder(view.slot, view.order_no, added=(pickup("SKU-1", 1, "3"),), on_short=OnShort.REFUSE))
+    assert isinstance(more, Problem) and more.errors[0].facts["reason"] == "max_legs", more
