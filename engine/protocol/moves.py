@@ -11,8 +11,8 @@ M3  What the map says opens or ends a box: finished = the target opens it, the s
     the target forgets it. A shard that was away finds the same in the map it starts with.
 M4  Commands for a closed or boxed part wait at the source, bounded; they are then answered `moved`, having done nothing, or decided
     here where the move was given up. Keys move with the part: a repeat gets the first answer.
-M5  A move that is not finished FINISH_MS after the door was closed is given up: by the same control shard, so that it is one or
-    the other.
+M5  A move of which nothing is heard FINISH_MS after it was boxed, or after the last chunk that was acknowledged, is given up: by
+    the same control shard, so that it is one or the other.
 M6  Transactions that a slot's next home begins have greater numbers than all that its homes before began (`txn_offset`), so that
     their order stays that of time. None is open while a slot moves: the door is closed, and those under way end first.
 M7  A shard whose map gives a node to another owner asks that one for the node's stock: its view of the node was of the old one.
@@ -32,7 +32,7 @@ from engine.domain.commands import Command
 from engine.domain.config import Move
 from engine.domain.decide_orders import refuse
 from engine.domain.move_commands import AbandonMove, FinishMove, OfferPart, ShowNode
-from engine.domain.move_events import PartBoxed, PartForgotten, PartOpened, PartReceived
+from engine.domain.move_events import LegsParted, PartBoxed, PartForgotten, PartOpened, PartReceived
 from engine.domain.placement import CONTROL_SHARD, band_of_slot
 from engine.domain.problems import CODES
 from engine.domain.replies import Done, Problem, Reply, ViewUpdate
@@ -50,6 +50,8 @@ CLOSE_MS = 700
 FINISH_MS = 900
 READY_MS = 2_000
 AGAIN_MS = 100
+CHUNK_AGAIN_MS = 300
+"""A chunk is a megabyte to send and to journal: sent again too soon it stands in its own way."""
 PARKED_MAX = 20_000
 
 
@@ -94,6 +96,8 @@ class Moves:
         self._parked: list[tuple[int, int, Command]] = []
         self._acked = 0
         """Chunks of the box that the target has."""
+        self._heard_ms = 0
+        """When the target was first asked for the next chunk, or the control shard to finish; 0 = not yet (M5)."""
         self._asked: dict[int, tuple[str, int]] = {}
         """What each open question is about, and of which move, by correlation id."""
         self._again_ms = 0
@@ -164,6 +168,8 @@ class Moves:
         if leaving is None or leaving.band >= 0:  # a band takes no orders with it
             return
         for event in events:
+            if type(event) is LegsParted:  # by `_make_ready` itself: once is enough
+                continue
             order_no = getattr(event, "order_no", None)
             slot = getattr(event, "slot", None)
             if order_no is not None and slot is not None and leaving.slot in ("", slot):
@@ -184,6 +190,7 @@ class Moves:
             and _internal(core, moving.part) not in core.state.boxes
         ):
             self._leaving = _Leaving(core, moving, now_ms)
+            self._again_ms = 0
             self.watching = True
         leaving = self._leaving
         if leaving is not None:
@@ -358,6 +365,7 @@ class Moves:
         self._leaving = None
         self.watching = False
         self._acked = 0
+        self._heard_ms = 0
         self._again_ms = 0
         self._set_away()
         if seen is not None:  # M4
@@ -373,7 +381,9 @@ class Moves:
                 self._again_ms = now_ms + AGAIN_MS
                 core.send(CONTROL_SHARD, AbandonMove(box.move_id))
             return
-        if now_ms - self._boxed_ms.setdefault(part, now_ms) > FINISH_MS:
+        self._boxed_ms.setdefault(part, now_ms)
+        self._heard_ms = self._heard_ms or now_ms
+        if now_ms - self._heard_ms > FINISH_MS:
             self._give_up(Move(move_id=box.move_id, part=part, source=box.source, target=box.target))
             return
         if now_ms < self._again_ms:
@@ -394,6 +404,7 @@ class Moves:
             box.time_ms,
             core.epoch + core.state.txn_offset,
         )
+        self._again_ms = now_ms + CHUNK_AGAIN_MS
         self._asked[core.send(box.target, offer)] = ("chunk", box.move_id)
 
     def replied(self, corr: int, reply: Reply) -> bool:
@@ -407,10 +418,11 @@ class Moves:
             return False
         what, move_id = asked
         if isinstance(reply, Done) and move_id == self._move_under_way():
-            self._again_ms = 0
             if what == "ready" and self._leaving is not None:
+                self._again_ms = 0
                 self._leaving.is_ready = True
-            elif what == "chunk":
+            elif what == "chunk" and reply.detail > self._acked:  # else it is of one sent twice, or nothing has come
+                self._again_ms = self._heard_ms = 0
                 self._acked = reply.detail
         return True
 

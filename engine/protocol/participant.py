@@ -80,7 +80,7 @@ class Participant:
         leg = self._leg(key)
         assert leg is not None, "a leg that is taken over is here"
         self._note_takes(leg)
-        self._ask(key, now_ms + RESOLVE_AFTER_MS)
+        self._ask(key, now_ms + (ASK_AGAIN_MS if leg.resolved else RESOLVE_AFTER_MS))
 
     def free_stale(self, order_no: int, leg_no: int, node: int, now_ms: int) -> None:
         """Free a leg of an earlier transaction at a node: a newer one, or the record, has a leg of that number elsewhere here (T7).

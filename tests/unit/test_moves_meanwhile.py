@@ -1,15 +1,19 @@
-"""What is asked of a part while it is on its way: it is refused to nobody, and is counted once."""
+"""What is asked of a part while it is on its way: it is refused to nobody, counted once, and comes whole."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from engine.domain import boxes
 from engine.domain.commands import AdjustStock, GetAvailability, GetOrder, StockMove, TryLegs
 from engine.domain.config import Placement
 from engine.domain.decide_orders import refuse
-from engine.domain.move_commands import OfferPart
+from engine.domain.move_commands import AbandonMove, FinishMove, OfferPart
 from engine.domain.replies import Done, OrderView, Problem, StockReply, TryReply, ViewUpdate
-from engine.protocol.shard_core import GRACE_MS
+from engine.protocol import moves
+from engine.protocol.moves import FINISH_MS
+from engine.protocol.shard_core import GRACE_MS, ShardCore
 from tests.builders import a_destination, a_network, a_place, an_order
 from tests.sim.checker import JournalFold, Transit
 from tests.sim.lone_core import LoneCore
@@ -104,3 +108,34 @@ def test_a_hold_keeps_its_grace_at_its_next_home() -> None:
     target.settle()
     there = target.ask(GetOrder(held.slot, held.order_no))
     assert (there.state, there.expires_at_ms) == ("held", said.expires_at_ms)
+
+
+def test_a_large_part_has_the_time_that_its_chunks_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is acknowledged in time, all of them together are not."""
+    monkeypatch.setattr(boxes, "CHUNK_BYTES", 64)
+    source = a_source()
+    moving(source, FIRST, 1)
+    ready = sent(source, OfferPart, after_ms=150)
+    source.core.peer_replied(1, ready.corr, Done(0), now_ms=source.now_ms)
+    of = sent(source, OfferPart, after_ms=50).command.of
+    assert of > 2
+    for n in range(of):
+        chunk = sent(source, OfferPart, after_ms=FINISH_MS // 2)
+        assert chunk.command.n == n
+        source.core.peer_replied(1, chunk.corr, Done(n + 1), now_ms=source.now_ms)
+    sent(source, FinishMove, after_ms=50)
+    sent(source, AbandonMove, after_ms=FINISH_MS + 100)
+
+
+def test_an_order_is_made_ready_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What makes it ready is no change of it: else all of a large slot's orders would be looked at again behind the closed door."""
+    looks: list[int] = []
+    real = moves.part_legs
+
+    def counted(core: ShardCore, slot: str, order_no: int, node: int, *, now_ms: int) -> bool:
+        looks.append(order_no)
+        return real(core, slot, order_no, node, now_ms=now_ms)
+
+    monkeypatch.setattr(moves, "part_legs", counted)
+    offered(a_source(), FIRST, 1)
+    assert len(looks) == 1
