@@ -11,6 +11,7 @@ M3  What the map says opens or ends a box: finished = the target opens it, the s
     the target forgets it. A shard that was away finds the same in the map it starts with.
 M4  Commands for a closed or boxed part wait at the source, bounded; they are then answered `moved`, having done nothing, or decided
     here where the move was given up. Keys move with the part: a repeat gets the first answer.
+    What is seen of a boxed node stays, as a view of the target: orders plan with it, and their TRY waits there until it is opened.
 M5  A move of which nothing is heard FINISH_MS after it was boxed, or after the last chunk that was acknowledged, is given up: by
     the same control shard, so that it is one or the other.
 M6  Transactions that a slot's next home begins have greater numbers than all that its homes before began (`txn_offset`), so that
