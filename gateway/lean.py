@@ -7,7 +7,8 @@ N1  Lean only: HTTP/1.1, a hot route by exact path, a plain Content-Length withi
     clients: ordinary.
 N2  A connection has at most one request in progress, lean or not. What arrives meanwhile is queued by uvicorn, unread beyond its
     high-water mark, and answered in order: a lean request poses as an unfinished cycle of uvicorn's.
-N3  A request that is begun and not completed within the request time-out is answered 400 and the connection closed.
+N3  A request that is begun and not completed within the request time-out is answered 400 and the connection closed. Behind a
+    request in progress that waits: the client would take it for that request's answer.
 N4  An idle or silent connection is closed after the keep-alive time; one timer for each connection, not one for each answer.
 N5  A lean request counts as in flight from its last byte to its answer, whatever becomes of the client.
 N6  A connection beyond the limit gets one answer, 503, to its first bytes; what it sends is thrown away, and it is closed within
@@ -365,6 +366,9 @@ def lean_protocol(door: Door) -> type[HttpToolsProtocol]:
             """N3."""
             self._late_timer = None
             if not self._begun or self.transport.is_closing():
+                return
+            if self._lean is None and self.cycle is not None and not self.cycle.response_complete:
+                self._late_timer = self.loop.call_later(request_s, self._too_late)
                 return
             self._begun = False
             call = self._nothing()

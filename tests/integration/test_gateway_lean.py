@@ -223,6 +223,21 @@ async def test_expect_continue_and_chunks(engine: GatewayEngine) -> None:
         assert (await one.answer())[0] == 201
 
 
+async def test_an_unfinished_request_waits_for_the_answer_before_it(
+    engine: GatewayEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """N3: the first answer on the wire is that of the request in progress."""
+    engine.door.gateway.settings.__dict__["request_timeout_ms"] = 300
+    monkeypatch.setattr(shard_core, "AFTER_WAIT_MS", 1_000)
+    async with engine.served() as url, wire(url) as one:
+        one.writer.write(request(engine, "A-1", x_qm_after="1:9999999999:1") + b"GET /livez HTTP/1.1\r\nhost")
+        status, _, body = await one.answer()
+        assert (status, json.loads(body)["code"]) == (503, "view_behind")
+        status, _, body = await one.answer()
+        assert (status, json.loads(body)["code"]) == (400, "malformed_body")
+        assert await one.closed()
+
+
 @pytest.mark.parametrize(
     "garbage", [b"\x16\x03\x01\x02\x00\x01\x00", b"POST /v1/allocations HTTP/x\r\n\r\n", b"G\x00T / HTTP/1.1\r\n\r\n"]
 )
