@@ -19,6 +19,7 @@ import pytest
 
 import quartermaster_client as qm
 from gateway.idempotency import time_of
+from gateway.orders import routes
 from quartermaster_client import (
     bodies,
     models,
@@ -299,6 +300,19 @@ def test_batches_are_cut_by_orders_and_by_lines_and_lose_none() -> None:
 
     long = Batch([an_order(n, lines=900) for n in range(50)], None)
     assert [len(places) for places, _ in long.slices(long.pending())] == [22, 22, 6]
+
+
+def test_batches_stay_within_the_values_that_a_gateway_takes() -> None:
+    [limit] = [route.values_max for route in routes.ROUTES if route.path == "/v1/allocations/batch"]
+    orders = [an_order(n, lines=20) for n in range(1_000)]
+    for order in orders:
+        for line in order.lines:
+            line.tags = tuple("abcdefghijklmnop")
+    batch = Batch(orders, None)
+    parts = list(batch.slices(batch.pending()))
+    assert [place for places, _ in parts for place in places] == list(range(1_000))
+    assert len(parts) == 2
+    assert all(body.count(b",") <= limit for _, body in parts)
 
 
 def test_what_was_told_later_is_sent_again_alone_with_its_key() -> None:

@@ -16,6 +16,8 @@ from quartermaster_client.retry import RETRY_CODES, RETRY_STATUS
 
 ORDERS_MAX = 1_000
 LINES_MAX = 20_000
+VALUES_MAX = 16 * LINES_MAX
+"""As a gateway counts them: commas of the body."""
 BYTES_MAX = 4 * 1024 * 1024
 """Half of what a gateway takes by default."""
 
@@ -63,18 +65,25 @@ class Batch:
         """(places, body) of requests that stay inside the engine's limits. The body is JSON, whatever the client speaks."""
         part: list[int] = []
         bodies: list[bytes] = []
-        lines = size = 0
+        lines = values = size = 0
         for place in places:
             order = self._orders[place]
             fields: dict[str, Any] = {f: getattr(order, f) for f in Order.__struct_fields__}
             body = encode(BatchOrder(**fields, idempotency_key=self.keys[place]), packed=False)
-            full = len(part) == ORDERS_MAX or lines + len(order.lines) > LINES_MAX or size + len(body) > BYTES_MAX
+            commas = body.count(b",") + 1
+            full = (
+                len(part) == ORDERS_MAX
+                or lines + len(order.lines) > LINES_MAX
+                or values + commas > VALUES_MAX
+                or size + len(body) > BYTES_MAX
+            )
             if part and full:
                 yield part, _joined(bodies)
-                part, bodies, lines, size = [], [], 0, 0
+                part, bodies, lines, values, size = [], [], 0, 0, 0
             part.append(place)
             bodies.append(body)
             lines += len(order.lines)
+            values += commas
             size += len(body) + 1
         if part:
             yield part, _joined(bodies)
