@@ -215,7 +215,7 @@ def commit(
                 change.stock.extend((leg.node, record.lines[i].item, 0, -units, units))
         else:
             leg.driving = True
-    _cancel_loose(record)
+    cancel_loose(record)
     _end_empty(record, LegState.CANCELLED)
     return change
 
@@ -340,15 +340,15 @@ def cancel(
             if _is_cancellable(record, leg, is_duplicate):
                 units -= take_from_leg(record, leg, i, units, change)
     record.demand = [d for d in record.demand if d.quantity]
-    _cancel_loose(record)
+    cancel_loose(record)
     _end_empty(record, LegState.CANCELLED)
     if nothing_left(record):
         record.state = OrderState.CANCELLED
     return change
 
 
-def _cancel_loose(record: OrderRecord) -> None:
-    """Cancel components that need no stock as far as the others of their kit are."""
+def cancel_loose(record: OrderRecord) -> None:
+    """Cancel components that need no stock as far as the others of their kit are (W3)."""
     for line, units in zip(record.lines, without_stock(record), strict=True):
         if line.kits and units:
             kit = [other for other in record.lines if other.line_id == line.line_id]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from engine.domain.decide_legs import Change, without_stock
+from engine.domain.decide_legs import Change, cancel_loose
 from engine.domain.decide_orders import refuse
 from engine.domain.events import Cause
 from engine.domain.orders import DemandRecord, OrderRecord, OrderState, nothing_left
@@ -131,19 +131,10 @@ def _give_up(record: OrderRecord, gone: list[DemandRecord], cause: int) -> Chang
     for demand in gone:
         record.lines[demand.line].cancelled += demand.quantity
     record.demand = [demand for demand in record.demand if not any(demand is other for other in gone)]
-    _give_up_loose(record)
+    cancel_loose(record)
     if nothing_left(record):
         record.state = OrderState.CANCELLED
     return Change(cause, [], [], [])
-
-
-def _give_up_loose(record: OrderRecord) -> None:
-    """Cancel components that need no stock as far as their kit is (W3)."""
-    loose = without_stock(record)
-    for i, line in enumerate(record.lines):
-        if line.kits and loose[i]:
-            kit = [other for other in record.lines if other.line_id == line.line_id]
-            line.cancelled = max(other.cancelled * line.quantity // other.quantity for other in kit)
 
 
 def cancel(record: OrderRecord, no: int) -> Change | Problem:
