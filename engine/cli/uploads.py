@@ -147,7 +147,7 @@ class Uploader:
         whole = feed.scope != "delta" or feed.source is not None
         good = list(self.good(rows)) if whole else self.good(rows)
         if feed.scope != "delta":
-            good = self._of_one_instant(list(good), instant, feed.scope)
+            good = self._of_one_instant(self._if_all_was_read(list(good), feed.scope), instant, feed.scope)
         cut = _cut_between_nodes if whole else _cut
         for some in [good] if whole else _cut(good, PART_ROWS):
             for as_of, same in groupby(sorted(some, key=order), key=instant):
@@ -156,6 +156,16 @@ class Uploader:
             for part in _cut(settings, 5_000):
                 self._set_safety(node_id, part)
         return self.outcome
+
+    def _if_all_was_read(self, rows: list[StockRow], scope: str) -> list[StockRow]:
+        """None of them where one could not be read: it may be of any node, and a whole count takes the units of what it does not list."""
+        if not self.outcome.refused:
+            return rows
+        for row in rows:
+            self.outcome.refuse(
+                row.line, "incomplete", f"a count of scope {scope} needs every row, and one cannot be read"
+            )
+        return []
 
     def _of_one_instant(
         self, rows: list[StockRow], instant: Callable[[StockRow], datetime | None], scope: str

@@ -187,14 +187,30 @@ async def _whole_counts(
     seen: set[str] = set()
     node_id = ""
     group: list[Row] = []
+    torn = False
+    """Whether a row of the group may be missing: what a whole count does not list, it takes."""
+    after_unread = False
+
+    async def put() -> None:
+        if torn and query.scope != "delta":
+            for row in group:
+                job.fail_row(
+                    row.line, "", f"a row of its node cannot be taken: a count of scope {query.scope} needs all of them"
+                )
+        elif group:
+            await _put_whole_count(gateway, job, query, as_of_ms, node_id, group)
+
     while True:
         chunk = await _next(rows, CHUNK_ROWS)
-        for row in _good_rows(job, chunk):
+        for row in chunk:
+            if row.value is None:  # of this node or the next one, nobody knows
+                job.fail_row(row.line, row.pointer, row.detail)
+                torn = after_unread = True
+                continue
             line: CountLine = row.value
             if line.node_id != node_id:
-                if group:
-                    await _put_whole_count(gateway, job, query, as_of_ms, node_id, group)
-                    group = []
+                await put()
+                group, torn = [], after_unread
                 if line.node_id in seen:
                     kind = f"of scope {query.scope}" if query.scope != "delta" else "with a source_seq"
                     detail = f"rows of node {line.node_id} must stand together in a count {kind}: sort the rows by node"
@@ -203,14 +219,15 @@ async def _whole_counts(
                     continue
                 node_id = line.node_id
                 seen.add(node_id)
+            after_unread = False
             if len(group) >= NODE_ROWS_MAX:
                 job.fail_row(row.line, "", f"more than {NODE_ROWS_MAX} rows of one node")
+                torn = True
                 continue
             group.append(row)
         if not chunk:
             break
-    if group:
-        await _put_whole_count(gateway, job, query, as_of_ms, node_id, group)
+    await put()
 
 
 async def _put_whole_count(

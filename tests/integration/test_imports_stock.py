@@ -273,6 +273,18 @@ async def test_a_full_count_says_that_the_rest_is_gone(engine: GatewayEngine, tm
     assert [await on_hand(engine, "CHI", sku) for sku in SKUS] == [1, 0, 0, 0, 0]
 
 
+async def test_a_full_count_of_a_file_that_cannot_be_read_wholly_takes_nothing(
+    engine: GatewayEngine, tmp_path: Path
+) -> None:
+    await engine.stock_up("NJ-1", "PAN-28", 3)
+    path = tmp_path / "torn.csv"
+    path.write_text("node_id,sku,quantity\nNJ-1,PAN-24,2\nNJ-1,PAN-28,three\n")
+    refused = await run(engine, "stock", str(path), "--scope", "full")
+    assert refused.exit_code == 1
+    assert "needs every row" in refused.output
+    assert await on_hand(engine, "NJ-1", "PAN-28") == 3
+
+
 async def test_a_job_that_failed_is_tried_again_under_its_key(
     engine: GatewayEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

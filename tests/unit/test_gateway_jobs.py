@@ -240,6 +240,21 @@ async def test_a_count_of_a_node_that_is_too_long_for_a_command_is_put_in_parts(
         assert (again.rows_failed, free(shop, "SKU-3", "N-0")) == (5, 4), "an old count went on with itself"
 
 
+@pytest.mark.parametrize(("scope", "left"), [("full", [9, 9, 9, 9, 4, 0]), ("delta", [4, 9, 9, 4, 4, 9])])
+async def test_a_node_with_a_row_that_cannot_be_read_is_not_counted_as_a_whole(scope: Any, left: list[int]) -> None:
+    """Its SKU would be taken as one that the count does not list. The row may be of the node before it or of the next one."""
+    shop = a_shop({f"N-{node}": {"SKU-0": 9, "SKU-1": 9} for node in range(3)}, nodes=3)
+    found: list[Row] = []
+    for node, sku in ((0, 0), (1, 1), (2, 0)):
+        found.append(Row(len(found) + 1, CountLine(node_id=f"N-{node}", sku=f"SKU-{sku}", quantity=4)))
+    found.insert(1, Row(9, None, "/quantity", "Expected `int`"))
+    job = a_job()
+    query = CountImportQuery(scope=scope)
+    await import_counts(_Shard(shop), job, query, shop.now_ms, iter(found))  # type: ignore[arg-type]
+    assert [free(shop, f"SKU-{sku}", f"N-{node}") for node in range(3) for sku in range(2)] == left
+    assert sorted(error.line for error in job.errors) == ([1, 2, 9] if scope == "full" else [9])
+
+
 async def test_counts_of_several_nodes_go_out_together_and_keep_their_order_within_a_node() -> None:
     """Files are often sorted by SKU: one row of each store after the other."""
     owners = _Owners(4)
