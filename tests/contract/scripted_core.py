@@ -94,7 +94,7 @@ class ScriptedCore:
     def solved(self, component: int, answer: bytes | None, *, now_ms: int) -> None:
         self.solved_with.append(answer)
 
-    def archived(self, indexed_seq: int, indexed_ms: int) -> None:
+    def archived(self, indexed_seq: int, indexed_ms: int, *, index_is_whole: bool = False) -> None:
         pass
 
     def configure(self, docs: Iterable[ConfigDoc], version: int) -> None:
