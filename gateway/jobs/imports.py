@@ -172,7 +172,7 @@ async def import_counts(
                     some = parts[start : start + NODES_AT_ONCE]
                     puts = [_put_count(gateway, job, query, as_of_ms, *part) for part in some]
                     for outcome in await asyncio.gather(*puts, return_exceptions=True):
-                        if outcome is not None:
+                        if isinstance(outcome, BaseException):
                             raise outcome
     except FileFault as fault:
         job.problem = problem("malformed_body", str(fault))

@@ -255,6 +255,15 @@ async def test_a_node_with_a_row_that_cannot_be_read_is_not_counted_as_a_whole(s
     assert sorted(error.line for error in job.errors) == ([1, 2, 9] if scope == "full" else [9])
 
 
+async def test_a_node_that_is_refused_stops_no_other_one() -> None:
+    shop = a_shop({"N-0": {"SKU-0": 9}})
+    found = [Row(n, CountLine(node_id=node, sku="SKU-0", quantity=4)) for n, node in enumerate(("nope", "N-0"), 1)]
+    job = a_job()
+    await import_counts(_Shard(shop), job, CountImportQuery(), shop.now_ms, iter(found))  # type: ignore[arg-type]
+    assert (job.problem, [(error.line, error.pointer) for error in job.errors]) == (None, [(1, "/node_id")])
+    assert free(shop, "SKU-0", "N-0") == 4
+
+
 async def test_counts_of_several_nodes_go_out_together_and_keep_their_order_within_a_node() -> None:
     """Files are often sorted by SKU: one row of each store after the other."""
     owners = _Owners(4)
