@@ -15,16 +15,21 @@ from typing import Any
 
 import httpx
 import msgspec
+import sqlalchemy as sa
 import uvicorn
 
+from engine.archive.fold import Fold
+from engine.archive.index import IndexWriter, migrate
 from engine.archive.segment import Record
+from engine.archive.store import SegmentStore
+from engine.archive.writer import ArchiveWriter
 from engine.client.cluster import Cluster
 from engine.domain.api_keys import new_key
 from engine.domain.commands import AdjustStock, PutConfig, StockMove
 from engine.domain.config import KINDS, QUOTE_SECRET, ApiKey, Document, Secret
 from engine.domain.placement import CONTROL_SHARD
 from engine.domain.replies import ConfigReply, StockReply
-from engine.journal.chain import pack_entry
+from engine.journal.chain import pack_decisions, pack_entry
 from engine.journal.memory import MemoryServer
 from engine.journal.port import Entry, Tail, Unavailable
 from engine.settings import Settings
@@ -89,6 +94,26 @@ class GatewayEngine:
         self.client: httpx.AsyncClient
         self.admin = ""
         self.uvicorn: GatewayServer
+
+    def archive(self, store: SegmentStore, database: sa.Engine) -> None:
+        """Archive and index all that is durable, as an archiver would that is called now and then."""
+        migrate(database)
+        index = IndexWriter(database)
+        for shard in (CONTROL_SHARD, *range(len(self.stock))):
+            held = self.server.shard(shard)
+            writer = ArchiveWriter(store, shard)
+            writer.open()
+            fold = Fold(shard)
+            for entry in list(held.entries.values()):
+                if entry.seq <= writer.taken_seq:
+                    continue
+                tail = Tail(entry.epoch, entry.seq, entry.hash, entry.time_ms)
+                decided = held.decisions.get((entry.epoch, entry.seq), ())
+                packed = pack_decisions(decided) if decided else b""
+                record = Record(entry.seq, entry.epoch, pack_entry(entry.prev_hash, tail, entry.payload), packed)
+                fold.add(writer.take(record))
+            if writer.seal():
+                index.write(fold)
 
     async def start(self, documents: list[Document] | None = None, *, nodes: int = 4, items: int = 3) -> GatewayEngine:
         await self.control.start()

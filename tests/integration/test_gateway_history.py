@@ -10,14 +10,10 @@ import pytest
 
 from engine.archive.fold import Fold
 from engine.archive.index import IndexWriter, connect_index, drop_tables, migrate, sqlite_url
-from engine.archive.segment import Record
 from engine.archive.store import SegmentStore
-from engine.archive.writer import ArchiveWriter
 from engine.domain.ids import parse_public_id
 from engine.domain.placement import CONTROL_SHARD
 from engine.domain.replies import DecisionReply
-from engine.journal.chain import pack_decisions, pack_entry
-from engine.journal.port import Tail
 from engine.protocol.shard_core import ShardCore
 from tests.conftest import eventually
 from tests.integration.gateway_engine import GatewayEngine, an_order_body, keyed
@@ -40,26 +36,7 @@ class Past:
 
     def fold(self) -> None:
         """Archive and index all that is durable."""
-        migrate(self._database)
-        index = IndexWriter(self._database)
-        for shard in (CONTROL_SHARD, 0, 1):
-            held = self.engine.server.shard(shard)
-            writer = ArchiveWriter(self.store, shard)
-            writer.open()
-            fold = Fold(shard)
-            for entry in list(held.entries.values()):
-                if entry.seq <= writer.taken_seq:
-                    continue
-                tail = Tail(entry.epoch, entry.seq, entry.hash, entry.time_ms)
-                decided = held.decisions.get((entry.epoch, entry.seq), ())
-                packed = pack_decisions(decided) if decided else b""
-                fold.add(
-                    writer.take(
-                        Record(entry.seq, entry.epoch, pack_entry(entry.prev_hash, tail, entry.payload), packed)
-                    )
-                )
-            if writer.seal():
-                index.write(fold)
+        self.engine.archive(self.store, self._database)
 
     async def close_ended(self) -> None:
         """Have the shards drop every order that is at its end."""

@@ -16,7 +16,8 @@ from schemathesis import Case
 from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.config import SchemathesisConfig
 
-from engine.archive.index import connect_index, migrate, sqlite_url
+from engine.archive.index import connect_index, sqlite_url
+from engine.archive.store import SegmentStore
 from engine.protocol.tokens import parse_token
 from gateway.jobs.reader import TYPES
 from gateway.openapi import document
@@ -61,10 +62,13 @@ class Served:
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
         index_url = sqlite_url(self._folder / "index.db")
-        migrate(connect_index(index_url))
+        database = connect_index(index_url)
         settings = {"archive_url": str(self._folder / "archive"), "index_url": index_url}
         engine = await GatewayEngine(self._folder, body_bytes_max=1024 * 1024, **settings).start()
         await engine.stock_up("N-0", "SKU-0", 1_000)
+        engine.archive(
+            SegmentStore(settings["archive_url"]), database
+        )  # else an order that never was may be one that it lacks
         async with engine.served() as self.url:
             self.token = engine.admin
             self._ready.set()
