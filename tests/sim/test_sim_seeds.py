@@ -28,7 +28,7 @@ def test_random_seeds(first: int) -> None:
 def test_a_cluster_without_faults_does_all_kinds_of_work() -> None:
     """The seeds prove little if little happens in them."""
     counts: Counter[str] = Counter()
-    for seed in (1, 5, 6, 7):
+    for seed in (1, 6, 8, 16):
         world = run_seed(seed, faults=CALM, shards=2, commands=300)
         counts.update({"units received": world.transit.receipts, "days begun": world.transit.renewals})
         for core in world.cores():
