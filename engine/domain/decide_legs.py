@@ -3,6 +3,7 @@
 Each function takes the unpacked record, changes it, and returns a Change (the stock and capacity it moves at this shard) or a
 Problem and nothing changed. Legs at other shards carry no stock here: they are marked `driving`, and the protocol drives
 their shards to what the record says until they acknowledge.
+One file: each takes units out of legs, lines and demand by the same few rules, which stand beside them.
 """
 
 from __future__ import annotations

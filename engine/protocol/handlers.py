@@ -64,6 +64,7 @@ from engine.domain.problems import CODES
 from engine.domain.replies import Done, Problem, ProblemItem, StockReply
 from engine.domain.supply import resettled
 from engine.protocol import demand_reads, explaining, inbound, reads, recommit, resourcing
+from engine.protocol.changing import put_change
 from engine.protocol.effects import Answer
 from engine.protocol.moves import show_node
 from engine.protocol.node_work import node_work
@@ -127,27 +128,9 @@ def _settle(
     if isinstance(change, Problem):
         core.answer(conn, corr, change)
         return False
-    _put(core, command, record, change, now_ms, reason)
+    put_change(core, command, record, change, now_ms, reason)
     _show(core, conn, corr, command, record)
     return True
-
-
-def _put(
-    core: ShardCore, command: Any, record: OrderRecord, change: Change, now_ms: int, reason: str, leg_no: int = 0
-) -> None:
-    core.put_order(
-        core.batch(now_ms),
-        change.cause,
-        command.slot,
-        command.order_no,
-        record,
-        change.stock,
-        change.capacity,
-        command.key_hash,
-        command.fingerprint,
-        reason,
-        leg_no,
-    )
 
 
 def _show(core: ShardCore, conn: int, corr: int, command: Any, record: OrderRecord) -> None:
@@ -258,7 +241,7 @@ def _act(core: ShardCore, conn: int, corr: int, command: ActOnLeg, now_ms: int) 
         decide_legs.park_freed(core.catalog, record, change.freed, reason="rejected", now_ms=time_ms)
         if command.stock_effect == "zero_until_count":
             _zero_until_count(core, record, command.leg_no, change)
-    _put(core, command, record, change, now_ms, command.reason, command.leg_no)
+    put_change(core, command, record, change, now_ms, command.reason, command.leg_no)
     if command.action == "release":
         core.acceptance.watch(command.slot, command.order_no, record)
     elif command.action == "ship":

@@ -46,6 +46,7 @@ from engine.domain.plan import Plan, PlanRequest
 from engine.domain.replies import Problem, Reply
 from engine.domain.state import ShardState
 from engine.domain.views import order_view
+from engine.protocol.changing import put_change
 from engine.protocol.placing import answer_repeat, plan_alone
 from engine.protocol.quoting import ready_later_ms, within
 from engine.protocol.two_phase import ROUNDS_MAX, Pending
@@ -140,17 +141,7 @@ def commit_as_held(
     if isinstance(change, Problem):
         _answer(core, askers, change)
         return
-    core.put_order(
-        core.batch(now_ms),
-        change.cause,
-        command.slot,
-        command.order_no,
-        record,
-        change.stock,
-        change.capacity,
-        command.key_hash,
-        command.fingerprint,
-    )
+    put_change(core, command, record, change, now_ms)
     core.count("committed")
     _answer(core, askers, core.view(command.slot, command.order_no, record))
 
