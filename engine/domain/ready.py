@@ -1,8 +1,9 @@
 """When goods can be collected at a node: its pickup days and hours, and the time that making them ready takes.
 
 A pickup day D takes what is ordered before `closes(D) - ready minutes`. Goods are ready `pickup_ready_minutes` after the order, or
-after the opening that follows it. Where a node releases its work in waves, the first wave after the order stands for it; where making ready takes longer than a node is open, clock time counts, open or not. So D is
-also the ship day that planners give such a leg (solvers.calendar, with the closing time as cut-off): the tests hold them together.
+after the opening that follows it. Where a node releases its work in waves, the first wave after the order stands for it; where
+making ready takes longer than a node is open, clock time counts, open or not. So D is also the ship day that planners give such a
+leg (solvers.calendar, with the closing time as cut-off): the tests hold them together.
 Local times that a clock change skips or repeats are read with the earlier offset, as everywhere.
 
 The instants are results that the journal keeps: replay never computes them again, whatever the time zone database says by then.

@@ -457,9 +457,7 @@ class DemandQueue:
             entry = self.entries.get(order_no)
             if entry is None or not 0 < entry.cancel_at_ms <= time_ms:
                 continue
-            if core.replans.is_busy(
-                order_no
-            ):  # units that lost their node after the date are on their way to another one
+            if core.replans.is_busy(order_no):  # units that lost their node after the date are on their way to another
                 heapq.heappush(self._cancels, (time_ms + RETRY_MS, order_no))
                 continue
             record = core.state.order(entry.slot, order_no)
