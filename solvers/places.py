@@ -113,11 +113,7 @@ class Destinations:
         """The batch's destinations so far, float64[number, (lat, lon)]."""
         return np.array(self._points, np.float64).reshape(-1, 2)
 
-    def _locate(self, country: str, postal_code: str) -> Point | None:
-        if country == "US":
-            found = US_ZIPS.find(postal_code)
-            if found is not None:
-                return found
+    def _of_area(self, country: str, postal_code: str) -> Point | None:
         code = "".join(c for c in postal_code.upper() if c.isalnum())
         return self._areas.get(f"{country} {code}") or self._areas.get(f"{country} {code[:3]}")
 
@@ -125,10 +121,14 @@ class Destinations:
         """Own coordinates first, then the postal code; None = it cannot be placed on the map."""
         if lat is not None and lon is not None:
             return Point(lat, lon)
+        if country == "US":  # found in a table as fast as it could be remembered
+            point = US_ZIPS.find(postal_code)
+            if point is not None:
+                return point
         key = (country, postal_code)
         point = self._located.get(key)
         if point is None:
-            point = self._locate(country, postal_code)
+            point = self._of_area(country, postal_code)
             if point is not None:
                 if len(self._located) >= LOCATED_MAX:
                     self._located.clear()

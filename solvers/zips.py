@@ -29,6 +29,10 @@ class Point(NamedTuple):
     lon: float
 
 
+_new = tuple.__new__
+"""Makes a point in a third of the time: the constructor of a named tuple is a function in Python."""
+
+
 class ZipTable:
     """ZIP codes to points; a code that is not listed falls back to the mean of its first three digits."""
 
@@ -51,7 +55,7 @@ class ZipTable:
 
     def find(self, postal_code: str) -> Point | None:
         """The point of "10001", "10001-1234"; None where even its first three digits are unknown."""
-        digits = postal_code.strip()[:5]
+        digits = postal_code if len(postal_code) == 5 else postal_code.strip()[:5]
         if len(digits) < 3 or not (digits.isascii() and digits.isdigit()):
             return None
         if self._lat is None:
@@ -61,7 +65,7 @@ class ZipTable:
             at = int(digits)
             lat = self._lat[at]
             if lat == lat:  # not NaN
-                return Point(lat, self._lon[at])
+                return _new(Point, (lat, self._lon[at]))
         at = CODES + int(digits[:3])
         lat = self._lat[at]
         return Point(lat, self._lon[at]) if lat == lat else None
