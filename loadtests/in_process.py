@@ -83,20 +83,19 @@ class LocalShard:
         """Feed commands, poll until all are answered; every entry counts as durable at once."""
         core, now_ms = self.core, _now_ms()
         first = self._corr
-        for command in commands:
-            core.receive(1, self._corr, command, now_ms=now_ms)
-            self._corr += 1
+        self._corr += len(commands)
+        for corr, command in enumerate(commands, first):
+            core.receive(1, corr, command, now_ms=now_ms)
         replies: dict[int, Reply] = {}
         while len(replies) < len(commands):
             effects = core.poll(now_ms=now_ms)
             if effects.append is not None:
-                self.wal_bytes += len(effects.append.payload) + sum(len(d) for d in effects.append.decisions)
+                self.wal_bytes += len(effects.append.payload) + sum(map(len, effects.append.decisions))
                 if self.entries is not None:
                     self.entries.append(effects.append)
                 core.appended(effects.append.seq)
-            for answer in effects.answers:
-                replies[answer.corr] = answer.reply
-        return [replies[first + n] for n in range(len(commands))]
+            replies.update([(answer.corr, answer.reply) for answer in effects.answers])
+        return [replies[corr] for corr in range(first, self._corr)]
 
     def place(self, commands: Sequence[PlaceOrder]) -> int:
         """Decide; returns how many were placed."""

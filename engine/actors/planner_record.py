@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from engine.domain.decisions import SCHEMA, encode
 from engine.domain.ids import EPOCH_2020_MS
+from engine.domain.orders import Rung
 from solvers import layout as at
 from solvers.jit import KERNEL_VERSION
 from solvers.layout import DAY_MS
@@ -23,13 +24,14 @@ class Heads:
         self._shared = encode((SCHEMA, config, KERNEL_VERSION, now_ms - EPOCH_2020_MS))[1:]  # without the array's head
         seen = [number for shard, point in sorted(views.items()) for number in (shard, *point)]
         self._views = encode(seen) if seen else b""
-        self._plain = bytes([0x90 | _FIELDS + 2 * bool(seen)]) + self._shared
+        head = bytes([0x90 | _FIELDS + 2 * bool(seen)]) + self._shared
+        self._plain = [head + bytes([rung]) for rung in range(len(Rung))]
         self._plain_end = _NO_GAP + self._views if seen else b""
 
     def record(self, rung: int, body: bytes, gap: list[int] | None) -> bytes:
         """A whole record."""
         if gap is None:
-            return b"%b%c%b%b" % (self._plain, rung, body, self._plain_end)
+            return self._plain[rung] + body + self._plain_end
         head = 0x90 | _FIELDS + 1 + bool(self._views)
         return b"%c%b%c%b%b%b" % (head, self._shared, rung, body, encode(gap), self._views)
 

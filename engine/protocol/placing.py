@@ -135,26 +135,31 @@ def open_plain(core: ShardCore, flights: list[Flight], plans: list[Plan], *, now
     batch = core.batch(now_ms)
     time_ms, seq, epoch, config = batch.time_ms, batch.seq, core.epoch, catalog.version
     decisions, events = batch.decisions, batch.events
-    made: list[OrderPut] = []
-    legs, token, answers = 0, batch.token, batch.answers
     order_nos = core.order_nos(time_ms, len(openings))
-    for flight, opening, order_no in zip(chosen, openings, order_nos, strict=True):
+    # Step by step over all of them: a step's code and tables stay in the cache.
+    made: list[OrderPut] = []
+    size = 0
+    for opening, order_no in zip(openings, order_nos, strict=True):
         why = opening.plan.record
         decided_at = None
         if why:
             decided_at = (epoch, seq, len(decisions))
             decisions.append(why)
-            batch.size += len(why)
+            size += len(why)
         event = open_event(opening, order_no, now_ms=time_ms, config=config, decided_at=decided_at)
-        batch.size += 96 + len(event.record)
+        size += 96 + len(event.record)
         made.append(event)
+    batch.size += size
+    for flight, opening, event in zip(chosen, openings, made, strict=True):
         apply_opened(state, opening, event, flight.id_hash, time_ms=time_ms)
+    legs, token, answers = 0, batch.token, batch.answers
+    for flight, opening, order_no in zip(chosen, openings, order_nos, strict=True):
         command = opening.command
         ttl_s = command.ttl_s
         expires_at_ms = 0
         if ttl_s > 0:
             expires_at_ms = time_ms + min(ttl_s * 1_000, HOLD_LIFE_MAX_MS)
-            core.watch_expiry(expires_at_ms, event.slot, order_no)
+            core.watch_expiry(expires_at_ms, opening.prepared.slot, order_no)
         legs += len(opening.plan.legs)
         news = opened(catalog, opening, order_no, token=token, expires_at_ms=expires_at_ms)
         askers = flight.askers
