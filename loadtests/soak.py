@@ -9,7 +9,8 @@ Compressed is the time, not the rate: `--rate` counts real seconds, so the numbe
 would hold at once follows from it: (orders a second) x (window), at the bytes an order or a key that `make bench` measures.
 
 Afterwards everything must come to rest as on the chaos day, and the high water of memory be no higher in the second half of the week
-(shards, the journal's server, all together). Archive and index are kept for good and grow with the orders: they are shown, not judged. Exit code 0 only if all holds.
+(shards, the journal's server, all together; shown, not judged, in a run of less than eight minutes). Archive and index are kept for good and grow
+with the orders: they are shown, not judged. Exit code 0 only if all holds.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from __future__ import annotations
 from loadtests.chaos_day import Plan, arguments_of, run
 
 SAMPLES = 150
+FLAT_MINUTES = 8.0
+"""A shorter soak says nothing about memory: it is hardly past the start of its processes."""
 JOURNAL_RETAINED_ENTRIES = 1_000
 """A twentieth of the default: with the orders of ten minutes, that window turns over several times too."""
 
@@ -34,6 +37,7 @@ def main() -> None:
         rate_per_s=arguments.rate,
         seed=arguments.seed,
         journal_retained_entries=JOURNAL_RETAINED_ENTRIES,
+        flat=arguments.minutes >= FLAT_MINUTES,
         sample_s=max(2.0, arguments.minutes * 60 / SAMPLES),
     )
     run(plan, out=arguments.out, keep=arguments.keep)

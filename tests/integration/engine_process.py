@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,9 +24,17 @@ class Engine:
     """A running `quartermaster up`. `stop` ends it in order, `kill_everything` with -9."""
 
     def __init__(
-        self, data_dir: Path, *, shards: int = 1, gateways: int = 1, environment: dict[str, str] | None = None
+        self,
+        data_dir: Path,
+        *,
+        shards: int = 1,
+        gateways: int = 1,
+        environment: dict[str, str] | None = None,
+        told: str = "",
     ) -> None:
         self.data_dir = data_dir
+        self._told = told
+        """A page's line that starts it, for a shell that stands beside the data folder; "" = made of the rest."""
         atexit.register(remove_runtime_dir, data_dir)
         self.shards = shards
         self.gateways = gateways
@@ -42,22 +51,21 @@ class Engine:
         ready = self.data_dir / "ready.json"
         ready.unlink(missing_ok=True)
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("QM_", "RAY_"))}
+        own = ["up", f"--data-dir={self.data_dir}", f"--shards={self.shards}", f"--gateways={self.gateways}"]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
                     "-c",
                     "from engine.cli.main import main; main()",
-                    "up",
-                    f"--data-dir={self.data_dir}",
-                    f"--shards={self.shards}",
-                    f"--gateways={self.gateways}",
+                    *(shlex.split(self._told)[1:] or own),
                     f"--port={self.port}",
                     f"--ready-file={ready}",
                 ],
                 stdout=log,
                 stderr=log,
                 env={**clean, **self._environment},
+                cwd=self.data_dir.parent if self._told else None,
                 start_new_session=True,
             )
         deadline = time.monotonic() + READY_TIMEOUT_S

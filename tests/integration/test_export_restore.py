@@ -21,6 +21,7 @@ from tests.integration.engine_process import Engine
 from tests.integration.network_over_http import NODES, SKUS, order, post, set_up_network
 
 BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.M | re.S)
+SHELL_BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.M | re.S)
 ROOT = Path(__file__).parents[2]
 
 
@@ -201,21 +202,37 @@ def test_targets_and_sources_that_make_no_sense_are_named(tmp_path: Path) -> Non
     assert quartermaster("restore", str(tmp_path / "text.tar"), f"--data-dir={tmp_path / 'd'}").returncode == 2
 
 
-@pytest.mark.parametrize(("page", "steps"), [("move-in-and-out.md", 3), ("back-up.md", 2)])
-def test_the_commands_of_the_how_to_work(original: Original, tmp_path: Path, page: str, steps: int) -> None:
-    """In order, in one folder, on an engine that is stopped."""
-    blocks = BLOCK.findall((ROOT / "docs" / "how-to" / page).read_text())
+@pytest.mark.parametrize(("page", "steps", "more"), [("move-in-and-out.md", 3, 0), ("back-up.md", 2, 1)])
+def test_the_commands_of_the_how_to_work(original: Original, tmp_path: Path, page: str, steps: int, more: int) -> None:
+    """In order, in one folder: on an engine that is stopped, then on the one that was restored, then over it."""
+    text = (ROOT / "docs" / "how-to" / page).read_text()
+    blocks = BLOCK.findall(text)
     assert len(blocks) == steps
     (tmp_path / "data").symlink_to(original.folder / "data")
+    said = _shell(tmp_path, "\n".join(blocks))
+    assert said.count("3 journals") == 3
+    assert "quartermaster up --data-dir" in said
+    start, check, *last = "".join(SHELL_BLOCK.findall(text)).splitlines()
+    assert len(last) == more
+    engine = Engine(tmp_path / "restored", told=start).start()
+    try:
+        assert "drift 0" in _shell(tmp_path, check)
+    finally:
+        engine.stop()
+    for command in last:
+        assert "3 journals" in _shell(tmp_path, command)
+
+
+def _shell(folder: Path, script: str) -> str:
+    """What a script printed in a folder; AssertionError where a command of it failed."""
     run = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", "\n".join(blocks)],
-        cwd=tmp_path,
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         timeout=400,
         check=False,
     )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.count("3 journals") == 3
-    assert "quartermaster up --data-dir" in run.stdout
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
